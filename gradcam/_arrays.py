@@ -1,0 +1,46 @@
+"""What the array API standard leaves to each framework: exact products, constants in place, half precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_jax_namespace, is_torch_array
+
+from gradcam._types import Array
+
+__all__ = ["constant", "matmul", "to_numpy", "widen"]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The matrix product in the arrays' own precision: JAX would take less of float32 on an accelerator."""
+    xp = array_namespace(a, b)
+    if is_jax_namespace(xp):
+        return xp.matmul(a, b, precision="highest")
+    return xp.matmul(a, b)
+
+
+def constant(value: np.ndarray, like: Array, dtype: Any = None) -> Array:
+    """`value` in the namespace and place of `like`, and in its dtype unless told."""
+    xp = array_namespace(like)
+    dtype = like.dtype if dtype is None else dtype
+    if is_jax_namespace(xp):
+        # the device of a sharded array is a sharding, of another shape than this constant's
+        return xp.asarray(value, dtype=dtype)
+    return xp.asarray(value, dtype=dtype, device=device(like))
+
+
+def widen(array: Array) -> Array:
+    """Half precision as float32, so that sums over positions keep their digits; anything else as it is."""
+    xp = array_namespace(array)
+    if "float16" in str(array.dtype):  # float16 and bfloat16, in every framework's spelling
+        return xp.astype(array, xp.float32)
+    return array
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """On the host, as NumPy: bfloat16, which NumPy lacks, as float32."""
+    array = widen(array) if "bfloat16" in str(getattr(array, "dtype", "")) else array
+    if is_torch_array(array):
+        return np.asarray(array.detach().cpu())
+    return np.asarray(array)

@@ -1,0 +1,20 @@
+"""Names for what passes between modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of any framework that the array API standard covers: NumPy, PyTorch, JAX."""
+
+Inputs: TypeAlias = Any
+"""What the model is called with: an array, a tuple of positional or a mapping of keyword arguments."""
+
+Outputs: TypeAlias = Any
+"""Whatever the model returns."""
+
+Shape: TypeAlias = tuple[int, ...]
+
+Method: TypeAlias = Callable[[Array, Array], Array]
+"""`method(activations, gradients)`: (..., C, P) and what broadcasts with it -> (..., P)."""

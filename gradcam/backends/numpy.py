@@ -1,0 +1,138 @@
+"""Plain functions on NumPy arrays, differentiated by finite differences: a black box is enough.
+
+Grad-CAM needs no autograd: alpha_k is 1/Z times the derivative of the score as channel k is lifted everywhere by the
+same amount, so 2 C evaluations of the head, batched, are enough. Methods that look at single positions need 2 C Z.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradcam._types import Array, Inputs, Outputs
+from gradcam.model import Capture, Layer, PooledAxes, arguments, unknown_layer
+from gradcam.targets import Target
+
+__all__ = ["NumpyModel"]
+
+
+@dataclass(frozen=True)
+class NumpyModel:
+    """`model.Model` for `features` and `head`, two plain functions (the laws are in `gradcam.model`).
+
+    `chunk` perturbed copies of one sample are evaluated at a time; `step` is the finite difference's step relative to
+    the activations' root mean square (None: the cube root of the dtype's precision, which central differences like).
+    """
+
+    features: Callable[..., np.ndarray]
+    head: Callable[[np.ndarray], Outputs]
+    layer: str = "features"
+    channels_first: bool = True
+    chunk: int = 256
+    step: float | None = None
+
+    def _check(self, layers: Sequence[str]) -> None:
+        for path in layers:
+            if path != self.layer:
+                raise unknown_layer(path, [self.layer])
+
+    def _features(self, inputs: Inputs) -> np.ndarray:
+        args, kwargs = arguments(inputs)
+        activations = np.asarray(self.features(*args, **kwargs))
+        if activations.dtype.kind != "f":
+            raise TypeError(f"`features` must return floating-point activations, but returned {activations.dtype}")
+        return activations
+
+    def layers(self, inputs: Inputs) -> list[Layer]:
+        return [Layer(self.layer, self._features(inputs).shape, "function")]
+
+    def capture(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        target: Callable[[Outputs], Array],
+        pooled: PooledAxes | None = None,
+    ) -> Capture:
+        self._check(layers)
+        activations = self._features(inputs)
+        outputs = self.head(activations)
+        target = target.resolve(outputs) if isinstance(target, Target) else target
+        scores = np.asarray(target(outputs))
+        if scores.ndim not in (1, 2) or scores.shape[0] != activations.shape[0]:
+            raise ValueError(
+                f"`target` must return scores of shape (N,) or (N, K) for N = {activations.shape[0]} samples, but "
+                f"returned {scores.shape}"
+            )
+        axes = pooled(activations.shape[1:]) if pooled is not None else ()
+        return Capture(outputs, scores, (activations,), (self._differences(activations, target, axes),))
+
+    def _differences(
+        self, activations: np.ndarray, target: Callable[[Outputs], Array], axes: tuple[int, ...]
+    ) -> np.ndarray:
+        """Central differences of the scores, averaged over `axes`: (N, [K,] *sample with those axes 1)."""
+        samples, sample = activations.shape[0], activations.shape[1:]
+        pooled = tuple(1 if axis - len(sample) in axes else n for axis, n in enumerate(sample))
+        count = math.prod(pooled)
+        # each sample has a step of its own, so that it does not depend on the others in its batch
+        flat = activations.reshape(samples, -1).astype(np.float64)
+        size = np.sqrt(np.mean(np.square(flat), axis=1))
+        step = (self.step or float(np.finfo(activations.dtype).eps) ** (1 / 3)) * np.where(size > 0, size, 1)
+        step = step.astype(activations.dtype).reshape(samples, *(1,) * len(sample))
+        found = []
+        for entries in _chunks(count, max(1, self.chunk // (2 * samples))):
+            lifts = np.zeros((len(entries), count), dtype=activations.dtype)
+            lifts[np.arange(len(entries)), entries] = 1
+            lifts = lifts.reshape(len(entries), 1, *pooled) * step
+            up, down = activations + lifts, activations - lifts
+            copies = np.concatenate([up, down]).reshape(-1, *sample)
+            outputs = self.head(copies)
+            scores = np.stack(
+                [
+                    np.asarray(target(_rows(outputs, start, samples)), np.float64)
+                    for start in range(0, len(copies), samples)
+                ]
+            )
+            # the step that was made, not the one asked for: the sum was rounded
+            made = (up - down).astype(np.float64).reshape(len(entries), samples, -1).max(axis=2)
+            difference = scores[: len(entries)] - scores[len(entries) :]
+            found.append(difference / made.reshape(*made.shape, *(1,) * (difference.ndim - 2)))
+        gradients = np.moveaxis(np.concatenate(found), 0, -1) / (math.prod(sample) // count)
+        return gradients.reshape(*gradients.shape[:-1], *pooled).astype(activations.dtype)
+
+    def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
+        self._check(layers)
+        return self.head(activations[0] if layers else self._features(inputs))
+
+    def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[NumpyModel, Inputs]]:
+        return nullcontext((replace(self, features=_Wide(self.features)), inputs))
+
+
+@dataclass(frozen=True)
+class _Wide:
+    """The same features in double precision; what the head makes of them is the head's."""
+
+    features: Callable[..., np.ndarray]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        return np.asarray(self.features(*args, **kwargs), dtype=np.float64)
+
+
+def _chunks(count: int, size: int) -> Iterator[list[int]]:
+    rows = iter(range(count))
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
+def _rows(outputs: Outputs, start: int, count: int) -> Outputs:
+    """These samples of the outputs, so that a target always sees the batch it was made for."""
+    if isinstance(outputs, Mapping):
+        return {key: _rows(value, start, count) for key, value in outputs.items()}
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(_rows(value, start, count) for value in outputs)
+    return outputs[start : start + count]

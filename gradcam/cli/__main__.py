@@ -1,0 +1,5 @@
+"""`python -m gradcam.cli`."""
+
+from gradcam.cli import main
+
+main()

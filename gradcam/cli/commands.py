@@ -1,0 +1,222 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+import gradcam
+from gradcam import methods as methods_
+from gradcam._arrays import to_numpy
+from gradcam.classifier import Classifier
+from gradcam.cli.models import Framework, load
+from gradcam.explanation import Explanation
+from gradcam.images import read
+from gradcam.targets import TopClass
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+out, err = Console(), Console(stderr=True)
+FAULTS = (OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
+"""What an image, a layer or a class that does not fit raises: shown in a line, not as a traceback."""
+
+
+def _complete_method(incomplete: str) -> list[str]:
+    return [name for name in gradcam.METHODS if name.startswith(incomplete)]
+
+
+ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of any common kind.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A function that returns your model or a gradcam.Classifier. A bare model is shown the centre, 224 x 224, "
+        "normalised as most ImageNet networks want it. [default: EfficientNet-Lite0]",
+    ),
+]
+FrameworkOption = Annotated[
+    Framework, typer.Option("--framework", "-f", help="Of the demo network.", show_default=True)
+]
+LayerOption = Annotated[
+    str | None, typer.Option("--layer", "-l", help="Its path. [default: the model's own, or the last that has space]")
+]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", "-t", help="A class, by index or name; several times for several. [default: the top class]"
+    ),
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", help="One of `gradcam methods`.", autocompletion=_complete_method)
+]
+
+
+@app.callback()
+def _about() -> None:
+    """Class-activation maps you can check: where did a network look to give its score?
+
+    Runs on PyTorch and JAX models, unmodified. Start with: gradcam explain photo.jpg
+    """
+
+
+@app.command()
+def explain(
+    images: ImagesArgument,
+    model: ModelOption = None,
+    framework: FrameworkOption = "torch",
+    layer: LayerOption = None,
+    target: TargetOption = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")] = None,
+    method: MethodOption = "grad-cam",
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")] = Path(
+        "out"
+    ),
+) -> None:
+    """Show where a network looked in each photograph.
+
+    Prints the class, its score and the box round the evidence, and saves maps, overlays, a figure and a manifest.
+    A file that cannot be read is reported, the others are still explained, and the exit code is 1.
+    """
+    if target and top:
+        raise typer.BadParameter("--target and --top exclude each other: name the classes, or take the highest")
+    classifier = load(model, framework)
+    wanted: Any = TopClass(top) if top else _classes(classifier, target)
+    explainer = _explainer(classifier, layer, method)
+    table = Table("photograph", "class", "score", "box x0 y0 x1 y1", "saved in")
+    failed = 0
+    names = _folders(images)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+        task = progress.add_task("", total=len(images))
+        for path in images:
+            progress.update(task, description=f"explaining {path.name}", advance=1)
+            try:
+                seen = _seen(classifier, path)
+                explanation = explainer(_batch(classifier, [seen]), wanted)
+                saved = _save(explanation, seen, folder / names[path])
+            except FAULTS as error:
+                failed += 1
+                err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+                continue
+            for row in _rows(explanation):
+                table.add_row(path.name, *row, str(saved))
+    if table.row_count:
+        out.print(table)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def layers(
+    image: Annotated[Path | None, typer.Argument(help="A photograph to run. [default: a grey one]")] = None,
+    model: ModelOption = None,
+    framework: FrameworkOption = "torch",
+) -> None:
+    """List the layers of a model in the order in which they run, with the shapes of their outputs."""
+    classifier = load(model, framework)
+    seen = _seen(classifier, image) if image else _view(classifier, np.full((256, 256, 3), 127, np.uint8))
+    table = Table("layer", "shape", "kind")
+    for found in gradcam.layers(classifier, _batch(classifier, [seen])):
+        table.add_row(found.path, " x ".join(map(str, found.shape)), found.kind)
+    out.print(table)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    table = Table("method", "what it is", "paper")
+    for name, function in gradcam.METHODS.items():
+        table.add_row(name, *methods_.about(function))
+    out.print(table)
+
+
+@app.command()
+def verify(
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    model: ModelOption = None,
+    framework: FrameworkOption = "torch",
+    layer: LayerOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Check the gradients that an explanation is made of against finite differences.
+
+    The exit code is 1 unless they agree.
+    """
+    classifier = load(model, framework)
+    try:
+        seen = _seen(classifier, image)
+        report = gradcam.verify(
+            classifier, _batch(classifier, [seen]), layer=layer, target=_classes(classifier, target)
+        )
+    except FAULTS as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    out.print(str(report), style="green" if report.passed else "red", highlight=False)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+# ------------------------------------------------------------------------------------------ their parts
+
+
+def _explainer(classifier: Classifier, layer: str | None, method: str) -> gradcam.Explainer:
+    try:
+        return gradcam.Explainer(classifier, layer, method)
+    except (ValueError, KeyError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _classes(classifier: Classifier, target: list[str] | None) -> Any:
+    """Indices and names as one row of targets; one class has no row."""
+    if not target:
+        return None
+    try:
+        found: Any = [classifier.indices(int(t) if t.lstrip("-").isdigit() else t) for t in target]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return found[0] if len(found) == 1 else [found]
+
+
+def _view(classifier: Classifier, photograph: np.ndarray) -> np.ndarray:
+    return photograph if classifier.view is None else classifier.view(photograph)
+
+
+def _seen(classifier: Classifier, path: Path) -> np.ndarray:
+    """What the network will see of a photograph."""
+    return _view(classifier, read(path))
+
+
+def _batch(classifier: Classifier, seen: list[np.ndarray]) -> Any:
+    assert classifier.preprocess is not None  # `load` sees to it
+    return classifier.preprocess(seen)
+
+
+def _folders(images: Iterable[Path]) -> dict[Path, str]:
+    """A folder for each photograph: its name, and a number where two share it."""
+    found: dict[Path, str] = {}
+    for path in images:
+        name, n = path.stem, 2
+        while name in found.values():
+            name, n = f"{path.stem}-{n}", n + 1
+        found.setdefault(path, name)
+    return found
+
+
+def _save(explanation: Explanation, seen: np.ndarray, folder: Path) -> Path:
+    saved = explanation.save(folder, [seen], overwrite=True)
+    explanation.figure([seen]).savefig(saved / "figure.png", dpi=120)
+    return saved
+
+
+def _rows(explanation: Explanation) -> Iterator[tuple[str, str, str]]:
+    scores = to_numpy(explanation.scores).reshape(-1)
+    boxes = explanation.boxes().reshape(len(scores), -1)
+    for name, score, box in zip(explanation.names()[0], scores, boxes, strict=True):
+        yield name, f"{score:.3f}", " ".join(str(edge) for edge in box)

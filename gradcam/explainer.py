@@ -1,0 +1,391 @@
+"""The one path from a model and its inputs to an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from gradcam import backends, layouts
+from gradcam import maps as maps_
+from gradcam._arrays import to_numpy, widen
+from gradcam._types import Array, Inputs, Method, Shape
+from gradcam.classifier import Classifier
+from gradcam.explanation import Explanation
+from gradcam.layouts import Layout
+from gradcam.maps import Fusion, Scaling
+from gradcam.methods import POOLED, as_method
+from gradcam.model import Layer, Model, PooledAxes, compiled, first_array
+from gradcam.targets import ClassScore, Target, TargetLike, as_target
+
+__all__ = ["Explainer", "combine", "compare", "explain", "last_spatial_layer", "layers"]
+
+LayerLike = Any
+"""A path, a module of the model, several of them, or None: the last layer that still has space."""
+
+
+# ------------------------------------------------------------------------------------------ what may be compiled
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Capture, method, ReLU and, where a picture is wanted, resize and scale: one function, which JAX compiles.
+
+    It holds all that is no array; pipelines that are equal share a compiled program.
+    """
+
+    layers: tuple[str, ...]
+    methods: tuple[Method, ...]
+    size: Shape | None
+    layout: layouts.Spec = None
+    relu: bool = True
+    fusion: Fusion = "mean"
+    picture: tuple[Shape, Scaling] | None = None
+
+    def layout_of(self, path: str, sample: Sequence[int], channels_first: bool) -> Layout:
+        layout = layouts.infer(sample, self.size, channels_first, self.layout)
+        if layout is None:
+            raise ValueError(
+                f'layer "{path}" gives vectors of shape {tuple(sample)}, which have no space to map; choose one of '
+                "gradcam.layers(model, inputs) that has"
+            )
+        return layout
+
+    def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
+        first = getattr(model, "channels_first", True)
+        capture = model.capture(inputs, self.layers, target, self._pooled(first))
+        layouts_, views = [], []
+        for path, activations, gradients in zip(self.layers, capture.activations, capture.gradients, strict=True):
+            layout = self.layout_of(path, activations.shape[1:], first)
+            view = layout.view(widen(activations))
+            if gradients.ndim > activations.ndim:  # K targets share their activations
+                view = array_namespace(view).expand_dims(view, axis=1)
+            layouts_.append(layout)
+            views.append((view, layout.view(widen(gradients))))
+        raw = [
+            [layout.maps(method(*view)) for layout, view in zip(layouts_, views, strict=True)]
+            for method in self.methods
+        ]
+        return {
+            "maps": tuple(self._finish(maps, capture.scores.ndim) for maps in raw),
+            "scores": capture.scores,
+            "outputs": capture.outputs,
+            "finite": _finite([m for maps in raw for m in maps]),
+        }
+
+    def _pooled(self, channels_first: bool) -> PooledAxes | None:
+        if not all(method in POOLED for method in self.methods):
+            return None
+
+        def axes(sample: Shape) -> tuple[int, ...]:
+            layout = self.layout_of(self.layers[0], sample, channels_first)
+            return () if layout.kind == "tokens" else layout.spatial_axes
+
+        return axes
+
+    def _finish(self, raw: list[Array], lead: int) -> Array:
+        """One map from those of all layers: (N, *grid), or (N, K, *grid) where `lead` is 2."""
+        raw = [maps_.relu(m) for m in raw] if self.relu else raw
+        done = raw[0] if len(raw) == 1 else maps_.fuse(raw, raw[0].ndim - lead, self.fusion)
+        if self.picture is not None:
+            size, how = self.picture
+            done = maps_.scale(maps_.resize(done, size), len(size), how)
+        return done
+
+
+@dataclass(frozen=True)
+class _Diagnosis:
+    """Which of a layer's samples hold NaN or infinity: run only where a map does."""
+
+    layers: tuple[str, ...]
+
+    def __call__(self, model: Model, inputs: Inputs, target: Any) -> list[tuple[Array, Array]]:
+        capture = model.capture(inputs, self.layers, target)
+        return [(_finite([a]), _finite([g])) for a, g in zip(capture.activations, capture.gradients, strict=True)]
+
+
+def _finite(arrays: Sequence[Array]) -> Array:
+    """(N,): whether all of a sample's entries, in all of the arrays, are numbers."""
+    xp = array_namespace(*arrays)
+    each = [xp.all(xp.isfinite(xp.reshape(a, (int(a.shape[0]), -1))), axis=1) for a in arrays]
+    return each[0] if len(each) == 1 else xp.all(xp.stack(each), axis=0)
+
+
+# ------------------------------------------------------------------------------------------ the public face
+
+
+class Explainer:
+    """A model, a layer and a method, kept: compiled once, called often.
+
+    >>> explainer = gradcam.Explainer(model, layer="layer4")     # doctest: +SKIP
+    >>> explainer(images).maps                                   # doctest: +SKIP
+
+    model: a torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, variables), a
+        function of JAX arrays, `gradcam.Split`, a `gradcam.Classifier`, or any object with `capture` and `replay`.
+    layer: a path, the module itself, several of them, or None: the last layer that still has space.
+    method: a name in `gradcam.METHODS`, or a function of (..., C, P) activations and gradients.
+    relu: keep only evidence for the target (the paper's choice); False keeps the signed map.
+    layout: None (found out), "channels_first", "channels_last" or `gradcam.Tokens(grid, prefix)`.
+    fusion: how the maps of several layers become one: "mean", "max" or "product".
+    check: raise where activations or gradients are NaN or infinite. It waits for the result, which on an
+        accelerator ends its asynchrony; False leaves that to you.
+    allow_training: explain a PyTorch model that is in training mode all the same.
+
+    The model's weights are read anew at each call.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layer: LayerLike = None,
+        method: str | Method = "grad-cam",
+        *,
+        relu: bool = True,
+        layout: layouts.Spec = None,
+        fusion: Fusion = "mean",
+        check: bool = True,
+        allow_training: bool = False,
+    ) -> None:
+        self._classifier = model if isinstance(model, Classifier) else None
+        self._model = self._classifier.model if self._classifier else model
+        if layer is None and self._classifier:
+            layer = self._classifier.layer
+        self._layers = None if layer is None else tuple(
+            backends.layer_path(self._model, one) for one in (layer if isinstance(layer, (list, tuple)) else [layer])
+        )  # fmt: skip
+        if self._layers == ():
+            raise ValueError("`layer` is an empty list; pass a path, or None for the last layer that still has space")
+        self._method, function = as_method(method)
+        self._pipeline = Pipeline((), (function,), None, layout, relu, fusion)
+        self._check, self._allow_training = check, allow_training
+
+    def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
+        """Explain the score of `target` for each sample of `inputs`.
+
+        inputs: what the model is called with, samples first: an array, a tuple or a mapping.
+        target: None (each sample's top class), an int, (N,) ints, (1, K) or (N, K) ints for K maps per sample from
+            one forward pass, or a function `outputs -> (N,)` or `(N, K)` scores.
+        """
+        model, pipeline = self._prepare(inputs)
+        return self._explain(model, pipeline, inputs, target, (self._method,))[0]
+
+    def heatmaps(
+        self, inputs: Inputs, target: TargetLike = None, size: Sequence[int] | None = None, how: Scaling = "max"
+    ) -> Array:
+        """From inputs to pictures, (N, *size) or (N, K, *size), in one compiled program where the backend compiles."""
+        model, pipeline = self._prepare(inputs)
+        picture = tuple(int(n) for n in size) if size is not None else pipeline.size
+        if picture is None:
+            raise ValueError("the inputs have no space of their own; pass `size`")
+        pipeline = replace(pipeline, picture=(picture, how))
+        return self._explain(model, pipeline, inputs, target, (self._method,))[0].maps
+
+    def compare(
+        self, inputs: Inputs, target: TargetLike = None, methods: Sequence[str | Method] = ()
+    ) -> dict[str, Explanation]:
+        """Several methods from one forward and one backward pass, by name."""
+        if not methods:
+            raise ValueError("`methods` is empty; pass names from gradcam.METHODS, or functions")
+        names, functions = zip(*(as_method(method) for method in methods), strict=True)
+        model, pipeline = self._prepare(inputs)
+        pipeline = replace(pipeline, methods=functions)
+        return dict(zip(names, self._explain(model, pipeline, inputs, target, names), strict=True))
+
+    def _prepare(self, inputs: Inputs) -> tuple[Model, Pipeline]:
+        model = backends.adapt(self._model, inputs, self._allow_training)
+        first = getattr(model, "channels_first", True)
+        size = layouts.input_size(first_array(inputs).shape, first)
+        if self._layers is None:
+            self._layers = (last_spatial_layer(model, inputs, self._pipeline.layout),)
+        return model, replace(self._pipeline, layers=self._layers, size=size)
+
+    def _explain(
+        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike, names: Sequence[str]
+    ) -> list[Explanation]:
+        wanted = as_target(self._classifier.indices(target) if self._classifier else target)
+        result = compiled(model, pipeline)(inputs, wanted)
+        outputs = result["outputs"]
+        if isinstance(wanted, Target):
+            wanted.check(outputs)
+            wanted = wanted.resolve(outputs)
+        if self._check and not to_numpy(result["finite"]).all():
+            self._raise_not_finite(model, pipeline, inputs, wanted, to_numpy(result["finite"]))
+        return [
+            Explanation(
+                maps=maps,
+                scores=result["scores"],
+                target=wanted.index if isinstance(wanted, ClassScore) else wanted,
+                outputs=outputs,
+                size=pipeline.size,
+                layer=pipeline.layers if len(pipeline.layers) > 1 else pipeline.layers[0],
+                method=name,
+                model=_name(self._model),
+                labels=self._classifier.labels if self._classifier else None,
+            )
+            for name, maps in zip(names, result["maps"], strict=True)
+        ]
+
+    def _raise_not_finite(
+        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, finite: np.ndarray
+    ) -> None:
+        sample = int(np.flatnonzero(~finite)[0])
+        for path, found in zip(
+            pipeline.layers, compiled(model, _Diagnosis(pipeline.layers))(inputs, target), strict=True
+        ):
+            for what, good in zip(("activations", "gradients"), found, strict=True):
+                if not to_numpy(good)[sample]:
+                    raise FloatingPointError(
+                        f'the {what} of layer "{path}" are NaN or infinite for sample {sample}; look at that input '
+                        "and at the layers below, or pass check=False to have the map all the same"
+                    )
+        raise FloatingPointError(
+            f"the map of sample {sample} is NaN or infinite though activations and gradients are numbers: the method "
+            "overflows their dtype; try the model in float32"
+        )
+
+
+def _name(model: Any) -> str:
+    model = model[0] if isinstance(model, tuple) else getattr(model, "func", model)  # a linen pair, a partial
+    return str(getattr(model, "__name__", type(model).__name__))
+
+
+def explain(
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike = None,
+    target: TargetLike = None,
+    method: str | Method = "grad-cam",
+    **options: Any,
+) -> Explanation:
+    """Where did the model look to give this score? One line; see `Explainer` for all that it takes.
+
+    `maps` of the result are (N, *grid), or (N, K, *grid) for (N, K) targets: raw, in the model's own framework.
+    A JAX program is compiled once for models of equal structure, also over many calls of this function.
+    """
+    return Explainer(model, layer, method, **options)(inputs, target)
+
+
+def compare(
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike = None,
+    target: TargetLike = None,
+    methods: Sequence[str | Method] = ("grad-cam",),
+    **options: Any,
+) -> dict[str, Explanation]:
+    """Several methods on one layer from one forward and one backward pass: {method: Explanation}."""
+    return Explainer(model, layer, **options).compare(inputs, target, methods)
+
+
+def layers(model: Any, inputs: Inputs, *, allow_training: bool = False) -> list[Layer]:
+    """The outputs of the model's layers in the order in which they run: records with `.path`, `.shape`, `.kind`.
+
+    One forward pass in PyTorch, none in JAX, where shapes are found without computing.
+    """
+    model = model.model if isinstance(model, Classifier) else model
+    return list(_layers(backends.adapt(model, inputs, allow_training), inputs))
+
+
+def _layers(model: Model, inputs: Inputs) -> Sequence[Layer]:
+    listing = getattr(model, "layers", None)
+    if listing is None:
+        raise TypeError(f"{type(model).__name__} has no method `layers(inputs)`; name the layer with `layer`")
+    found: Sequence[Layer] = listing(inputs)
+    return found
+
+
+def last_spatial_layer(model: Model, inputs: Inputs, layout: layouts.Spec = None) -> str:
+    """The last layer whose output still has more than one position.
+
+    Of a transformer's tokens, the last at which the gradient reaches any spatial token: behind the last attention
+    only the class token counts.
+    """
+    first = getattr(model, "channels_first", True)
+    size = layouts.input_size(first_array(inputs).shape, first)
+    tokens: list[str] = []
+    for found in reversed(_layers(model, inputs)):
+        try:
+            shape = layouts.infer(found.shape[1:], size, first, layout)
+        except ValueError:
+            continue
+        if shape is None or int(np.prod(shape.grid)) < 2:
+            continue
+        if shape.kind != "tokens" or not shape.prefix:
+            return found.path if not tokens else _reached(model, inputs, tokens)
+        tokens.append(found.path)
+    if tokens:
+        return _reached(model, inputs, tokens)
+    raise ValueError(
+        "no layer of the model has an output with space (more than one position); pass `layer`, and `layout` where its "
+        "shape does not tell"
+    )
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Whether each layer's spatial tokens have any gradient."""
+
+    layers: tuple[str, ...]
+    size: Shape | None
+
+    def __call__(self, model: Model, inputs: Inputs, target: Any) -> list[Array]:
+        capture = model.capture(inputs, self.layers, target)
+        pipeline = Pipeline(self.layers, (), self.size)
+        reach = []
+        for path, gradient in zip(self.layers, capture.gradients, strict=True):
+            layout = pipeline.layout_of(path, gradient.shape[1:], getattr(model, "channels_first", True))
+            view = layout.view(gradient)
+            reach.append(array_namespace(view).any(view != 0))
+        return reach
+
+
+def _reached(model: Model, inputs: Inputs, candidates: list[str]) -> str:
+    """The first of the candidates, last layers first, whose spatial tokens reach the top class's score."""
+    first = getattr(model, "channels_first", True)
+    size = layouts.input_size(first_array(inputs).shape, first)
+    for start in range(0, len(candidates), 16):
+        some = tuple(reversed(candidates[start : start + 16]))
+        reach = compiled(model, _Reach(some, size))(inputs, as_target(None))
+        for path, reached in reversed(list(zip(some, reach, strict=True))):
+            if bool(reached):
+                return str(path)
+    return candidates[0]
+
+
+def combine(
+    activations: Array,
+    gradients: Array,
+    method: str | Method = "grad-cam",
+    channel_axis: int = 1,
+    *,
+    relu: bool = True,
+) -> Array:
+    """No framework: your own arrays of any library that speaks the array API, and any channel axis.
+
+    activations: (N, ...) with the channels at `channel_axis`; all further axes are space.
+    gradients: the same shape, or (N, K, ...) for K targets.
+    Returns maps (N, *grid) or (N, K, *grid), raw, and ReLU'd unless `relu=False`.
+    """
+    xp = array_namespace(activations, gradients)
+    axis = channel_axis % activations.ndim if -activations.ndim <= channel_axis < activations.ndim else 0
+    if activations.ndim < 3 or axis == 0:
+        raise ValueError(
+            f"`channel_axis` {channel_axis} must name an axis other than the samples' of activations (N, ...) with "
+            f"space, but they have shape {tuple(activations.shape)}"
+        )
+    several = gradients.ndim == activations.ndim + 1
+    expected = tuple(activations.shape)
+    shape = (gradients.shape[0], *gradients.shape[2:]) if several else tuple(gradients.shape)
+    if tuple(shape) != expected:
+        raise ValueError(
+            f"`gradients` must have the shape of `activations`, {expected}, or (N, K, ...) for K targets, but have "
+            f"{tuple(gradients.shape)}"
+        )
+    layout = Layout("channels_first", tuple(int(n) for i, n in enumerate(expected) if i not in (0, axis)))
+    view = layout.view(xp.moveaxis(widen(activations), axis, 1))
+    slope = layout.view(xp.moveaxis(widen(gradients), axis + several, 1 + several))
+    maps = layout.maps(as_method(method)[1](xp.expand_dims(view, axis=1) if several else view, slope))
+    return maps_.relu(maps) if relu else maps

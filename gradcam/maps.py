@@ -1,0 +1,110 @@
+"""What happens to a map after its method: arrays (..., *grid) in, arrays (..., *size) out.
+
+Everything here is array API: it runs on NumPy arrays, on torch tensors where they lie, and inside `jax.jit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from gradcam._arrays import constant, matmul
+from gradcam._types import Array, Shape
+
+__all__ = ["fuse", "relu", "resize", "scale"]
+
+Scaling = Literal["max", "minmax", "signed"]
+Fusion = Literal["mean", "max", "product"]
+
+
+def relu(maps: Array) -> Array:
+    """The positive part; NaN stays NaN."""
+    xp = array_namespace(maps)
+    return xp.where(maps < 0, xp.zeros_like(maps), maps)
+
+
+def _interpolation(n_in: int, n_out: int) -> np.ndarray:
+    """Linear interpolation as a matrix (n_out, n_in): half-pixel centres, edges clamped."""
+    position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
+    left = np.minimum(np.floor(position).astype(int), max(n_in - 2, 0))
+    weight = position - left
+    matrix = np.zeros((n_out, n_in))
+    rows = np.arange(n_out)
+    matrix[rows, left] += 1 - weight
+    matrix[rows, np.minimum(left + 1, n_in - 1)] += weight
+    return matrix
+
+
+def resize(maps: Array, size: Sequence[int]) -> Array:
+    """Linear interpolation of the last `len(size)` axes: (..., *grid) -> (..., *size).
+
+    Half-pixel centres, edges clamped, no antialiasing: what
+    `torch.nn.functional.interpolate(align_corners=False)`, OpenCV's INTER_LINEAR and
+    `jax.image.resize(antialias=False)` compute, in any number of dimensions.
+    Resizing to the same size is the identity.
+    """
+    xp = array_namespace(maps)
+    first = maps.ndim - len(size)
+    if first < 0:
+        raise ValueError(f"`size` {tuple(size)} has more axes than `maps` of shape {tuple(maps.shape)}")
+    if any(n < 1 for n in size):
+        raise ValueError(f"`size` must be positive in every axis, but is {tuple(size)}")
+    for axis, n_out in enumerate(size, start=first):
+        n_in = int(maps.shape[axis])
+        if n_in == n_out:
+            continue
+        matrix = constant(_interpolation(n_in, int(n_out)).T, like=maps)
+        maps = xp.moveaxis(matmul(xp.moveaxis(maps, axis, -1), matrix), -1, axis)
+    return maps
+
+
+def scale(maps: Array, ndim: int, how: Scaling = "max", joint: bool = False) -> Array:
+    """Scale each map to [0, 1]; a flat map scales to 0.
+
+    - `"max"`: the positive part over its maximum, so 0 stays "no evidence".
+    - `"minmax"`: from the minimum to the maximum.
+    - `"signed"`: over the largest magnitude, to [-1, 1], for maps without ReLU.
+
+    A map is the last `ndim` axes. With `joint=True` all maps share one scale, so that they can be compared.
+    Scaling twice is scaling once. Nothing is added to a denominator: a map of 1e-12 has the shape of one of 1.
+    """
+    xp = array_namespace(maps)
+    axes = tuple(range(maps.ndim)) if joint else tuple(range(maps.ndim - ndim, maps.ndim))
+    low = xp.min(maps, axis=axes, keepdims=True)
+    high = xp.max(maps, axis=axes, keepdims=True)
+    flat = low == high
+    if how == "minmax":
+        shift, spread = low, high - low
+    elif how == "max":
+        maps = relu(maps)
+        shift, spread = xp.zeros_like(low), relu(high)
+    elif how == "signed":
+        shift, spread = xp.zeros_like(low), xp.where(-low > high, -low, high)
+    else:
+        raise ValueError(f'`how` must be "max", "minmax" or "signed", but is {how!r}')
+    none = flat | (spread == 0)
+    return xp.where(none, xp.zeros_like(maps), (maps - shift) / xp.where(none, xp.ones_like(spread), spread))
+
+
+def fuse(maps: Sequence[Array], ndim: int, how: Fusion = "mean", size: Sequence[int] | None = None) -> Array:
+    """One map from the maps of several layers, each first scaled by its maximum and resized.
+
+    `size` is the finest grid among them unless told. `"mean"`, `"max"` (Layer-CAM, Jiang et al. 2021) or
+    `"product"` (RefineCAM, arXiv 2605.14641: where one layer sees nothing, nothing stays).
+    """
+    if not maps:
+        raise ValueError("`maps` is empty: pass at least one map")
+    xp = array_namespace(*maps)
+    grids = [tuple(int(n) for n in m.shape[m.ndim - ndim :]) for m in maps]
+    target: Shape = tuple(size) if size is not None else tuple(max(axis) for axis in zip(*grids, strict=True))
+    stack = xp.stack([resize(scale(m, ndim), target) for m in maps])
+    if how == "mean":
+        return xp.mean(stack, axis=0)
+    if how == "max":
+        return xp.max(stack, axis=0)
+    if how == "product":
+        return xp.prod(stack, axis=0)
+    raise ValueError(f'`how` must be "mean", "max" or "product", but is {how!r}')

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import networks
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+hypothesis.settings.register_profile("gradcam", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("gradcam")
+
+NEEDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "linen": "flax", "nnx": "flax"}
+
+
+@pytest.fixture(params=networks.BACKENDS)
+def case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
+    """The same network in every backend, in float64."""
+    needed = NEEDS[request.param.split("-")[0]]
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    if needed in ("jax", "flax"):
+        import jax
+
+        with jax.enable_x64(True):
+            yield networks.case(request.param)
+    else:
+        yield networks.case(request.param)

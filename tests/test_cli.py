@@ -1,0 +1,153 @@
+"""The command line, as a new user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("efficientnet_lite_pytorch")
+from gradcam.cli import commands
+
+MODEL = """
+import torch
+import gradcam
+
+def bare():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.SiLU(), torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval()
+
+def named():
+    return gradcam.Classifier(bare(), labels=["ant", "bee", "cow"], layer="1")
+
+value = 3
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "mymodels.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands.out, "_width", 200, raising=False)
+    sys.modules.pop("mymodels", None)
+
+    def call(*words):
+        return CliRunner().invoke(commands.app, [str(word) for word in words])
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_explain_with_the_demo_network(run, photo, tmp_path):
+    result = run("explain", photo, "--out", "saved")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "saved" / "photo"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "0000.png", "figure.png", "heatmaps.npy", "manifest.json", "maps.npy"]  # fmt: skip
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["layer"] == "_swish#1"
+    assert manifest["names"][0][0] in result.output
+    assert run("explain", photo, "--out", "saved").exit_code == 0  # again, into the same folder
+
+
+def test_explain_in_jax_is_explain_in_torch(run, photo, tmp_path):
+    assert run("explain", photo, "-o", "a", "--target", "tabby", "--target", "7").exit_code == 0
+    assert run("explain", photo, "-o", "b", "-f", "jax", "--target", "tabby", "--target", "7").exit_code == 0
+    a, b = (np.load(tmp_path / x / "photo" / "maps.npy") for x in "ab")
+    assert a.shape == (1, 2, 7, 7)
+    np.testing.assert_allclose(a, b, atol=1e-4 * a.max())
+
+
+def test_a_model_of_ones_own(run, photo, tmp_path):
+    result = run("explain", photo, "--model", "mymodels:bare", "--top", 2)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "out" / "photo" / "manifest.json").read_text())
+    assert manifest["layer"] == "1"
+    assert np.load(tmp_path / "out" / "photo" / "maps.npy").shape[:2] == (1, 2)
+    result = run("explain", photo, "--model", "mymodels:named", "--target", "bee", "--layer", "0", "-o", "named")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "named" / "photo" / "manifest.json").read_text())["names"] == [["bee"]]
+
+
+def test_broken_files_are_named_and_the_others_explained(run, photo, tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "deep").mkdir()
+    other = tmp_path / "deep" / "photo.jpg"
+    Image.open(photo).save(other)
+    result = run("explain", "none.jpg", photo, "empty.jpg", other, "--model", "mymodels:bare")
+    assert result.exit_code == 1
+    assert "none.jpg: no such file" in result.output
+    assert "empty.jpg: is empty" in result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo", "photo-2"]
+
+
+def test_a_folder_of_the_users_is_not_overwritten(run, photo, tmp_path):
+    (tmp_path / "out" / "photo").mkdir(parents=True)
+    (tmp_path / "out" / "photo" / "mine.txt").write_text("mine")
+    result = run("explain", photo, "--model", "mymodels:bare")
+    assert result.exit_code == 1
+    assert "holds no earlier explanation" in result.output
+    assert (tmp_path / "out" / "photo" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "mymodels"], "must be package.module:factory"),
+        (["--model", "nomodule:f"], "No module named 'nomodule'"),
+        (["--model", "mymodels:absent"], "has no function 'absent'"),
+        (["--model", "mymodels:value"], "has no function 'value'"),
+        (["--model", "mymodels:named", "--target", "be"], 'did you mean "bee"'),
+        (["--model", "mymodels:bare", "--target", "bee"], "has no `labels`"),
+        (["--model", "mymodels:bare", "--method", "gradcam"], 'did you mean "grad-cam"'),
+        (["--model", "mymodels:bare", "--target", "1", "--top", "2"], "exclude each other"),
+    ],
+)
+def test_usage_errors(run, photo, words, message):
+    result = run("explain", photo, *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_class_or_a_layer_that_is_not_there(run, photo):
+    result = run("explain", photo, "--model", "mymodels:bare", "--target", "17")
+    assert result.exit_code == 1
+    assert "is no class" in result.output
+    result = run("explain", photo, "--model", "mymodels:bare", "--layer", "9")
+    assert result.exit_code == 1
+    assert "is not in the model" in result.output
+
+
+def test_layers_and_methods(run, photo):
+    result = run("layers", "--model", "mymodels:bare")
+    assert result.exit_code == 0
+    assert "1 x 4 x 222 x 222" in result.output
+    assert run("layers", photo, "--model", "mymodels:bare").exit_code == 0
+    result = run("methods")
+    assert result.exit_code == 0
+    assert "grad-cam" in result.output
+
+
+def test_verify(run, photo):
+    result = run("verify", photo, "--model", "mymodels:bare", "--layer", "1", "--target", "2")
+    assert result.exit_code == 0, result.output
+    assert "passed" in result.output
+    assert run("verify", "none.png", "--model", "mymodels:bare").exit_code == 1
+
+
+def test_it_is_installed():
+    done = subprocess.run([sys.executable, "-m", "gradcam.cli", "--help"], capture_output=True, text=True, check=True)
+    assert "where did a network look" in " ".join(done.stdout.split())

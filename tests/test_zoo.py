@@ -1,0 +1,77 @@
+"""The demo network: the same in both frameworks, verified, and looking where it should."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+pytest.importorskip("efficientnet_lite_pytorch")
+pytest.importorskip("skimage")
+pytest.importorskip("flax")
+
+import gradcam
+from gradcam.zoo import efficientnet_lite0
+from gradcam.zoo.demo import photograph
+
+network = functools.cache(efficientnet_lite0)
+
+
+@functools.cache
+def explained(framework, name):
+    net = network(framework)
+    return gradcam.explain(net, net.preprocess([net.view(photograph(name))])).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("chelsea", "tiger cat"), ("coffee", "espresso"), ("camera", "tripod"), ("rocket", "missile")],
+)
+def test_both_frameworks_agree(name, expected):
+    torch, flax = explained("torch", name), explained("jax", name)
+    assert torch.names() == flax.names() == [[expected]]
+    np.testing.assert_allclose(np.asarray(flax.outputs), np.asarray(torch.outputs), atol=1e-4)
+    np.testing.assert_allclose(flax.maps, torch.maps, atol=1e-4 * torch.maps.max())
+
+
+def density(heat, rows, columns):
+    """How much more heat lies in a part of the picture than if it were spread evenly."""
+    return heat[0, rows, columns].mean() / heat.mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns"),
+    [("coffee", slice(0, 130), slice(30, 180)), ("camera", slice(80, 224), slice(80, 210))],  # the cup, the tripod
+)
+def test_the_heat_lies_on_the_cup_and_the_tripod(name, rows, columns):
+    heat = explained("torch", name).heatmaps()
+    assert density(heat, rows, columns) > 1.7
+    y, x = np.unravel_index(heat[0].argmax(), heat[0].shape)
+    assert rows.start <= y < rows.stop
+    assert columns.start <= x < columns.stop
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_verify_is_exact_in_float64(framework):
+    net = network(framework)
+    report = gradcam.verify(net, net.preprocess([net.view(photograph("chelsea"))]), directions=2, channels=2)
+    report.assert_passed()
+    assert report.dtype == "float64"
+    assert report.error < 1e-6
+
+
+def test_class_names_are_targets():
+    net = network("torch")
+    inputs = net.preprocess([net.view(photograph("chelsea"))])
+    found = gradcam.explain(net, inputs, target=[["tabby", "Egyptian cat", 967]])
+    np.testing.assert_array_equal(found.target, [[281, 285, 967]])
+    with pytest.raises(ValueError, match='`target` "tabbi" is no class name; did you mean "tabby"'):
+        gradcam.explain(net, inputs, target="tabbi")
+    with pytest.raises(ValueError, match=r'"crane" is the name of the classes \[134, 517\]'):
+        gradcam.explain(net, inputs, target="crane")
+
+
+def test_frameworks_have_names():
+    with pytest.raises(ValueError, match='`framework` must be "torch" or "jax"'):
+        efficientnet_lite0("tensorflow")
