@@ -1,4 +1,5 @@
 # make demo    explain real photographs with a real network in PyTorch and in Flax
+# make docs    the page of methods, with its pictures
 # make test    format, lint, types and tests, as CI runs them
 # make check   the same without making the environment anew
 
@@ -6,10 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo docs test check format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m gradcam.zoo.gallery --out docs
 
 test: check
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 from gradcam import layouts, maps, methods, model, targets
 from gradcam.backends import Split
 from gradcam.classifier import Classifier
+from gradcam.concepts import Concepts, Words, factorise, words
 from gradcam.explainer import Explainer, combine, compare, explain, layers
 from gradcam.explanation import Explanation
+from gradcam.guided import guided_backprop, guided_grad_cam
 from gradcam.layouts import Tokens
 from gradcam.methods import METHODS
+from gradcam.smoothing import Smoothing
 from gradcam.verification import Verification, verify
 
 __version__ = "0.1.0"
@@ -22,14 +25,20 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Classifier",
+    "Concepts",
     "Explainer",
     "Explanation",
+    "Smoothing",
     "Split",
     "Tokens",
     "Verification",
+    "Words",
     "combine",
     "compare",
     "explain",
+    "factorise",
+    "guided_backprop",
+    "guided_grad_cam",
     "layers",
     "layouts",
     "maps",
@@ -37,4 +46,5 @@ __all__ = [
     "model",
     "targets",
     "verify",
+    "words",
 ]

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace, device, is_jax_namespace, is_torch
 
 from gradcam._types import Array
 
-__all__ = ["constant", "matmul", "to_numpy", "widen"]
+__all__ = ["constant", "matmul", "quotient", "to_numpy", "widen"]
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -18,6 +18,14 @@ def matmul(a: Array, b: Array) -> Array:
     if is_jax_namespace(xp):
         return xp.matmul(a, b, precision="highest")
     return xp.matmul(a, b)
+
+
+def quotient(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, and 0 where the denominator is 0: nothing is added to it."""
+    xp = array_namespace(numerator, denominator)
+    zero = denominator == 0
+    found = numerator / xp.where(zero, xp.ones_like(denominator), denominator)
+    return xp.where(zero, xp.zeros_like(found), found)
 
 
 def constant(value: np.ndarray, like: Array, dtype: Any = None) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from gradcam.classifier import Classifier
 from gradcam.explanation import Explanation
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
-from gradcam.methods import POOLED, as_method
+from gradcam.methods import POOLED, Entry, as_entry, check_parameters
 from gradcam.model import Layer, Model, PooledAxes, compiled, first_array
+from gradcam.procedures import PROCEDURES, Run
+from gradcam.smoothing import Smoothing
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
 __all__ = ["Explainer", "combine", "compare", "explain", "last_spatial_layer", "layers"]
@@ -29,6 +32,9 @@ LayerLike = Any
 
 # ------------------------------------------------------------------------------------------ what may be compiled
 
+Chosen = tuple[Entry, tuple[tuple[str, Any], ...]]
+"""A method and its own parameters."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -38,7 +44,7 @@ class Pipeline:
     """
 
     layers: tuple[str, ...]
-    methods: tuple[Method, ...]
+    methods: tuple[Chosen, ...]
     size: Shape | None
     layout: layouts.Spec = None
     relu: bool = True
@@ -56,28 +62,48 @@ class Pipeline:
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         first = getattr(model, "channels_first", True)
-        capture = model.capture(inputs, self.layers, target, self._pooled(first))
-        layouts_, views = [], []
-        for path, activations, gradients in zip(self.layers, capture.activations, capture.gradients, strict=True):
-            layout = self.layout_of(path, activations.shape[1:], first)
-            view = layout.view(widen(activations))
-            if gradients.ndim > activations.ndim:  # K targets share their activations
-                view = array_namespace(view).expand_dims(view, axis=1)
-            layouts_.append(layout)
-            views.append((view, layout.view(widen(gradients))))
+        outputs, scores, samples = self._capture(model, inputs, target, first)
         raw = [
-            [layout.maps(method(*view)) for layout, view in zip(layouts_, views, strict=True)]
-            for method in self.methods
+            [self._map(method, layout, arrays, scores.shape) for layout, arrays in samples] for method in self.methods
         ]
         return {
-            "maps": tuple(self._finish(maps, capture.scores.ndim) for maps in raw),
-            "scores": capture.scores,
-            "outputs": capture.outputs,
-            "finite": _finite([m for maps in raw for m in maps]),
+            "maps": tuple(self.finish(maps, scores.ndim) for maps in raw),
+            "scores": scores,
+            "outputs": outputs,
+            "finite": finite([m for maps in raw for m in maps]),
         }
 
+    def _capture(
+        self, model: Model, inputs: Inputs, target: Any, channels_first: bool
+    ) -> tuple[Any, Array, list[tuple[Layout, tuple[Array, ...]]]]:
+        """Outputs, scores, and each layer's layout with its activations, gradients and curvatures, as far as needed."""
+        needs = {entry.needs for entry, _ in self.methods}
+        if needs == {"activations"}:
+            capture = model.capture(inputs, self.layers, None)
+            scores = target(capture.outputs)
+        else:
+            options: dict[str, Any] = {"curvature": True} if "curvatures" in needs else {}
+            capture = model.capture(inputs, self.layers, target, self._pooled(channels_first), **options)
+            scores = capture.scores
+        found = []
+        for i, (path, activations) in enumerate(zip(self.layers, capture.activations, strict=True)):
+            layout = self.layout_of(path, activations.shape[1:], channels_first)
+            view = layout.view(widen(activations))
+            if scores.ndim == 2:  # K targets share their activations
+                view = array_namespace(view).expand_dims(view, axis=1)
+            slopes = [layout.view(widen(each[i])) for each in (capture.gradients, capture.curvatures) if each]
+            found.append((layout, (view, *slopes)))
+        return capture.outputs, scores, found
+
+    def _map(self, method: Chosen, layout: Layout, arrays: tuple[Array, ...], scores: Shape) -> Array:
+        entry, parameters = method
+        count = {"activations": 1, "gradients": 2, "curvatures": 3}[entry.needs]
+        positions = entry.function(*arrays[:count], **dict(parameters))
+        xp = array_namespace(positions)
+        return layout.maps(xp.broadcast_to(positions, (*scores, positions.shape[-1])))
+
     def _pooled(self, channels_first: bool) -> PooledAxes | None:
-        if not all(method in POOLED for method in self.methods):
+        if not all(entry.function in POOLED for entry, _ in self.methods):
             return None
 
         def axes(sample: Shape) -> tuple[int, ...]:
@@ -86,7 +112,7 @@ class Pipeline:
 
         return axes
 
-    def _finish(self, raw: list[Array], lead: int) -> Array:
+    def finish(self, raw: list[Array], lead: int) -> Array:
         """One map from those of all layers: (N, *grid), or (N, K, *grid) where `lead` is 2."""
         raw = [maps_.relu(m) for m in raw] if self.relu else raw
         done = raw[0] if len(raw) == 1 else maps_.fuse(raw, raw[0].ndim - lead, self.fusion)
@@ -104,10 +130,10 @@ class _Diagnosis:
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> list[tuple[Array, Array]]:
         capture = model.capture(inputs, self.layers, target)
-        return [(_finite([a]), _finite([g])) for a, g in zip(capture.activations, capture.gradients, strict=True)]
+        return [(finite([a]), finite([g])) for a, g in zip(capture.activations, capture.gradients, strict=True)]
 
 
-def _finite(arrays: Sequence[Array]) -> Array:
+def finite(arrays: Sequence[Array]) -> Array:
     """(N,): whether all of a sample's entries, in all of the arrays, are numbers."""
     xp = array_namespace(*arrays)
     each = [xp.all(xp.isfinite(xp.reshape(a, (int(a.shape[0]), -1))), axis=1) for a in arrays]
@@ -130,9 +156,13 @@ class Explainer:
     relu: keep only evidence for the target (the paper's choice); False keeps the signed map.
     layout: None (found out), "channels_first", "channels_last" or `gradcam.Tokens(grid, prefix)`.
     fusion: how the maps of several layers become one: "mean", "max" or "product".
+    smoothing: `gradcam.Smoothing(...)`: the mean over flips, scalings and noise.
+    chunk: how many variants of the inputs or activations run at a time, for methods that run many.
+    progress: show a bar while they do.
     check: raise where activations or gradients are NaN or infinite. It waits for the result, which on an
         accelerator ends its asynchrony; False leaves that to you.
     allow_training: explain a PyTorch model that is in training mode all the same.
+    parameters: the method's own, such as `gamma` of "layer-cam" or `channels` of "score-cam".
 
     The model's weights are read anew at each call.
     """
@@ -146,20 +176,25 @@ class Explainer:
         relu: bool = True,
         layout: layouts.Spec = None,
         fusion: Fusion = "mean",
+        smoothing: Smoothing | None = None,
+        chunk: int = 32,
+        progress: bool = False,
         check: bool = True,
         allow_training: bool = False,
+        **parameters: Any,
     ) -> None:
         self._classifier = model if isinstance(model, Classifier) else None
         self._model = self._classifier.model if self._classifier else model
         if layer is None and self._classifier:
             layer = self._classifier.layer
-        self._layers = None if layer is None else tuple(
-            backends.layer_path(self._model, one) for one in (layer if isinstance(layer, (list, tuple)) else [layer])
-        )  # fmt: skip
+        given = layer if isinstance(layer, (list, tuple)) else [layer]
+        self._layers = None if layer is None else tuple(backends.layer_path(self._model, one) for one in given)
         if self._layers == ():
             raise ValueError("`layer` is an empty list; pass a path, or None for the last layer that still has space")
-        self._method, function = as_method(method)
-        self._pipeline = Pipeline((), (function,), None, layout, relu, fusion)
+        if chunk < 1:
+            raise ValueError(f"`chunk` must be at least 1, but is {chunk}")
+        self._pipeline = Pipeline((), (_chosen(method, parameters),), None, layout, relu, fusion)
+        self._smoothing, self._chunk, self._progress = smoothing, chunk, progress
         self._check, self._allow_training = check, allow_training
 
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
@@ -167,10 +202,10 @@ class Explainer:
 
         inputs: what the model is called with, samples first: an array, a tuple or a mapping.
         target: None (each sample's top class), an int, (N,) ints, (1, K) or (N, K) ints for K maps per sample from
-            one forward pass, or a function `outputs -> (N,)` or `(N, K)` scores.
+            one forward pass, a function `outputs -> (N,)` or `(N, K)` scores, or one of `gradcam.targets`.
         """
         model, pipeline = self._prepare(inputs)
-        return self._explain(model, pipeline, inputs, target, (self._method,))[0]
+        return self._explain(model, pipeline, inputs, target)[0]
 
     def heatmaps(
         self, inputs: Inputs, target: TargetLike = None, size: Sequence[int] | None = None, how: Scaling = "max"
@@ -180,39 +215,49 @@ class Explainer:
         picture = tuple(int(n) for n in size) if size is not None else pipeline.size
         if picture is None:
             raise ValueError("the inputs have no space of their own; pass `size`")
-        pipeline = replace(pipeline, picture=(picture, how))
-        return self._explain(model, pipeline, inputs, target, (self._method,))[0].maps
+        return self._explain(model, replace(pipeline, picture=(picture, how)), inputs, target)[0].maps
 
     def compare(
         self, inputs: Inputs, target: TargetLike = None, methods: Sequence[str | Method] = ()
     ) -> dict[str, Explanation]:
-        """Several methods from one forward and one backward pass, by name."""
+        """Several methods, by name: all that need only activations and gradients from one forward and one backward
+        pass, each of the others by itself.
+        """
         if not methods:
             raise ValueError("`methods` is empty; pass names from gradcam.METHODS, or functions")
-        names, functions = zip(*(as_method(method) for method in methods), strict=True)
+        chosen = [_chosen(method, {}) for method in methods]
         model, pipeline = self._prepare(inputs)
-        pipeline = replace(pipeline, methods=functions)
-        return dict(zip(names, self._explain(model, pipeline, inputs, target, names), strict=True))
+        together = tuple(one for one in chosen if one[0].name not in PROCEDURES)
+        groups = ([together] if together else []) + [(one,) for one in chosen if one not in together]
+        found = {
+            explanation.method: explanation
+            for group in groups
+            for explanation in self._explain(model, replace(pipeline, methods=group), inputs, target)
+        }
+        return {entry.name: found[entry.name] for entry, _ in chosen}
 
     def _prepare(self, inputs: Inputs) -> tuple[Model, Pipeline]:
         model = backends.adapt(self._model, inputs, self._allow_training)
         first = getattr(model, "channels_first", True)
         size = layouts.input_size(first_array(inputs).shape, first)
         if self._layers is None:
+            needs = {entry.needs for entry, _ in self._pipeline.methods}
+            if needs <= {"attention"}:
+                return model, replace(self._pipeline, layers=("<attention>",), size=size)
             self._layers = (last_spatial_layer(model, inputs, self._pipeline.layout),)
         return model, replace(self._pipeline, layers=self._layers, size=size)
 
-    def _explain(
-        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike, names: Sequence[str]
-    ) -> list[Explanation]:
+    def _explain(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike) -> list[Explanation]:
         wanted = as_target(self._classifier.indices(target) if self._classifier else target)
-        result = compiled(model, pipeline)(inputs, wanted)
+        result = self._run(model, pipeline, inputs, wanted)
         outputs = result["outputs"]
         if isinstance(wanted, Target):
             wanted.check(outputs)
             wanted = wanted.resolve(outputs)
         if self._check and not to_numpy(result["finite"]).all():
-            self._raise_not_finite(model, pipeline, inputs, wanted, to_numpy(result["finite"]))
+            raise _not_finite(model, pipeline, inputs, wanted, to_numpy(result["finite"]))
+        if self._smoothing is not None:
+            result = self._smoothed(model, pipeline, inputs, wanted, result)
         return [
             Explanation(
                 maps=maps,
@@ -221,30 +266,87 @@ class Explainer:
                 outputs=outputs,
                 size=pipeline.size,
                 layer=pipeline.layers if len(pipeline.layers) > 1 else pipeline.layers[0],
-                method=name,
+                method=entry.name,
                 model=_name(self._model),
                 labels=self._classifier.labels if self._classifier else None,
             )
-            for name, maps in zip(names, result["maps"], strict=True)
+            for (entry, _), maps in zip(pipeline.methods, result["maps"], strict=True)
         ]
 
-    def _raise_not_finite(
-        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, finite: np.ndarray
-    ) -> None:
-        sample = int(np.flatnonzero(~finite)[0])
-        for path, found in zip(
-            pipeline.layers, compiled(model, _Diagnosis(pipeline.layers))(inputs, target), strict=True
-        ):
-            for what, good in zip(("activations", "gradients"), found, strict=True):
-                if not to_numpy(good)[sample]:
-                    raise FloatingPointError(
-                        f'the {what} of layer "{path}" are NaN or infinite for sample {sample}; look at that input '
-                        "and at the layers below, or pass check=False to have the map all the same"
-                    )
-        raise FloatingPointError(
-            f"the map of sample {sample} is NaN or infinite though activations and gradients are numbers: the method "
-            "overflows their dtype; try the model in float32"
-        )
+    def _run(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any) -> dict[str, Any]:
+        """One capture for all methods, or the procedure of the one method that has one."""
+        procedure = PROCEDURES.get(pipeline.methods[0][0].name)
+        if procedure is None:
+            found: dict[str, Any] = compiled(model, pipeline)(inputs, target)
+            return found
+        first = getattr(model, "channels_first", True)
+        raw, captures = [], []
+        for path in pipeline.layers:
+            run = Run(
+                model=model,
+                inputs=inputs,
+                path=path,
+                layout_of=partial(pipeline.layout_of, channels_first=first),
+                target=target,
+                size=pipeline.size,
+                chunk=self._chunk,
+                track=_bar if self._progress else lambda steps, _: steps,
+            )
+            maps, capture = procedure(run, **dict(pipeline.methods[0][1]))
+            raw.append(maps)
+            captures.append(capture)
+        return {
+            "maps": (pipeline.finish(raw, captures[0].scores.ndim),),
+            "scores": captures[0].scores,
+            "outputs": captures[0].outputs,
+            "finite": finite(raw),
+        }
+
+    def _smoothed(
+        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, plain: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Signed maps of every variant, mapped back; their mean then goes the way of a map."""
+        assert self._smoothing is not None
+        first = getattr(model, "channels_first", True)
+        signed = replace(pipeline, relu=False, picture=None)
+        total: list[Array] | None = None
+        variants = list(self._smoothing.variants(inputs, first))
+        for variant, back in variants:
+            maps = [back(m) for m in self._run(model, signed, variant, target)["maps"]]
+            total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
+        assert total is not None
+        lead = plain["scores"].ndim
+        return {**plain, "maps": tuple(pipeline.finish([m / len(variants)], lead) for m in total)}
+
+
+def _chosen(method: str | Method, parameters: dict[str, Any]) -> Chosen:
+    entry = as_entry(method)
+    procedure = PROCEDURES.get(entry.name)
+    check_parameters(entry.name, procedure or entry.function, parameters)
+    return entry, tuple(sorted(parameters.items()))
+
+
+def _bar(steps: Sequence[int], what: str) -> Iterable[int]:
+    try:
+        from rich.progress import track
+    except ImportError as error:
+        raise ImportError('`progress` needs rich: pip install "gradcam[cli]"') from error
+    return track(steps, description=what, transient=True)
+
+
+def _not_finite(model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, good: np.ndarray) -> FloatingPointError:
+    sample = int(np.flatnonzero(~good)[0])
+    for path, found in zip(pipeline.layers, compiled(model, _Diagnosis(pipeline.layers))(inputs, target), strict=True):
+        for what, each in zip(("activations", "gradients"), found, strict=True):
+            if not to_numpy(each)[sample]:
+                return FloatingPointError(
+                    f'the {what} of layer "{path}" are NaN or infinite for sample {sample}; look at that input '
+                    "and at the layers below, or pass check=False to have the map all the same"
+                )
+    return FloatingPointError(
+        f"the map of sample {sample} is NaN or infinite though activations and gradients are numbers: the method "
+        "overflows their dtype; try the model in float32"
+    )
 
 
 def _name(model: Any) -> str:
@@ -362,6 +464,7 @@ def combine(
     channel_axis: int = 1,
     *,
     relu: bool = True,
+    **parameters: Any,
 ) -> Array:
     """No framework: your own arrays of any library that speaks the array API, and any channel axis.
 
@@ -387,5 +490,14 @@ def combine(
     layout = Layout("channels_first", tuple(int(n) for i, n in enumerate(expected) if i not in (0, axis)))
     view = layout.view(xp.moveaxis(widen(activations), axis, 1))
     slope = layout.view(xp.moveaxis(widen(gradients), axis + several, 1 + several))
-    maps = layout.maps(as_method(method)[1](xp.expand_dims(view, axis=1) if several else view, slope))
+    view = xp.expand_dims(view, axis=1) if several else view
+    entry, _ = _chosen(method, parameters)
+    if entry.needs == "activations":
+        positions = entry.function(view, **parameters)
+        positions = xp.broadcast_to(positions, (*slope.shape[:-2], positions.shape[-1]))
+    elif entry.needs == "gradients" or entry.name == "cam":
+        positions = entry.function(view, slope, **parameters)
+    else:
+        raise ValueError(f'`method` "{entry.name}" needs {entry.needs}, which arrays alone do not have; use explain')
+    maps = layout.maps(positions)
     return maps_.relu(maps) if relu else maps

@@ -16,7 +16,7 @@ from array_api_compat import array_namespace
 
 from gradcam._types import Array, Shape
 
-__all__ = ["Layout", "Spec", "Tokens", "infer", "input_size"]
+__all__ = ["Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]
 
 MAX_PREFIX = 16
 """So many class, distillation and register tokens at most are looked for where patches tile the input exactly;
@@ -70,6 +70,17 @@ class Layout:
             # gradients that were pooled over positions have one token, which stands for all
             array = array[..., self.prefix : stop, :] if array.shape[-2] != 1 else array
         return xp.moveaxis(xp.reshape(array, (*lead, -1, channels)), -1, -2)
+
+    def arranged(self, array: Array) -> Array:
+        """Samples (..., C, *grid) in this layout's own axes."""
+        if self.kind == "channels_first":
+            return array
+        return array_namespace(array).moveaxis(array, array.ndim - len(self.grid) - 1, -1)
+
+    def broadcast(self, positions: Array) -> Array:
+        """(..., *grid) -> what broadcasts with samples (..., *sample): the same for every channel."""
+        xp = array_namespace(positions)
+        return xp.expand_dims(positions, axis=-len(self.grid) - 1 if self.kind == "channels_first" else positions.ndim)
 
     def unview(self, array: Array) -> Array:
         """(..., C, P) -> (..., *sample), the inverse of `view` for a layout without prefix tokens."""
@@ -149,14 +160,20 @@ def _infer_tokens(shape: Shape, size: Shape) -> Layout:
     return Layout("tokens", candidates[0].grid, candidates[0].prefix)
 
 
-def input_size(shape: Sequence[int], channels_first: bool) -> Shape | None:
-    """The spatial size of an input (N, ...): None for a batch of vectors, (T,) for a batch of token ids.
+def input_layout(shape: Sequence[int], channels_first: bool) -> Layout | None:
+    """The layout of the samples of an input (N, ...), where they have channels and space.
 
     The framework's habit says where the channels are, unless only the other end has 4 channels or fewer.
     """
     sample = tuple(int(n) for n in shape[1:])
     if len(sample) < 2:
-        return sample or None
+        return None
     if len(sample) > 2 and (sample[0] <= 4) != (sample[-1] <= 4):
         channels_first = sample[0] <= 4
-    return sample[1:] if channels_first else sample[:-1]
+    return Layout("channels_first", sample[1:]) if channels_first else Layout("channels_last", sample[:-1])
+
+
+def input_size(shape: Sequence[int], channels_first: bool) -> Shape | None:
+    """The spatial size of an input (N, ...): None for a batch of numbers, (T,) for one of token ids or vectors."""
+    layout = input_layout(shape, channels_first)
+    return layout.grid if layout is not None else tuple(int(n) for n in shape[1:]) or None

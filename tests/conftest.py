@@ -19,6 +19,16 @@ NEEDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "linen": "flax", "nnx
 @pytest.fixture(params=networks.BACKENDS)
 def case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
     """The same network in every backend, in float64."""
+    yield from _case(request)
+
+
+@pytest.fixture(params=["numpy", "torch", "jax-nchw", "linen"])
+def some_case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
+    """One of each engine, for what does not depend on the adapter."""
+    yield from _case(request)
+
+
+def _case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
     needed = NEEDS[request.param.split("-")[0]]
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")

@@ -27,7 +27,7 @@ def test_block_runs(page, line, code, tmp_path, monkeypatch):
 
 def test_the_files_that_pages_point_to_exist():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 

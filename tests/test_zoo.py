@@ -72,6 +72,41 @@ def test_class_names_are_targets():
         gradcam.explain(net, inputs, target="crane")
 
 
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_cam_is_z_times_grad_cam(framework):
+    net = network(framework)
+    inputs = net.preprocess([net.view(photograph("coffee"))])
+    grad = gradcam.explain(net, inputs, target="espresso", relu=False).numpy()
+    cam = gradcam.explain(net, inputs, target="espresso", method="cam", relu=False).numpy()
+    np.testing.assert_allclose(cam.maps, 49 * grad.maps, atol=1e-5 * np.abs(cam.maps).max())
+
+
+def test_hires_cam_sums_to_the_score_less_the_bias():
+    net = network("torch")
+    inputs = net.preprocess([net.view(photograph("coffee"))])
+    found = gradcam.explain(net, inputs, target=[[967, 504]], method="hires-cam", relu=False).numpy()
+    bias = net.model._fc.bias.detach().numpy()[[967, 504]]
+    np.testing.assert_allclose(found.maps.sum((2, 3))[0], found.scores[0] - bias, rtol=1e-4)
+
+
+def test_ablation_of_1280_channels_runs_the_body_twice_at_most():
+    net, calls, kept = network("torch"), [], []
+    inputs = net.preprocess([net.view(photograph("coffee"))])
+    handles = [
+        net.model._conv_stem.register_forward_hook(lambda *_: calls.append(1)),
+        net.model._avg_pooling.register_forward_hook(lambda m, i, o: kept.append(i[0].detach().numpy())),
+    ]
+    found = gradcam.explain(net, inputs, target="espresso", method="ablation-cam").numpy()
+    for handle in handles:
+        handle.remove()
+    assert len(calls) <= 2  # for the activations, and for the tape of the head
+    # behind the last layer all is linear: channel k takes w_k mean(A_k) with it, and its weight is that over the score
+    activations = kept[0][0].astype(np.float64)
+    weights = net.model._fc.weight.detach().numpy()[967] * activations.mean((1, 2)) / found.scores[0]
+    expected = np.maximum(np.einsum("k,kij->ij", weights, activations), 0)
+    np.testing.assert_allclose(found.maps[0], expected, atol=1e-4 * expected.max())
+
+
 def test_frameworks_have_names():
     with pytest.raises(ValueError, match='`framework` must be "torch" or "jax"'):
         efficientnet_lite0("tensorflow")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +20,19 @@ import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
 from gradcam import targets
-from gradcam._types import Array, Inputs, Outputs
-from gradcam.model import Capture, Layer, PooledAxes, arguments, unknown_layer
+from gradcam._types import Array, Inputs, Outputs, Shape
+from gradcam.model import (
+    INPUT,
+    Capture,
+    Layer,
+    PooledAxes,
+    arguments,
+    first_array,
+    unknown_layer,
+    with_first_array,
+)
 
-__all__ = ["Function", "JaxModel", "Run", "SplitRun", "Tap"]
+__all__ = ["Biases", "Function", "JaxModel", "Run", "SplitRun", "Tap"]
 
 Tap = Callable[..., Any]
 """`tap(path, value, kind)`: the value itself, every floating-point array in it under its name."""
@@ -66,9 +76,14 @@ Address = tuple[tuple[int, int], ...]
 """Which equation, and in which of its runs, at each level of nesting."""
 
 
+ATTENTION = "<attention>"
+"""The path of attention weights (N, heads, T, T); those of the second layer are "<attention>#1"."""
+
+
 class _Found(NamedTuple):
     address: Address
-    aval: Any
+    shape: Shape
+    dtype: Any
     kind: str
 
 
@@ -102,14 +117,65 @@ def _body(eqn: jex.JaxprEqn) -> _Body | None:
 
 
 def _walk(jaxpr: jex.Jaxpr, at: Address = ()) -> Iterator[tuple[str, _Found]]:
+    attention = _attention(jaxpr)
     for i, eqn in enumerate(jaxpr.eqns):
         if (named := _name(eqn)) is not None:
-            yield named[0], _Found((*at, (i, 0)), eqn.outvars[0].aval, named[1])
+            aval = eqn.outvars[0].aval
+            yield named[0], _Found((*at, (i, 0)), tuple(aval.shape), aval.dtype, named[1])
+        elif i in attention:
+            aval = eqn.outvars[0].aval
+            yield ATTENTION, _Found((*at, (i, 0)), _heads_shape(aval.shape), aval.dtype, "attention")
         elif (body := _body(eqn)) is not None:
             inside = list(_walk(body.jaxpr))
             for run in range(body.runs if inside else 0):
                 for path, found in inside:
                     yield path, found._replace(address=(*at, (i, run), *found.address))
+
+
+def _attention(jaxpr: jex.Jaxpr) -> set[int]:
+    """The equations that are the softmax of self-attention: exp(x) / sum(exp(x)), of shape (..., T, T).
+
+    JAX writes it out, so this is how `jax.nn.softmax`, and all that is made of it, looks.
+    """
+    made: dict[Any, jex.JaxprEqn] = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
+    found = set()
+    for i, eqn in enumerate(jaxpr.eqns):
+        shape = eqn.outvars[0].aval.shape if eqn.outvars else ()
+        if eqn.primitive.name != "div" or len(shape) < 4 or not shape[-1] == shape[-2] > 1:
+            continue
+        above, below = (made.get(var) if not isinstance(var, jex.Literal) else None for var in eqn.invars)
+        while below is not None and below.primitive.name in ("broadcast_in_dim", "reshape", "transpose"):
+            below = made.get(below.invars[0])
+        if above is None or below is None or above.primitive.name != "exp":
+            continue
+        if below.primitive.name == "reduce_sum" and below.invars[0] is above.outvars[0]:
+            found.add(i)
+    return found
+
+
+def _heads(weights: Array) -> Array:
+    """Attention of groups of heads, (G, N, heads, T, T) as Flax makes it, with the samples first."""
+    return (
+        weights if weights.ndim == 4 else jnp.moveaxis(weights, tuple(range(weights.ndim - 4)), _groups(weights.ndim))
+    )
+
+
+def _groups(ndim: int) -> tuple[int, ...]:
+    return tuple(range(1, ndim - 3))
+
+
+def _heads_shape(shape: Sequence[int]) -> Shape:
+    """(N, heads, T, T): groups and heads as one axis."""
+    lead = len(shape) - 4
+    heads = math.prod(shape[:lead]) * shape[lead + 1]
+    return (int(shape[lead]), int(heads), int(shape[-2]), int(shape[-1]))
+
+
+def _unheads(weights: Array, shape: Sequence[int]) -> Array:
+    """The way back from (N, heads, T, T)."""
+    lead = len(shape) - 4
+    grouped = jnp.reshape(weights, (shape[lead], *shape[:lead], *shape[lead + 1 :]))
+    return grouped if lead == 0 else jnp.moveaxis(grouped, _groups(len(shape)), tuple(range(lead)))
 
 
 def _table(jaxpr: jex.Jaxpr) -> dict[str, _Found]:
@@ -134,6 +200,7 @@ def _evaluate(
     def read(var: Any) -> Any:
         return var.val if isinstance(var, jex.Literal) else env[var]
 
+    attention = _attention(jaxpr)
     inside = {address[len(at)][0] for address in edits if address[: len(at)] == at and len(address) > len(at)}
     for i, eqn in enumerate(jaxpr.eqns):
         values = [read(var) for var in eqn.invars]
@@ -141,7 +208,9 @@ def _evaluate(
         if i not in inside:
             results = _bind(eqn, values)
         elif here in edits:
-            results = [edits[here](values[0])]
+            (result,) = _bind(eqn, values)
+            merged = edits[here](jnp.reshape(_heads(result), _heads_shape(result.shape)) if i in attention else result)
+            results = [_unheads(merged, result.shape) if i in attention else merged]
         elif eqn.primitive.name == "scan":
             results = _unroll(eqn, values, edits, at, i)
         else:
@@ -215,46 +284,105 @@ class JaxModel:
 
     def layers(self, inputs: Inputs) -> list[Layer]:
         """Abstract: no array is computed."""
+        return [layer for layer in self._all(inputs) if layer.kind != "attention"]
+
+    def attentions(self, inputs: Inputs) -> list[Layer]:
+        """The attention weights (N, heads, T, T) that can be had, in the order in which they run."""
+        return [layer for layer in self._all(inputs) if layer.kind == "attention"]
+
+    def _all(self, inputs: Inputs) -> list[Layer]:
         table = _trace(self.run, self.values, inputs).table
-        return [Layer(path, tuple(found.aval.shape), found.kind) for path, found in table.items()]
+        return [Layer(path, found.shape, found.kind) for path, found in table.items()]
 
     def capture(
         self,
         inputs: Inputs,
         layers: Sequence[str],
-        target: Callable[[Outputs], Array],
+        target: Callable[[Outputs], Array] | None,
         pooled: PooledAxes | None = None,
+        at: Sequence[Array] | None = None,
+        curvature: bool = False,
     ) -> Capture:
         trace = _trace(self.run, self.values, inputs)
-        for path in layers:
+        given = dict(zip(layers, at, strict=True)) if at is not None else {}
+        inner = [path for path in layers if path != INPUT]
+        for path in inner:
             if path not in trace.table:
                 raise unknown_layer(path, trace.table)
 
-        def scored(lifts: dict[str, Array]) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
+        def run(lifts: dict[str, Array]) -> tuple[Outputs, dict[str, Array]]:
             found = {}
 
             def lift(path: str, value: Array) -> Array:
-                found[path] = value
-                return value + lifts[path]
+                found[path] = value = given.get(path, value)
+                return value + lifts[path] if lifts else value
 
-            outputs = trace((self.values, inputs), layers, lift)
-            return _checked(target(outputs), found[layers[0]]), (outputs, found)
+            fed = with_first_array(inputs, lift(INPUT, first_array(inputs))) if INPUT in layers else inputs
+            return trace((self.values, fed), inner, lift), found
+
+        if target is None:
+            outputs, found = run({})
+            return Capture(outputs, None, tuple(found[path] for path in layers), ())
+        score = target
+
+        def scored(lifts: dict[str, Array]) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
+            outputs, found = run(lifts)
+            return _checked(score(outputs), found[layers[0]]), (outputs, found)
 
         # the gradient with respect to a zero that is added there: nothing below it is differentiated
-        lifts = {path: _zeros(trace.table[path].aval) for path in layers}
+        lifts = {
+            path: jnp.zeros_like(first_array(inputs)) if path == INPUT else jnp.zeros(*trace.table[path][1:3])
+            for path in layers
+        }
         scores, pullback, (outputs, found) = jax.vjp(scored, lifts, has_aux=True)
-        if scores.ndim == 1:
-            (gradients,) = pullback(jnp.ones_like(scores))
-        else:
-            each = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
-            (gradients,) = jax.vmap(pullback, out_axes=1)(each)
-        return Capture(outputs, scores, tuple(found[path] for path in layers), tuple(gradients[p] for p in layers))
+        gradients = _pulled(scores, pullback)
+        curvatures = []
+        for path in layers if curvature else ():
+
+            def slopes(lift: Array, path: str = path) -> Array:
+                scores, pullback, _ = jax.vjp(scored, {**lifts, path: lift}, has_aux=True)
+                return _pulled(scores, pullback)[path]
+
+            curvatures.append(jax.jvp(slopes, (lifts[path],), (found[path],))[1])
+        return Capture(
+            outputs,
+            scores,
+            tuple(found[path] for path in layers),
+            tuple(gradients[path] for path in layers),
+            tuple(curvatures),
+        )
 
     def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
         given = dict(zip(layers, activations, strict=True))
+        if INPUT in given:
+            inputs = with_first_array(inputs, given.pop(INPUT))
         if not given:
             return self.run(lambda path, value, *_: value, self.values, inputs)
-        return _trace(self.run, self.values, inputs)((self.values, inputs), layers, lambda path, _: given[path])
+        return _trace(self.run, self.values, inputs)((self.values, inputs), tuple(given), lambda path, _: given[path])
+
+    def biases(self, inputs: Inputs) -> list[tuple[str, Array]]:
+        """What each layer adds that does not depend on its input, in the order in which they run."""
+        try:
+            found = _biases(self.run, self.values, inputs)
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "the biases of layers inside jit, remat, vmap or scan cannot be had; call the layers outside of them"
+            ) from error
+        if not found:
+            raise ValueError("no biases were found: the layers of flax.linen and flax.nnx modules are known, no others")
+        return found
+
+    def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Callable[[Array], Array]:
+        """What does not depend on the layer is computed once; only the rest runs for the variants."""
+        indices, rest = targets.split(target)
+        structure = _Structure(layer, self.run, self.channels_first, rest)
+        residuals = _residuals(structure, self.values, inputs)
+        return lambda variants: _variants(structure, self.values, inputs, indices, residuals, variants)
+
+    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+        from gradcam.backends import jax_guided
+
+        return jax_guided.input_gradients(self, inputs, target, rule, smooth)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """One program for models of equal structure: weights, inputs and class indices are its arguments."""
@@ -278,11 +406,39 @@ class JaxModel:
             yield replace(self, values=jax.tree.map(wide, self.values)), jax.tree.map(wide, inputs)
 
 
+class Biases:
+    """A tap that leaves values as they are, to which an adapter adds the outputs at zero of layers that are affine."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, Array]] = []
+
+    def __call__(self, path: str, value: Any, kind: str = "", is_leaf: Any = None) -> Any:
+        return value
+
+    def add(self, path: str, value: Array) -> None:
+        calls = sum(known.split("#")[0] == path for known, _ in self.found)
+        self.found.append((f"{path}#{calls}" if calls else path, value))
+
+
+def _biases(run: Run, values: Any, inputs: Inputs) -> list[tuple[str, Array]]:
+    paths: list[str] = []
+
+    @jax.jit
+    def found(values: Any, inputs: Inputs) -> list[Array]:
+        tap = Biases()
+        run(tap, values, inputs)
+        paths.extend(path for path, _ in tap.found)
+        return [value for _, value in tap.found]
+
+    arrays = found(values, inputs)
+    return list(zip(paths, arrays, strict=True))
+
+
 @dataclass(frozen=True)
 class _Structure:
-    """All that a compiled explanation depends on but for arrays."""
+    """All that a compiled program depends on but for arrays; `what` is the function, or the layer, that it runs."""
 
-    function: Callable[..., Any]
+    what: Any
     run: Run
     channels_first: bool
     target: Any
@@ -291,11 +447,99 @@ class _Structure:
 @functools.partial(jax.jit, static_argnums=0)
 def _run(structure: _Structure, values: Any, inputs: Inputs, indices: Sequence[Array], arrays: Sequence[Any]) -> Any:
     model = JaxModel(structure.run, values, structure.channels_first)
-    return structure.function(model, inputs, targets.join(indices, structure.target), *arrays)
+    return structure.what(model, inputs, targets.join(indices, structure.target), *arrays)
 
 
-def _zeros(aval: Any) -> Array:
-    return jnp.zeros(aval.shape, aval.dtype)
+def _pulled(scores: Array, pullback: Callable[[Array], Any]) -> Any:
+    """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...)."""
+    if scores.ndim == 1:
+        return pullback(jnp.ones_like(scores))[0]
+    each = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
+    return jax.vmap(pullback, out_axes=1)(each)[0]
+
+
+class _Halves(NamedTuple):
+    """A flat program cut in two: what does not depend on a layer's output, and what does."""
+
+    jaxpr: jex.Jaxpr
+    consts: Sequence[Any]
+    dependent: set[Any]
+    crossing: list[Any]
+    treedef: Any
+
+
+def _cut(structure: _Structure, values: Any, inputs: Inputs) -> _Halves:
+    trace, layer = _trace(structure.run, values, inputs), structure.what
+    if layer not in trace.table:
+        raise unknown_layer(layer, trace.table)
+    found = trace.table[layer]
+
+    def replaced(value: Array, args: Any) -> Any:
+        return trace(args, (layer,), lambda path, _: value)
+
+    like = jax.ShapeDtypeStruct(found.shape, found.dtype)
+    closed, shape = jax.make_jaxpr(replaced, return_shape=True)(like, (values, inputs))
+    jaxpr = closed.jaxpr
+    dependent, made = {jaxpr.invars[0]}, set()
+    crossing = []
+    for eqn in jaxpr.eqns:
+        variables = [var for var in eqn.invars if not isinstance(var, jex.Literal)]
+        if dependent.intersection(variables):
+            dependent.update(eqn.outvars)
+            crossing += [var for var in variables if var in made and var not in crossing]
+        else:
+            made.update(eqn.outvars)
+    outputs = [var for var in jaxpr.outvars if not isinstance(var, jex.Literal)]
+    crossing += [var for var in outputs if var in made and var not in crossing]
+    return _Halves(jaxpr, closed.consts, dependent, crossing, jax.tree.structure(shape))
+
+
+def _evaluate_half(halves: _Halves, env: dict[Any, Any], dependent: bool) -> Callable[[Any], Any]:
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, jex.Literal) else env[var]
+
+    for eqn in halves.jaxpr.eqns:
+        if halves.dependent.isdisjoint(eqn.outvars) != dependent:
+            env.update(zip(eqn.outvars, _bind(eqn, [read(var) for var in eqn.invars]), strict=True))
+    return read
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _residuals(structure: _Structure, values: Any, inputs: Inputs) -> list[Array]:
+    """What the layer's head needs of the rest of the network."""
+    if structure.what == INPUT:
+        return []
+    halves = _cut(structure, values, inputs)
+    leaves = jax.tree.leaves((values, inputs))
+    env = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
+    read = _evaluate_half(halves, env, dependent=False)
+    return [read(var) for var in halves.crossing]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _variants(
+    structure: _Structure,
+    values: Any,
+    inputs: Inputs,
+    indices: Sequence[Array],
+    residuals: Sequence[Array],
+    variants: Array,
+) -> Array:
+    """Scores (M, N) or (M, N, K) of variants (M, N, ...) of the layer's output, or of the input."""
+    target = targets.join(indices, structure.target)
+    if structure.what == INPUT:
+        run = functools.partial(structure.run, lambda path, value, *_: value, values)
+        return jax.vmap(lambda one: target(run(with_first_array(inputs, one))))(variants)
+    halves = _cut(structure, values, inputs)
+    leaves = jax.tree.leaves((values, inputs))
+    known = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
+    known.update(zip(halves.crossing, residuals, strict=True))
+
+    def scored(one: Array) -> Array:
+        read = _evaluate_half(halves, {**known, halves.jaxpr.invars[0]: one}, dependent=True)
+        return target(jax.tree.unflatten(halves.treedef, [read(var) for var in halves.jaxpr.outvars]))
+
+    return jax.vmap(scored)(variants)
 
 
 def _checked(scores: Any, activations: Array) -> Array:

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import JaxModel, Tap
+from gradcam.backends.jax import Biases, JaxModel, Tap
 from gradcam.model import arguments
 
 __all__ = ["Linen", "adapt"]
+
+AFFINE = (nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.Dense, nn.DenseGeneral, nn.BatchNorm)
+"""Layers whose output at zero is their bias."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +33,14 @@ class Linen:
     def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
-            path = "/".join(context.module.path)
+            path, kind = "/".join(context.module.path), type(context.module).__name__
             if context.method_name == "setup" or not path:
                 return output
+            if isinstance(tap, Biases) and isinstance(context.module, AFFINE):
+                alone = context.module.clone(parent=None, name=None)
+                tap.add(path, alone.apply(context.module.variables, jnp.zeros_like(args[0]), *args[1:], **kwargs))
             method = "" if context.method_name == "__call__" else f".{context.method_name}"
-            return tap(path + method, output, type(context.module).__name__)
+            return tap(path + method, output, kind)
 
         args, kwargs = arguments(inputs)
         with nn.intercept_methods(intercept):

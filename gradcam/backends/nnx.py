@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import JaxModel, Tap
+from gradcam.backends.jax import Biases, JaxModel, Tap
 from gradcam.model import arguments
 
 __all__ = ["Nnx", "adapt", "path_of"]
+
+AFFINE = (nnx.Conv, nnx.ConvTranspose, nnx.Linear, nnx.LinearGeneral, nnx.BatchNorm)
+"""Layers whose output at zero is their bias."""
 
 
 def _paths(module: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
@@ -76,6 +80,8 @@ def _tapped(layer: type) -> type:
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         output, tap = layer.__call__(self, *args, **kwargs), _current.get()  # type: ignore[operator]
+        if isinstance(tap, Biases) and issubclass(layer, AFFINE):
+            tap.add(self._gradcam_path, layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs))
         return output if tap is None else tap(self._gradcam_path, output, layer.__name__)
 
     namespace = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.model import Capture, Layer, PooledAxes, arguments, unknown_layer
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, arguments, merged_scores, rows, unknown_layer
 from gradcam.targets import Target
 
 __all__ = ["NumpyModel"]
@@ -56,12 +56,21 @@ class NumpyModel:
         self,
         inputs: Inputs,
         layers: Sequence[str],
-        target: Callable[[Outputs], Array],
+        target: Callable[[Outputs], Array] | None,
         pooled: PooledAxes | None = None,
+        at: Sequence[Array] | None = None,
+        curvature: bool = False,
     ) -> Capture:
+        if curvature:
+            raise ValueError(
+                "second derivatives of a black box have no digits left in finite differences; give gradcam.Split two "
+                "functions of torch tensors or JAX arrays"
+            )
         self._check(layers)
-        activations = self._features(inputs)
+        activations = self._features(inputs) if at is None else np.asarray(at[0])
         outputs = self.head(activations)
+        if target is None:
+            return Capture(outputs, None, (activations,), ())
         target = target.resolve(outputs) if isinstance(target, Target) else target
         scores = np.asarray(target(outputs))
         if scores.ndim not in (1, 2) or scores.shape[0] != activations.shape[0]:
@@ -94,7 +103,7 @@ class NumpyModel:
             outputs = self.head(copies)
             scores = np.stack(
                 [
-                    np.asarray(target(_rows(outputs, start, samples)), np.float64)
+                    np.asarray(target(rows(outputs, start, samples)), np.float64)
                     for start in range(0, len(copies), samples)
                 ]
             )
@@ -108,6 +117,15 @@ class NumpyModel:
     def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
         self._check(layers)
         return self.head(activations[0] if layers else self._features(inputs))
+
+    def scorer(
+        self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Variants run as one batch; `features` runs only for those of the input."""
+        if layer == INPUT:
+            return lambda variants: merged_scores(lambda one: self.head(self._features(one)), target, variants)
+        self._check((layer,))
+        return lambda variants: merged_scores(self.head, target, variants)
 
     def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[NumpyModel, Inputs]]:
         return nullcontext((replace(self, features=_Wide(self.features)), inputs))
@@ -127,12 +145,3 @@ def _chunks(count: int, size: int) -> Iterator[list[int]]:
     rows = iter(range(count))
     while chunk := list(itertools.islice(rows, size)):
         yield chunk
-
-
-def _rows(outputs: Outputs, start: int, count: int) -> Outputs:
-    """These samples of the outputs, so that a target always sees the batch it was made for."""
-    if isinstance(outputs, Mapping):
-        return {key: _rows(value, start, count) for key, value in outputs.items()}
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(_rows(value, start, count) for value in outputs)
-    return outputs[start : start + count]

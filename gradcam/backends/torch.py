@@ -13,7 +13,19 @@ import torch
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.model import Capture, Layer, PooledAxes, arguments, unknown_layer
+from gradcam.backends.torch_attention import ATTENTION, AttentionMode
+from gradcam.backends.torch_tape import Tape
+from gradcam.model import (
+    INPUT,
+    Capture,
+    Layer,
+    PooledAxes,
+    arguments,
+    first_array,
+    merged_scores,
+    unknown_layer,
+    with_first_array,
+)
 
 __all__ = ["SplitModule", "TorchModel", "path_of"]
 
@@ -71,12 +83,14 @@ class TorchModel:
                 "model.eval() first, or pass allow_training=True"
             )
         known = dict(self.module.named_modules(remove_duplicate=False))
-        for path in modules:
-            if path not in known:
-                raise unknown_layer(path, known)
-        with contextlib.ExitStack() as hooks:
+        with contextlib.ExitStack() as stack:
             for path in dict.fromkeys(modules):
-                hooks.callback(known[path].register_forward_hook(_Hook(path, tap)).remove)
+                if path == ATTENTION:
+                    stack.enter_context(AttentionMode(tap))
+                elif path in known:
+                    stack.callback(known[path].register_forward_hook(_Hook(path, tap)).remove)
+                elif path != INPUT:
+                    raise unknown_layer(path, known)
             yield
 
     def _forward(self, inputs: Inputs) -> Outputs:
@@ -95,36 +109,58 @@ class TorchModel:
             self._forward(inputs)
         return found
 
+    def attentions(self, inputs: Inputs) -> list[Layer]:
+        """The attention weights (N, heads, T, T) that can be had, in the order in which they run."""
+        found: list[Layer] = []
+
+        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
+            found.append(Layer(path, tuple(value.shape), "attention"))
+            return value
+
+        with torch.no_grad(), self._tapped([ATTENTION], tap):
+            self._forward(inputs)
+        return found
+
     def capture(
         self,
         inputs: Inputs,
         layers: Sequence[str],
-        target: Callable[[Outputs], Array],
+        target: Callable[[Outputs], Array] | None,
         pooled: PooledAxes | None = None,
+        at: Sequence[Array] | None = None,
+        curvature: bool = False,
     ) -> Capture:
         found: dict[str, torch.Tensor] = {}
+        given = dict(zip(layers, at, strict=True)) if at is not None else {}
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             if path not in layers:
                 return value
-            if not value.requires_grad:  # the first layer, or one beside it: the graph starts here
+            value = given.get(path, value)
+            if target is None:
+                found[path] = value.clone()
+                return value
+            if not value.requires_grad or path in given:  # the first layer, or one beside it: the graph starts here
                 value = value.detach().requires_grad_()
             found[path] = value
             torch.set_grad_enabled(True)
             return value.clone()  # a clone, for what then writes in place
 
         with torch.no_grad():  # which also puts the caller's grad mode back
+            if INPUT in layers:
+                inputs = with_first_array(inputs, tap(INPUT, first_array(inputs)))
             with self._tapped([_module_of(path) for path in layers], tap):
                 outputs = self._forward(inputs)
             if missing := [path for path in layers if path not in found]:
                 raise _never_ran(missing[0], self)
+            activations = tuple(found[path] for path in layers)
+            if target is None:
+                return Capture(outputs, None, activations, ())
             torch.set_grad_enabled(True)
             scores = target(outputs)
-            activations = tuple(found[path] for path in layers)
-            gradients = _gradients(scores, activations, layers)
-        return Capture(
-            tree_map(_detached, outputs), _detached(scores), tuple(a.detach() for a in activations), gradients
-        )
+            gradients, curvatures = _gradients(scores, activations, layers, curvature)
+        kept = tuple(a.detach() for a in activations)
+        return Capture(tree_map(_detached, outputs), _detached(scores), kept, gradients, curvatures)
 
     def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
         given, used = dict(zip(layers, activations, strict=True)), set()
@@ -140,6 +176,61 @@ class TorchModel:
         if missing := [path for path in layers if path not in used]:
             raise _never_ran(missing[0], self)
         return outputs
+
+    def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
+        """What each layer adds that does not depend on its input, its output at zero, as they run."""
+        found: list[tuple[str, torch.Tensor]] = []
+        calls: dict[str, int] = {}
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for path, module in self.module.named_modules():
+                if path and isinstance(module, AFFINE):
+
+                    def add(module: Any, args: Any, output: torch.Tensor, path: str = path) -> None:
+                        n = calls[path] = calls.get(path, -1) + 1
+                        zero = module.forward(torch.zeros_like(args[0]))
+                        found.append((f"{path}#{n}" if n else path, zero))
+
+                    stack.callback(module.register_forward_hook(add).remove)
+            self._forward(inputs)
+        return found
+
+    def scorer(
+        self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Variants of the input run as one batch; those of a layer run its head alone, from a tape."""
+        if layer == INPUT:
+
+            def seen(variants: torch.Tensor) -> torch.Tensor:
+                with torch.no_grad():
+                    return merged_scores(lambda merged: self._forward(_repeated(inputs, merged)), target, variants)
+
+            return seen
+        with torch.no_grad():
+            tape = self._tape(inputs, layer)
+
+        def replayed(variants: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return torch.stack([target(self.replay(inputs, (layer,), (one,))) for one in variants])
+
+        return tape.scorer(target, replayed)
+
+    def _tape(self, inputs: Inputs, layer: str) -> Tape:
+        tape = Tape()
+
+        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
+            return tape.start(value.clone()) if path == layer else value
+
+        with self._tapped([_module_of(layer)], tap), tape:
+            outputs = self._forward(inputs)
+        if not tape.started:
+            raise _never_ran(layer, self)
+        tape.end(outputs)
+        return tape
+
+    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+        from gradcam.backends import torch_guided
+
+        return torch_guided.input_gradients(self, inputs, target, rule, smooth)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -157,6 +248,14 @@ class TorchModel:
             yield self, inputs
             return
         yield wide, tree_map(lambda x: x.double() if _floating(x) else x, inputs)
+
+
+AFFINE = (
+    torch.nn.modules.conv._ConvNd,
+    torch.nn.Linear,
+    torch.nn.modules.batchnorm._BatchNorm,
+)
+"""Layers whose output at zero, in evaluation mode, is their bias."""
 
 
 class _Hook:
@@ -186,10 +285,16 @@ def _never_ran(path: str, model: TorchModel) -> RuntimeError:
     )
 
 
+Gradients = tuple[torch.Tensor, ...]
+
+
 def _gradients(
-    scores: torch.Tensor, activations: tuple[torch.Tensor, ...], layers: Sequence[str]
-) -> tuple[torch.Tensor, ...]:
-    """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...)."""
+    scores: torch.Tensor, activations: Gradients, layers: Sequence[str], curvature: bool
+) -> tuple[Gradients, Gradients]:
+    """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...).
+
+    With `curvature` also the product of each layer's Hessian with its activations, in the same shapes.
+    """
     samples = activations[0].shape[0]
     if not isinstance(scores, torch.Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != samples:
         shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
@@ -198,17 +303,57 @@ def _gradients(
         )
     if not scores.requires_grad:
         raise _unreached(layers[0])
+    if curvature:
+        columns = [scores] if scores.ndim == 1 else list(scores.unbind(dim=1))
+        each_pair = [_second_order(column.sum(), activations, layers) for column in columns]
+        found, curved = zip(*each_pair, strict=True)
+        if scores.ndim == 1:
+            return found[0], curved[0]
+        return tuple(map(_stack, zip(*found, strict=True))), tuple(map(_stack, zip(*curved, strict=True)))
     if scores.ndim == 1:
-        found = torch.autograd.grad(scores.sum(), activations, allow_unused=True)
-    else:
-        each = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
-        found = torch.autograd.grad(
-            scores, activations, each[:, None].expand(-1, samples, -1), is_grads_batched=True, allow_unused=True
-        )
-    for path, gradient in zip(layers, found, strict=True):
+        return _reached(torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers), ()
+    each = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    batched = torch.autograd.grad(
+        scores, activations, each[:, None].expand(-1, samples, -1), is_grads_batched=True, allow_unused=True
+    )
+    return tuple(gradient.movedim(0, 1) for gradient in _reached(batched, layers)), ()
+
+
+def _stack(each: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(each), dim=1)
+
+
+def _second_order(score: torch.Tensor, activations: Gradients, layers: Sequence[str]) -> tuple[Gradients, Gradients]:
+    gradients = _reached(torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers)
+    curvatures = []
+    for activation, gradient in zip(activations, gradients, strict=True):
+        along = (gradient * activation.detach()).sum()
+        if along.requires_grad:
+            (curved,) = torch.autograd.grad(along, activation, allow_unused=True, retain_graph=True)
+        else:
+            curved = None  # the score is linear there
+        curvatures.append(torch.zeros_like(activation) if curved is None else curved)
+    return tuple(gradient.detach() for gradient in gradients), tuple(curvatures)
+
+
+def _reached(gradients: Sequence[torch.Tensor | None], layers: Sequence[str]) -> Gradients:
+    for path, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise _unreached(path)
-    return tuple(found) if scores.ndim == 1 else tuple(gradient.movedim(0, 1) for gradient in found)
+    return tuple(gradient for gradient in gradients if gradient is not None)
+
+
+def _repeated(inputs: Inputs, merged: torch.Tensor) -> Inputs:
+    """The inputs of a batch of variants: `merged` in the first array's place, the others repeated to its length."""
+    samples = first_array(inputs).shape[0]
+    count = merged.shape[0] // samples
+
+    def repeat(value: Any) -> Any:
+        batched = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == samples
+        return value.repeat(count, *[1] * (value.ndim - 1)) if batched else value
+
+    first = first_array(inputs)
+    return tree_map(lambda value: merged if value is first else repeat(value), inputs)
 
 
 def _unreached(path: str) -> RuntimeError:

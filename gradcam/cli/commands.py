@@ -13,7 +13,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 import gradcam
-from gradcam import methods as methods_
 from gradcam._arrays import to_numpy
 from gradcam.classifier import Classifier
 from gradcam.cli.models import Framework, load
@@ -131,11 +130,12 @@ def layers(
 
 @app.command()
 def methods() -> None:
-    """List the methods."""
-    table = Table("method", "what it is", "paper")
-    for name, function in gradcam.METHODS.items():
-        table.add_row(name, *methods_.about(function))
+    """List the methods: what each needs, what it costs, and its paper."""
+    table = Table("method", "what it is", "needs", "passes", "paper")
+    for entry in gradcam.methods.TABLE:
+        table.add_row(entry.name, entry.about, entry.needs, entry.cost, entry.paper)
     out.print(table)
+    out.print("C channels, S samples or steps; passes of the head are of what lies behind the layer", style="dim")
 
 
 @app.command()

@@ -1,0 +1,66 @@
+"""The mean of a method's maps over changed inputs, each mapped back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from gradcam._types import Array, Inputs
+from gradcam.layouts import input_layout
+from gradcam.model import first_array, noise, with_first_array
+
+__all__ = ["Smoothing"]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Explain flips, scalings and noisy copies of the inputs too, and give the mean of the signed maps.
+
+    flips: also each input mirrored left to right; its map is mirrored back, which is exact.
+    scales: factors of the inputs' values (1 is the input as it is).
+    noise: standard deviation of Gaussian noise, relative to each sample's range; 0 adds none.
+    samples: noisy copies of each flip and scaling.
+    seed: of the noise, which is the same for every sample of a batch and in every framework.
+
+    Of `flips` x `scales` x `samples` variants each is one more explanation. SmoothGrad: Smilkov et al. 2017,
+    https://arxiv.org/abs/1706.03825
+    """
+
+    flips: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    noise: float = 0.0
+    samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.scales or self.samples < 1 or self.noise < 0:
+            raise ValueError(f"`scales` and `samples` must leave something to average, and `noise` be >= 0: {self}")
+
+    def variants(self, inputs: Inputs, channels_first: bool) -> Iterator[tuple[Inputs, Callable[[Array], Array]]]:
+        """Each changed input, with the way back for maps (..., *grid)."""
+        array = first_array(inputs)
+        xp = array_namespace(array)
+        layout = input_layout(array.shape, channels_first)
+        if layout is None:
+            raise ValueError(f"smoothing needs an input with channels and space, but it has shape {tuple(array.shape)}")
+        last = -1 if layout.kind == "channels_first" else -2
+        random = np.random.default_rng(self.seed)
+        for mirrored in (False, True) if self.flips else (False,):
+            for factor in self.scales:
+                for _ in range(self.samples):
+                    changed = array * factor
+                    if self.noise:
+                        changed = changed + noise(inputs, channels_first, self.noise, random)
+                    changed = xp.flip(changed, axis=last) if mirrored else changed
+                    yield with_first_array(inputs, changed), _mirror if mirrored else _same
+
+
+def _same(maps: Array) -> Array:
+    return maps
+
+
+def _mirror(maps: Array) -> Array:
+    return array_namespace(maps).flip(maps, axis=-1)
