@@ -84,8 +84,8 @@ def main() -> None:
         "# The methods\n\n"
         f'Each on the same photograph (scikit-image\'s {PHOTOGRAPH}, CC0), for "{TARGET}", at the last layer with '
         "space of EfficientNet-Lite0, as `make docs` makes this page. A is the layer's activations, G the score's "
-        "gradient there, C channels, k a channel, p one of Z positions, y the score, S samples or steps. Maps go through a ReLU "
-        "unless `relu=False`. A method's own parameters are options of `gradcam.explain`.\n\n"
+        "gradient there, C channels, k a channel, p one of Z positions, y the score, S samples or steps. Maps go "
+        "through a ReLU unless `relu=False`. A method's own parameters are options of `gradcam.explain`.\n\n"
     )
     (folder / "methods.md").write_text(page + "\n".join(sections), encoding="utf-8")
 
