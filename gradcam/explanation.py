@@ -20,6 +20,7 @@ from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
 from gradcam._types import Array, Shape
 from gradcam.maps import Scaling
+from gradcam.targets import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,9 +103,10 @@ class Explanation:
         scores = to_numpy(self.scores)
         rows, columns = scores.shape[0], 1 if scores.ndim == 1 else scores.shape[1]
         if callable(self.target) or self.target is None:
-            name = getattr(self.target, "__name__", "") or "score"
-            if not callable(self.target) or name.startswith("<"):
-                name = "score"
+            name = getattr(self.target, "__name__", "score")
+            if isinstance(self.target, Target):
+                name = repr(self.target) if len(repr(self.target)) <= 40 else type(self.target).__name__
+            name = "score" if name.startswith("<") else name
             return [[name if columns == 1 else f"{name} {k}" for k in range(columns)] for _ in range(rows)]
         index = to_numpy(self.target)
         index = index.reshape(-1, 1) if index.ndim < 2 else index

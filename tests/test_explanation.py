@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradcam import Explanation
+from gradcam import Explanation, targets
 from gradcam import explanation as module
 
 
@@ -88,6 +88,7 @@ def test_names():
 
     assert make(target=margin).names() == [["margin"], ["margin"]]
     assert make(target=lambda outputs: outputs).names() == [["score"], ["score"]]
+    assert make(target=targets.Probability(3)).names() == [["Probability(3)"], ["Probability(3)"]]
     one_for_all = make(target=np.asarray(1))
     assert one_for_all.names() == [["class 1"], ["class 1"]]
 

@@ -118,13 +118,14 @@ def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():
     from gradcam import backends
     from gradcam.backends.jax import _run, _Structure
     from gradcam.explainer import Pipeline
+    from gradcam.methods import as_entry
     from gradcam.targets import as_target, split
 
     x = jnp.ones((4, 32, 32, 3))
     variables = Net((32, 64)).init(jax.random.key(0), x)
     bare = jax.jit(Net((32, 64)).apply).lower(variables, x).compile().cost_analysis()["flops"]
     model = backends.adapt((Net((32, 64)), variables), x)
-    pipeline = Pipeline(("conv1",), (gradcam.METHODS["grad-cam"],), (32, 32), picture=((32, 32), "max"))
+    pipeline = Pipeline(("conv1",), ((as_entry("grad-cam"), ()),), (32, 32), picture=((32, 32), "max"))
     indices, rest = split(as_target(1))
     lowered = _run.lower(_Structure(pipeline, model.run, False, rest), model.values, x, indices, ())
     explained = lowered.compile().cost_analysis()["flops"]
