@@ -16,7 +16,7 @@ from array_api_compat import array_namespace
 
 from gradcam import layouts, methods
 from gradcam import maps as maps_
-from gradcam._arrays import constant, widen
+from gradcam._arrays import constant, to_numpy, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.layouts import Layout
 from gradcam.model import INPUT, Capture, Model, compiled, first_array, scorer, with_first_array
@@ -175,10 +175,20 @@ def ablation_cam(run: Run) -> Explained:
     def without(index: np.ndarray) -> Array:
         shape = [len(index), *(1,) * activations.ndim]
         shape[axis] = channels
-        kept = (1 - np.eye(channels, dtype=np.float32)[index]).reshape(shape)
-        return activations * constant(kept, like=activations)
+        kept = np.ones((len(index), channels), dtype=np.float32)
+        kept[np.arange(len(index)), index] = 0
+        return activations * constant(kept.reshape(shape), like=activations)
 
-    ablated = run.score(run.path, without, channels, "ablating channels")
+    # without a channel that is 0 everywhere the score stays what it is
+    xp = array_namespace(view)
+    alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+    known = widen(capture.scores)[..., None]
+    if len(alive):
+        found = run.score(run.path, lambda index: without(alive[index]), len(alive), "ablating channels")
+        known = xp.concat([found, known], axis=-1)
+    place = np.full(channels, len(alive))
+    place[alive] = np.arange(len(alive))
+    ablated = xp.take(known, constant(place, like=known, dtype=xp.int32), axis=-1)
     drops = methods.ablation_cam(_shared(view, capture.scores), widen(capture.scores), ablated)
     return layout.maps(drops), capture
 

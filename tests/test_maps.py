@@ -45,6 +45,7 @@ def test_resize_is_jaxs_linear_interpolation_inside_jit():
 
 @given(two_d)
 def test_resizing_to_the_same_size_is_the_identity(m):
+    m[0, 0, 0] = np.inf
     np.testing.assert_array_equal(maps.resize(m, m.shape[1:]), m)
 
 
@@ -78,6 +79,9 @@ def test_joint_scaling_keeps_maps_comparable():
     m = np.array([[1.0, 2.0], [4.0, 0.0]])
     np.testing.assert_array_equal(maps.scale(m, 1, joint=True), [[0.25, 0.5], [1, 0]])
     np.testing.assert_array_equal(maps.scale(m, 1), [[0.5, 1], [1, 0]])
+    np.testing.assert_array_equal(maps.scale(m, 1, "minmax"), [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(maps.scale(m, 1, "minmax", joint=True), [[0.25, 0.5], [1, 0]])
+    np.testing.assert_array_equal(maps.scale(-m, 1, "signed"), [[-0.5, -1], [-1, 0]])
 
 
 @given(two_d, st.sampled_from(["max", "minmax", "signed"]))
@@ -126,8 +130,9 @@ def test_errors_say_what_to_do():
     m = np.ones((2, 3))
     with pytest.raises(ValueError, match=r"`size` \(1, 2, 3\) has more axes than `maps` of shape \(2, 3\)"):
         maps.resize(m, (1, 2, 3))
-    with pytest.raises(ValueError, match="`size` must be positive"):
-        maps.resize(m, (0,))
+    for size in ((0,), (0, 3)):
+        with pytest.raises(ValueError, match="`size` must be positive"):
+            maps.resize(m, size)
     with pytest.raises(ValueError, match='`how` must be "max", "minmax" or "signed", but is \'min\''):
         maps.scale(m, 1, "min")
     with pytest.raises(ValueError, match='`how` must be "mean", "max" or "product"'):

@@ -23,6 +23,7 @@ from gradcam.methods import (
     attention_rollout,
     cam,
     check_parameters,
+    components,
     eigen_cam,
     eigen_grad_cam,
     element_wise,
@@ -113,6 +114,8 @@ def test_eigen_methods_of_rank_one_by_hand(positions):
     close(first_component(values), expected)
     close(eigen_cam(-values), -expected)  # the channels' sum is now -7 * positions
     close(eigen_grad_cam(values / 2, np.full_like(values, 2)), expected)
+    tie = np.array([[1.0, -1.0]])
+    close(seg_eigen_cam(tie, np.ones_like(tie)), tie[0])  # in a tie it agrees with the channels' sum
     for values_or_negative in (values, -values):  # the largest magnitude is positive, whatever the sign of A and G
         close(seg_eigen_cam(values_or_negative / 2, np.full_like(values, -2)), expected)
 
@@ -140,13 +143,18 @@ def test_oriented_by_hand():
     close(oriented(component, np.array([3.0, 1.0])), [1, -2])  # 3 - 2 > 0
     close(oriented(component, np.array([2.0, 1.0])), [-1, 2])  # 2 - 2 = 0, and 2 is the largest magnitude
     close(oriented(-component, np.array([2.0, 1.0])), [-1, 2])
+    close(oriented(np.array([1.0, -1.0]), np.ones(2)), [1, -1])  # a tie of both stays
+    each = np.array([[1.0, -2.0], [1.5, 1.0], [9.0, 8.0]])
+    close(oriented(each, np.zeros((3, 2))), [[-1, 2], [1.5, 1], [9, 8]])
 
 
 def test_channel_sum_by_hand():
     close(channel_sum(A), [4, 1])
     # 0.1 + 0.2 - 0.3 leaves 5.6e-17 behind in floating point
     assert channel_sum(np.array([[0.1], [0.2], [-0.3]])) == 0
+    assert channel_sum(np.array([[0.1], [0.2], [-0.3 + 2e-16]])) == 0  # within 3 roundings of 0.6
     assert channel_sum(np.array([[0.1], [0.2], [-0.3 + 1e-14]])) != 0
+    assert channel_sum(np.array([[1e6, 0.1], [1e6, -0.1 + 1e-12]]))[1] != 0  # each position by itself
 
 
 def test_fem_by_hand():
@@ -473,6 +481,7 @@ def test_legrad_scales_with_the_gradients_and_not_with_the_order_of_layers(seed,
         ((2, 3, 1), (1, 3, 4)),
         ((2, 5, 3, 1), (2, 1, 3, 4)),
         ((3, 1), (2, 3, 4)),
+        ((3, 1), (1, 3, 4)),
     ],
 )
 def test_weighing_channels_broadcasts_like_the_sum(weights, activations):
@@ -495,9 +504,22 @@ def test_no_gradient_or_no_activation_is_no_map(method):
     zero(method(np.zeros_like(a), g), (2, 4))
 
 
-def test_smooth_grad_cam_pp_without_gradients_is_zero():
+def test_smooth_grad_cam_pp_without_positive_gradients_is_zero():
     a = arrays(shape=(3, 2, 3, 4))[0]
     zero(smooth_grad_cam_pp(a, np.zeros_like(a)), (2, 4))
+    zero(np.abs(smooth_grad_cam_pp(a, -np.ones_like(a))), (2, 4))
+
+
+@pytest.mark.parametrize("kernel", ["linear", None])
+def test_a_sample_of_small_numbers_keeps_its_map_beside_one_of_large(kernel):
+    a, g = arrays()
+    small = np.array([1, 1e-150])[:, None, None]
+    for method in (eigen_cam,) if kernel is None else (lambda x: kpca_cam(x, kernel),):
+        factor = small if kernel is None else np.sqrt(np.sqrt(small))
+        close(method(a * factor) / factor[..., 0], np.stack([method(a[0]), method(a[1])]))
+    found = smooth_grad_cam_pp(a[None], (g * small)[None]) / small[..., 0]
+    close(found[1], grad_cam_pp(a[1], g[1] * 1e-150) * 1e150)
+    close(score_cam(a[:, :2], np.array([[0.0, 1.0], [2000.0, 2001.0]])), score_cam(a[:, :2], np.array([0.0, 1.0])))
 
 
 def test_a_denominator_that_is_exactly_zero_weighs_nothing():
@@ -546,6 +568,23 @@ def test_where_channels_cancel_the_largest_magnitude_is_positive(function, seed,
 def test_where_channels_sum_to_the_same_everywhere_a_kernel_component_is_turned_by_its_largest_magnitude():
     kernel = np.outer([1.0, 1.0, -2.0], [1.0, 1.0, -2.0])
     close(first_kernel_component(kernel, np.array([0.1, 0.1, 0.1])), [-1, -1, 2])
+    zero(first_kernel_component(np.full((7, 7), -0.3), np.ones(7)), 7)
+
+
+@given(seeds)
+def test_a_flat_reference_says_nothing_about_a_kernel_component(seed):
+    k = arrays(seed, (3, 5, 5))[0]
+    reference = np.repeat(arrays(seed, (3, 1))[0], 5, axis=1)
+    found = first_kernel_component(k @ np.moveaxis(k, -1, -2), reference)
+    assert np.all(found.max(-1) >= -found.min(-1))
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (40, 3)])
+def test_the_smaller_gram_matrix_is_decomposed(shape, monkeypatch):
+    seen, decompose = [], components._largest_eigenvector
+    monkeypatch.setattr(components, "_largest_eigenvector", lambda gram: seen.append(gram.shape) or decompose(gram))
+    eigen_cam(arrays(shape=shape)[0])
+    assert seen == [(3, 3)]
 
 
 def test_numbers_that_are_not_numbers_are_not_hidden():

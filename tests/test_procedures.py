@@ -105,6 +105,32 @@ def test_curvature_is_the_derivative_of_the_gradient(some_case: Case):
     np.testing.assert_allclose(to_numpy(one.curvatures[0]), curvature[:, 1], rtol=1e-9)
 
 
+def test_channels_that_are_zero_everywhere_are_not_run():
+    seen = []
+
+    def features(x):
+        return networks.features_numpy(x) * np.array([1, 0, 1, 0, 0, 1.0])[:, None, None]
+
+    def head(a):
+        seen.append(len(a))
+        return networks.head_numpy(a)
+
+    found = gradcam.explain(gradcam.Split(features, head), networks.images(), target=1, method="ablation-cam", chunk=1)
+    assert len(seen) == 1 + 3  # the score, and three channels that are alive
+    nothing = gradcam.Split(lambda x: 0 * networks.features_numpy(x), networks.head_numpy)
+    blank = gradcam.explain(nothing, networks.images(), target=1, method="ablation-cam")
+    assert not blank.maps.any()
+    features_ = features(networks.images())
+    y = networks.head_numpy(features_)[:, 1]
+    drops = []
+    for k in range(6):
+        ablated = features_.copy()
+        ablated[:, k] = 0
+        drops.append((y - networks.head_numpy(ablated)[:, 1]) / np.abs(y))
+    expected = np.maximum(np.einsum("kn,nkhw->nhw", np.array(drops), features_), 0)
+    np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
+
+
 def test_cam_says_where_there_is_none(some_case: Case):
     case = some_case
     with pytest.raises(ValueError, match=r"CAM needs global average pooling and one linear layer.*depends on the acti"):

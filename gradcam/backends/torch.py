@@ -77,20 +77,18 @@ class TorchModel:
     @contextlib.contextmanager
     def _tapped(self, modules: Sequence[str], tap: Tap) -> Iterator[None]:
         """Every output of these modules passes through `tap` while the context lasts."""
-        if not self.allow_training and any(module.training for module in self.module.modules()):
+        if not self.allow_training and _trains(self.module):
             raise ValueError(
                 "the model is in training mode, where samples of a batch depend on each other and on chance; call "
                 "model.eval() first, or pass allow_training=True"
             )
-        known = dict(self.module.named_modules(remove_duplicate=False))
         with contextlib.ExitStack() as stack:
             for path in dict.fromkeys(modules):
                 if path == ATTENTION:
                     stack.enter_context(AttentionMode(tap))
-                elif path in known:
-                    stack.callback(known[path].register_forward_hook(_Hook(path, tap)).remove)
                 elif path != INPUT:
-                    raise unknown_layer(path, known)
+                    hook = _Hook(path, tap)
+                    stack.callback(_submodule(self.module, path).register_forward_hook(hook).remove)
             yield
 
     def _forward(self, inputs: Inputs) -> Outputs:
@@ -256,6 +254,25 @@ AFFINE = (
     torch.nn.modules.batchnorm._BatchNorm,
 )
 """Layers whose output at zero, in evaluation mode, is their bias."""
+
+
+def _trains(module: torch.nn.Module) -> bool:
+    """Whether any module is in training mode; `module.modules()` would take longer than many a layer."""
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        if one.training:
+            return True
+        waiting.extend(child for child in one._modules.values() if child is not None)
+    return False
+
+
+def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        known = dict(module.named_modules(remove_duplicate=False))
+        raise unknown_layer(path, known) from None
 
 
 class _Hook:

@@ -33,7 +33,7 @@ class Tape(TorchDispatchMode):
         self._slots: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # so that no identity is used twice
         self._outputs: tuple[list[Any], Any] = ([], None)
-        self._sound = True
+        self._sound, self._writes = True, False
 
     def start(self, value: torch.Tensor) -> torch.Tensor:
         self.started = True
@@ -59,8 +59,9 @@ class Tape(TorchDispatchMode):
         if any(isinstance(leaf, torch.Tensor) and id(leaf) in self._slots for leaf in leaves):
             recorded = tree_map(self._recorded, args), tree_map(self._recorded, kwargs)
             results = tree_flatten(result)[0]
-            if func._schema.is_mutable and id(leaves[0]) not in self._slots:
-                self._sound = False  # something kept would be overwritten
+            if func._schema.is_mutable:
+                self._writes = True
+                self._sound &= id(leaves[0]) in self._slots  # else something kept would be overwritten
             if any(not isinstance(one, torch.Tensor) and one is not None for one in results):
                 self._sound = False  # a number that the model's code may have branched on
             slots = [self._slot(one) if isinstance(one, torch.Tensor) else -1 for one in results]
@@ -76,7 +77,7 @@ class Tape(TorchDispatchMode):
 
     def _run(self, value: torch.Tensor) -> Any:
         """The outputs for another value of the layer's output."""
-        found: dict[int, Any] = {0: value.clone()}  # a clone, for what then writes in place
+        found: dict[int, Any] = {0: value.clone() if self._writes else value}
 
         def given(leaf: Any) -> Any:
             return found[leaf.index] if isinstance(leaf, _Slot) else leaf
