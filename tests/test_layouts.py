@@ -39,6 +39,7 @@ IMAGE = (224, 224)
         ((64, 224, 224), IMAGE, False, Layout("channels_first", (224, 224))),
         ((100, 250, 250), IMAGE, False, Layout("channels_last", (100, 250))),  # larger than the input: no layer of it
         ((100, 225, 224), IMAGE, False, Layout("channels_last", (100, 225))),
+        ((100, 20, 250), IMAGE, True, Layout("channels_first", (20, 250))),
         ((7, 14, 14), (224, 448), True, Layout("channels_last", (7, 14))),
         ((64, 7, 8), (224, 250), False, Layout("channels_first", (7, 8))),  # 250 / 32, rounded up
         ((100, 9, 7), (64, 64), False, Layout("channels_first", (9, 7))),  # both one off from a stride of 8
