@@ -127,7 +127,8 @@ def infer(shape: Sequence[int], size: Shape | None, channels_first: bool, spec: 
     """The layout of a layer whose samples have `shape`, in a model whose input has the spatial `size`.
 
     `channels_first` is the framework's habit, which decides where the shapes alone do not. None: the layer has no
-    space (a vector of features). Raises ValueError where tokens can be laid out in no or in several ways.
+    space (a vector of features). Raises ValueError where tokens can be laid out in no way; of several, it is
+    the one whose patches tile the input, with the fewest prefix tokens.
     """
     shape = tuple(int(n) for n in shape)
     if isinstance(spec, Tokens):

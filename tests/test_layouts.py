@@ -46,6 +46,7 @@ IMAGE = (224, 224)
         ((100, 10, 7), (64, 64), False, Layout("channels_last", (100, 10))),  # no stride makes both
         ((5, 10, 20), (100,), True, Layout("channels_first", (10, 20))),
         ((257, 8), (16, 16), True, Layout("tokens", (16, 16), 1)),  # patches of one pixel
+        ((3, 8), (2, 2), True, Layout("tokens", (1, 1), 2)),  # one patch of all pixels
         ((212, 8), IMAGE, True, Layout("tokens", (14, 14), 16)),  # as many prefix tokens as are looked for
         ((201, 8), (225, 225), True, Layout("tokens", (14, 14), 5)),  # as many where patches do not tile
         ((25, 8), IMAGE, True, Layout("tokens", (4, 4), 9)),  # patches of 56 tile, those of 45 (5 x 5) do not

@@ -625,7 +625,7 @@ def test_as_many_concepts_as_there_are_channels_or_positions_at_most():
 
 def test_the_seed_decides_where_a_factorisation_starts():
     a = arrays(shape=(2, 5, 9))[0]
-    np.testing.assert_array_equal(factorise(a, 3, seed=1)[0], factorise(a, 3, seed=1)[0])
+    np.testing.assert_array_equal(factorise(a, 3)[0], factorise(a, 3, iterations=200, seed=0)[0])
     assert np.abs(factorise(a, 3, iterations=3)[0] - factorise(a, 3, iterations=3, seed=1)[0]).max() > 1e-3
 
 
