@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_jax_namespace, is_torch_array
+from array_api_compat import device, is_jax_namespace, is_torch_array
 
 from gradcam._types import Array
 
-__all__ = ["constant", "matmul", "quotient", "to_numpy", "widen"]
+__all__ = ["array_namespace", "constant", "matmul", "quotient", "to_numpy", "widen"]
+
+_NAMESPACES: dict[tuple[type, ...], Any] = {}
+
+
+def array_namespace(*arrays: Any) -> Any:
+    """`array_api_compat.array_namespace`, remembered for each combination of types: it is asked for a lot."""
+    kinds = tuple(map(type, arrays))
+    found = _NAMESPACES.get(kinds)
+    if found is None:
+        found = _NAMESPACES[kinds] = array_api_compat.array_namespace(*arrays)
+    return found
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from gradcam import backends, layouts, methods
-from gradcam._arrays import to_numpy, widen
+from gradcam._arrays import array_namespace, to_numpy, widen
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.explainer import LayerLike, Pipeline, last_spatial_layer

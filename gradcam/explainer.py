@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from gradcam import backends, layouts
 from gradcam import maps as maps_
-from gradcam._arrays import to_numpy, widen
+from gradcam._arrays import array_namespace, to_numpy, widen
 from gradcam._types import Array, Inputs, Method, Shape
 from gradcam.classifier import Classifier
 from gradcam.explanation import Explanation

@@ -22,11 +22,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from array_api_compat import array_namespace
-
 from gradcam import backends, layouts
 from gradcam import maps as maps_
-from gradcam._arrays import to_numpy
+from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.classifier import Classifier
 from gradcam.explainer import LayerLike, explain

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from array_api_compat import array_namespace
-
+from gradcam._arrays import array_namespace
 from gradcam._types import Array, Shape
 
 __all__ = ["Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from gradcam._arrays import constant, matmul
+from gradcam._arrays import array_namespace, constant, matmul
 from gradcam._types import Array, Shape
 
 __all__ = ["fuse", "relu", "resize", "scale"]

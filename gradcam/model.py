@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from gradcam._arrays import constant
+from gradcam._arrays import array_namespace, constant
 from gradcam._types import Array, Inputs, Outputs, Shape
 from gradcam.layouts import input_layout
 

@@ -12,11 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from gradcam import layouts, methods
 from gradcam import maps as maps_
-from gradcam._arrays import constant, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.layouts import Layout
 from gradcam.model import INPUT, Capture, Model, compiled, first_array, scorer, with_first_array

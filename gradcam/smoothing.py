@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs
 from gradcam.layouts import input_layout
 from gradcam.model import first_array, noise, with_first_array

@@ -261,3 +261,55 @@ def test_float64_is_on_only_while_verifying():
     single = gradcam.verify(functools.partial(plain, W), X, float64=False)
     assert single.dtype == "float32"
     single.assert_passed()
+
+
+class Nested(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 3, (3, 3), rngs=rngs)
+        self.blocks = nnx.List([nnx.Conv(3, 3, (1, 1), rngs=rngs)])
+        self.scale = nnx.data(jnp.ones(3))
+        self.root = self  # a cycle
+        self.power = 1
+        self.act = nnx.relu
+        self.head = nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.act(self.conv(x)) * self.scale
+        for block in self.blocks:
+            x = block(x) ** self.power
+        return self.head(x.mean((1, 2)))
+
+
+def doubled(variable):
+    variable[...] = 2 * variable[...]
+
+
+CHANGES = {
+    "a weight in place": lambda m: doubled(m.conv.kernel),
+    "an array of its own": lambda m: setattr(m, "scale", 2 * m.scale),
+    "a Variable": lambda m: setattr(m.conv, "kernel", nnx.Param(m.conv.kernel[...] * 2)),
+    "a function": lambda m: setattr(m, "act", nnx.gelu),
+    "a number": lambda m: setattr(m, "power", 2),
+    "another block": lambda m: m.blocks.append(nnx.Conv(3, 3, (1, 1), rngs=nnx.Rngs(5))),
+    "a replaced layer": lambda m: setattr(m, "head", nnx.Linear(3, 2, rngs=nnx.Rngs(7))),
+    "a shared layer": lambda m: m.blocks.append(m.blocks[0]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_module_that_changed_is_read_anew(change):
+    module, x = Nested(nnx.Rngs(0)), X[:1, ..., :2]
+    explainer = gradcam.Explainer(module, layer="conv")
+    explainer(x, 1)
+    CHANGES[change](module)
+    assert np.asarray(explainer(x, 1).outputs) == pytest.approx(np.asarray(module(x)), rel=1e-5)
+
+
+def test_a_module_is_split_once(monkeypatch):
+    module, x = Nested(nnx.Rngs(0)), jnp.ones((1, 5, 5, 2))
+    calls, split = [], nnx.split
+    monkeypatch.setattr(nnx, "split", lambda *args: calls.append(1) or split(*args))
+    for _ in range(3):
+        gradcam.explain(module, x, layer="conv", target=1)
+        doubled(module.conv.kernel)
+    assert len(calls) == 1

@@ -582,8 +582,8 @@ def test_a_flat_reference_says_nothing_about_a_kernel_component(seed):
 
 @pytest.mark.parametrize("shape", [(50, 3, 40), (50, 40, 3)])
 def test_the_smaller_gram_matrix_is_decomposed(shape, monkeypatch):
-    seen, decompose = [], components._largest_eigenvector
-    monkeypatch.setattr(components, "_largest_eigenvector", lambda gram: seen.append(gram.shape) or decompose(gram))
+    seen, decompose = [], components._largest_eigenpair
+    monkeypatch.setattr(components, "_largest_eigenpair", lambda gram: seen.append(gram.shape) or decompose(gram))
     eigen_cam(arrays(shape=shape)[0])
     assert seen == [(50, 3, 3)]
 
@@ -757,3 +757,10 @@ def test_combine_errors():
         gradcam.combine(a, a, channel_axis=4)
     with pytest.raises(ValueError, match='`method` "gradcam" is unknown; did you mean "grad-cam"'):
         gradcam.combine(a, a, method="gradcam")
+
+
+def test_every_method_of_a_paper_names_its_own():
+    papers = [entry.paper for entry in TABLE if entry.paper]
+    assert len(set(papers)) == len(papers)
+    assert "2006.14255" in next(entry.paper for entry in TABLE if entry.name == "ss-cam")
+    assert {entry.name for entry in TABLE if not entry.paper} == {"random-cam"}

@@ -258,12 +258,13 @@ AFFINE = (
 
 def _trains(module: torch.nn.Module) -> bool:
     """Whether any module is in training mode; `module.modules()` would take longer than many a layer."""
-    waiting = [module]
-    while waiting:
-        one = waiting.pop()
-        if one.training:
-            return True
-        waiting.extend(child for child in one._modules.values() if child is not None)
+    waiting: list[torch.nn.Module | None] = [module]
+    for one in waiting:  # which grows on the way
+        if one is not None:
+            if one.training:
+                return True
+            if one._modules:
+                waiting += one._modules.values()
     return False
 
 

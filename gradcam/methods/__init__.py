@@ -72,12 +72,14 @@ class Entry:
         `function(activations, gradients, curvatures)`. All these come from one capture. The others run the model in
         their own way (`gradcam.procedures`), and `function` is the array math of it.
     cost: C channels, S samples or steps.
+    source: the paper of a variant that shares its function with another method.
     """
 
     name: str
     function: Callable[..., Any]
     needs: Needs
     cost: str
+    source: str = ""
 
     @property
     def about(self) -> str:
@@ -86,7 +88,9 @@ class Entry:
 
     @property
     def paper(self) -> str:
-        """Where it comes from: the sentence of its docstring that has the link."""
+        """Where it comes from: `source`, or the sentence of its docstring that has the link."""
+        if self.source:
+            return self.source
         text = " ".join((inspect.getdoc(self.function) or "").partition("Shapes:")[0].split())
         ends = re.finditer(r"(?<!\bal)(?<!\beq)(?<!\beqs)\. ", text[: text.find("http")])
         return text[max((end.end() for end in ends), default=0) :] if "http" in text else ""
@@ -107,12 +111,18 @@ TABLE: tuple[Entry, ...] = (
     Entry("kpca-cam", kpca_cam, "activations", "1 forward"),
     Entry("fem", fem, "activations", "1 forward"),
     Entry("random-cam", random_cam, "activations", "1 forward"),
-    Entry("integrated-grad-cam", grad_cam, "replays", "1 forward, S forward and backward of the head"),
+    Entry(
+        "integrated-grad-cam",
+        grad_cam,
+        "replays",
+        "1 forward, S forward and backward of the head",
+        "Sattarzadeh et al. 2021, https://arxiv.org/abs/2102.07805",
+    ),
     Entry("smooth-grad-cam++", smooth_grad_cam_pp, "inputs", "S forward, S backward"),
     Entry("ablation-cam", ablation_cam, "replays", "1 forward, C forward of the head"),
     Entry("score-cam", score_cam, "inputs", "1 + C forward"),
-    Entry("ss-cam", score_cam, "inputs", "1 + C S forward"),
-    Entry("is-cam", score_cam, "inputs", "1 + C S forward"),
+    Entry("ss-cam", score_cam, "inputs", "1 + C S forward", "Naidu and Michael 2020, https://arxiv.org/abs/2006.14255"),
+    Entry("is-cam", score_cam, "inputs", "1 + C S forward", "Naidu et al. 2020, https://arxiv.org/abs/2010.03023"),
     Entry("full-grad", full_grad, "biases", "1 forward, 1 backward to the input"),
     Entry("legrad", legrad, "attention", "1 forward, 1 backward"),
     Entry("attention-rollout", attention_rollout, "attention", "1 forward"),

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from gradcam._arrays import constant, matmul, quotient
+from gradcam._arrays import array_namespace, constant, matmul, quotient
 from gradcam._types import Array
 from gradcam.maps import relu
 from gradcam.methods.components import channel_sum, first_component, first_kernel_component

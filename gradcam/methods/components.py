@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace
-
-from gradcam._arrays import matmul
+from gradcam._arrays import array_namespace, matmul
 from gradcam._types import Array
 from gradcam.maps import relu
 
 __all__ = ["channel_sum", "first_component", "first_kernel_component", "oriented"]
 
 
-def _largest_eigenvector(gram: Array) -> Array:
-    """(..., n, n) symmetric -> (..., n, 1), of unit length."""
-    return array_namespace(gram).linalg.eigh(gram)[1][..., -1:]
+def _largest_eigenpair(gram: Array) -> tuple[Array, Array]:
+    """(..., n, n) symmetric -> the largest eigenvalue (..., 1), and its vector (..., n, 1), of unit length."""
+    values, vectors = array_namespace(gram).linalg.eigh(gram)
+    return values[..., -1:], vectors[..., -1:]
 
 
 def _beyond_rounding(value: Array, size: Array, terms: int) -> Array:
@@ -52,11 +51,10 @@ def first_component(values: Array) -> Array:
     unit = values / xp.where(size == 0, xp.ones_like(size), size)  # squares of small numbers would underflow
     transposed = xp.matrix_transpose(unit)
     if values.shape[-1] <= values.shape[-2]:
-        left = _largest_eigenvector(matmul(transposed, unit))  # u_1, (..., P, 1)
-        length = xp.sqrt(xp.sum(matmul(unit, left) ** 2, axis=(-2, -1)))[..., None]
-        component = left[..., 0] * length
+        squared, left = _largest_eigenpair(matmul(transposed, unit))  # sigma_1^2 and u_1, (..., P, 1)
+        component = left[..., 0] * xp.sqrt(relu(squared))
     else:
-        component = matmul(transposed, _largest_eigenvector(matmul(unit, transposed)))[..., 0]
+        component = matmul(transposed, _largest_eigenpair(matmul(unit, transposed))[1])[..., 0]
     return oriented(component, channel_sum(unit)) * size[..., 0]
 
 

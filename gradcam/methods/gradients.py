@@ -5,9 +5,7 @@ Shapes: activations (..., C, P) and gradients that broadcast with it -> maps (..
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace
-
-from gradcam._arrays import matmul, quotient
+from gradcam._arrays import array_namespace, matmul, quotient
 from gradcam._types import Array
 from gradcam.maps import relu
 from gradcam.methods.components import first_component

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from array_api_compat import array_namespace
-
+from gradcam._arrays import array_namespace
 from gradcam._types import Array
 from gradcam.maps import resize, scale
 

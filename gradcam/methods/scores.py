@@ -6,8 +6,7 @@ each channel.
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace
-
+from gradcam._arrays import array_namespace
 from gradcam._types import Array
 from gradcam.methods.gradients import weigh_channels
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import is_array_api_obj
 
-from gradcam._arrays import constant, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Outputs
 from gradcam.targets.outputs import (
     check_range,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj, is_jax_namespace
+from array_api_compat import is_array_api_obj, is_jax_namespace
 
-from gradcam._arrays import constant, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Outputs
 
 __all__ = [

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import is_array_api_obj
 
-from gradcam._arrays import quotient, widen
+from gradcam._arrays import array_namespace, quotient, widen
 from gradcam._types import Array, Outputs
 from gradcam.targets.outputs import (
     check_range,

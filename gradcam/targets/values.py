@@ -9,9 +9,9 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import is_array_api_obj
 
-from gradcam._arrays import to_numpy
+from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Outputs
 
 __all__ = ["Combination", "Target", "join", "split"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from array_api_compat import array_namespace
-
-from gradcam._arrays import widen
+from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array, Outputs
 from gradcam.targets.outputs import (
     check_range,
