@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import array_api_compat
@@ -25,10 +26,14 @@ def array_namespace(*arrays: Any) -> Any:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """The matrix product in the arrays' own precision: JAX would take less of float32 on an accelerator."""
+    """The matrix product in the arrays' own precision: JAX would take less of float32 on an accelerator, and PyTorch
+    under the caller's autocast."""
     xp = array_namespace(a, b)
     if is_jax_namespace(xp):
         return xp.matmul(a, b, precision="highest")
+    if is_torch_array(a) and (torch := sys.modules["torch"]).is_autocast_enabled(a.device.type):
+        with torch.autocast(a.device.type, enabled=False):
+            return xp.matmul(a, b)
     return xp.matmul(a, b)
 
 

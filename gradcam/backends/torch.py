@@ -14,6 +14,19 @@ from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch_attention import ATTENTION, AttentionMode
+from gradcam.backends.torch_states import (
+    KeptGrad,
+    Session,
+    is_wrapper,
+    named,
+    obstacle,
+    outside_inference,
+    plain,
+    quiet,
+    submodule,
+    uncompiled,
+    unwrapped,
+)
 from gradcam.backends.torch_tape import Tape
 from gradcam.model import (
     INPUT,
@@ -35,8 +48,9 @@ _PATH = re.compile(r"(?P<module>[^#\[]*)(#(?P<call>\d+))?(?P<item>\[.*)?$")
 
 def path_of(model: torch.nn.Module, layer: torch.nn.Module) -> str:
     """The path of a module that is in the model."""
-    for path, module in model.named_modules():
-        if module is layer:
+    wanted = unwrapped(layer)
+    for path, module in named(unwrapped(model)):
+        if module is wanted:
             return path
     raise KeyError(
         f"`layer`, a {type(layer).__name__}, is not a module of this {type(model).__name__}; pass one of "
@@ -74,20 +88,33 @@ class TorchModel:
     allow_training: bool = False
     channels_first = True
 
+    def __post_init__(self) -> None:
+        module = unwrapped(self.module)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"the model is TorchScript{obstacle(module).partition(',')[2]}")
+        first = next(module.parameters(), None)
+        if first is not None and first.is_inference():  # made under inference_mode: no graph can keep such weights
+            with torch.inference_mode(False):
+                module = copy.deepcopy(module)
+        object.__setattr__(self, "module", module)
+
     @contextlib.contextmanager
     def _tapped(self, modules: Sequence[str], tap: Tap) -> Iterator[None]:
-        """Every output of these modules passes through `tap` while the context lasts."""
+        """Every output of these modules passes through `tap` while the context lasts, in this thread alone."""
         if not self.allow_training and _trains(self.module):
             raise ValueError(
                 "the model is in training mode, where samples of a batch depend on each other and on chance; call "
                 "model.eval() first, or pass allow_training=True"
             )
         with contextlib.ExitStack() as stack:
+            stack.enter_context(plain)
+            stack.enter_context(uncompiled())
+            session = stack.enter_context(Session())
             for path in dict.fromkeys(modules):
                 if path == ATTENTION:
                     stack.enter_context(AttentionMode(tap))
                 elif path != INPUT:
-                    hook = _Hook(path, tap)
+                    hook = _Hook(path, tap, session)
                     stack.callback(_submodule(self.module, path).register_forward_hook(hook).remove)
             yield
 
@@ -97,13 +124,13 @@ class TorchModel:
 
     def layers(self, inputs: Inputs) -> list[Layer]:
         found: list[Layer] = []
-        modules = dict(self.module.named_modules())
+        modules = dict(named(self.module))
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             found.append(Layer(path, tuple(value.shape), type(modules[_module_of(path)]).__name__))
             return value
 
-        with torch.no_grad(), self._tapped([path for path in modules if path], tap):
+        with quiet(), self._tapped([path for path in modules if path], tap):
             self._forward(inputs)
         return found
 
@@ -115,7 +142,7 @@ class TorchModel:
             found.append(Layer(path, tuple(value.shape), "attention"))
             return value
 
-        with torch.no_grad(), self._tapped([ATTENTION], tap):
+        with quiet(), self._tapped([ATTENTION], tap):
             self._forward(inputs)
         return found
 
@@ -128,37 +155,64 @@ class TorchModel:
         at: Sequence[Array] | None = None,
         curvature: bool = False,
     ) -> Capture:
-        found: dict[str, torch.Tensor] = {}
         given = dict(zip(layers, at, strict=True)) if at is not None else {}
+        with quiet():  # which also puts the caller's grad mode back
+            outputs, found = self._forward_from(inputs, layers, given, target is not None)
+            if target is None:
+                return Capture(outputs, None, found, ())
+            torch.set_grad_enabled(True)
+            scores = target(outputs)
+            if isinstance(scores, torch.Tensor) and not scores.requires_grad:
+                # the model left the graph in a no_grad block of its own; once more, without heeding such blocks
+                with KeptGrad() as kept:
+                    outputs, found = self._forward_from(inputs, layers, given, True, kept)
+                    scores = target(outputs)
+            try:
+                gradients, curvatures = _gradients(scores, found, layers, curvature)
+            except _UnreachedError as error:
+                raise RuntimeError(f"{error}{obstacle(self.module)}") from None
+        activations = tuple(a.detach() for a in found)
+        return Capture(tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures)
+
+    def _forward_from(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        given: dict[str, torch.Tensor],
+        differentiate: bool,
+        kept: KeptGrad | None = None,
+    ) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
+        """A forward pass whose graph, where one is wanted, starts at the layers: outputs, and the layers' values."""
+        found: dict[str, torch.Tensor] = {}
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             if path not in layers:
                 return value
-            value = given.get(path, value)
-            if target is None:
+            value = outside_inference(given[path]) if path in given else value
+            if not differentiate:
                 found[path] = value.clone()
                 return value
+            if torch.is_inference_mode_enabled():
+                raise RuntimeError(
+                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, where nothing can be '
+                    "differentiated; use torch.no_grad() there"
+                )
             if not value.requires_grad or path in given:  # the first layer, or one beside it: the graph starts here
                 value = value.detach().requires_grad_()
             found[path] = value
             torch.set_grad_enabled(True)
+            if kept is not None:
+                kept.on = True
             return value.clone()  # a clone, for what then writes in place
 
-        with torch.no_grad():  # which also puts the caller's grad mode back
-            if INPUT in layers:
-                inputs = with_first_array(inputs, tap(INPUT, first_array(inputs)))
-            with self._tapped([_module_of(path) for path in layers], tap):
-                outputs = self._forward(inputs)
-            if missing := [path for path in layers if path not in found]:
-                raise _never_ran(missing[0], self)
-            activations = tuple(found[path] for path in layers)
-            if target is None:
-                return Capture(outputs, None, activations, ())
-            torch.set_grad_enabled(True)
-            scores = target(outputs)
-            gradients, curvatures = _gradients(scores, activations, layers, curvature)
-        kept = tuple(a.detach() for a in activations)
-        return Capture(tree_map(_detached, outputs), _detached(scores), kept, gradients, curvatures)
+        inputs = outside_inference(inputs)
+        if INPUT in layers:
+            inputs = with_first_array(inputs, tap(INPUT, first_array(inputs)))
+        with self._tapped([_module_of(path) for path in layers], tap):
+            outputs = self._forward(inputs)
+        if missing := [path for path in layers if path not in found]:
+            raise _never_ran(missing[0], self)
+        return outputs, tuple(found[path] for path in layers)
 
     def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
         given, used = dict(zip(layers, activations, strict=True)), set()
@@ -169,7 +223,7 @@ class TorchModel:
             used.add(path)
             return given[path].clone()
 
-        with self._tapped([_module_of(path) for path in layers], tap):
+        with quiet(), self._tapped([_module_of(path) for path in layers], tap):
             outputs = self._forward(inputs)
         if missing := [path for path in layers if path not in used]:
             raise _never_ran(missing[0], self)
@@ -179,14 +233,16 @@ class TorchModel:
         """What each layer adds that does not depend on its input, its output at zero, as they run."""
         found: list[tuple[str, torch.Tensor]] = []
         calls: dict[str, int] = {}
-        with torch.no_grad(), contextlib.ExitStack() as stack:
-            for path, module in self.module.named_modules():
+        with quiet(), self._tapped((), lambda path, value: value), contextlib.ExitStack() as stack:
+            session = Session.innermost()
+            for path, module in named(self.module):
                 if path and isinstance(module, AFFINE):
 
                     def add(module: Any, args: Any, output: torch.Tensor, path: str = path) -> None:
-                        n = calls[path] = calls.get(path, -1) + 1
-                        zero = module.forward(torch.zeros_like(args[0]))
-                        found.append((f"{path}#{n}" if n else path, zero))
+                        if Session.innermost() is session:
+                            n = calls[path] = calls.get(path, -1) + 1
+                            zero = module.forward(torch.zeros_like(args[0]))
+                            found.append((f"{path}#{n}" if n else path, zero))
 
                     stack.callback(module.register_forward_hook(add).remove)
             self._forward(inputs)
@@ -199,15 +255,15 @@ class TorchModel:
         if layer == INPUT:
 
             def seen(variants: torch.Tensor) -> torch.Tensor:
-                with torch.no_grad():
+                with quiet():
                     return merged_scores(lambda merged: self._forward(_repeated(inputs, merged)), target, variants)
 
             return seen
-        with torch.no_grad():
+        with quiet():
             tape = self._tape(inputs, layer)
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
+            with quiet():
                 return torch.stack([target(self.replay(inputs, (layer,), (one,))) for one in variants])
 
         return tape.scorer(target, replayed)
@@ -232,7 +288,7 @@ class TorchModel:
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            with torch.no_grad():
+            with quiet():
                 return function(self, *args)
 
         return run
@@ -261,7 +317,7 @@ def _trains(module: torch.nn.Module) -> bool:
     waiting: list[torch.nn.Module | None] = [module]
     for one in waiting:  # which grows on the way
         if one is not None:
-            if one.training:
+            if one.training and not is_wrapper(one):
                 return True
             if one._modules:
                 waiting += one._modules.values()
@@ -269,20 +325,21 @@ def _trains(module: torch.nn.Module) -> bool:
 
 
 def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        known = dict(module.named_modules(remove_duplicate=False))
-        raise unknown_layer(path, known) from None
+    found = submodule(module, path)
+    if found is None:
+        raise unknown_layer(path, (known for known, _ in named(module, all_names=True)))
+    return found
 
 
 class _Hook:
     """A forward hook that names each call of its module: "path", then "path#1", "path#2"."""
 
-    def __init__(self, path: str, tap: Tap) -> None:
-        self.path, self.tap, self.calls = path, tap, 0
+    def __init__(self, path: str, tap: Tap, session: Session) -> None:
+        self.path, self.tap, self.session, self.calls = path, tap, session, 0
 
     def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
+        if not self.session.active:  # another thread's pass, or an explanation inside this one
+            return None
         path = f"{self.path}#{self.calls}" if self.calls else self.path
         self.calls += 1
         return _taps(path, output, self.tap)
@@ -300,6 +357,7 @@ def _never_ran(path: str, model: TorchModel) -> RuntimeError:
     return RuntimeError(
         f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, or not that often, or '
         "returns a collection, whose items have paths of their own; gradcam.layers(model, inputs) lists what ran"
+        + obstacle(model.module)
     )
 
 
@@ -374,8 +432,12 @@ def _repeated(inputs: Inputs, merged: torch.Tensor) -> Inputs:
     return tree_map(lambda value: merged if value is first else repeat(value), inputs)
 
 
+class _UnreachedError(RuntimeError):
+    pass
+
+
 def _unreached(path: str) -> RuntimeError:
-    return RuntimeError(
+    return _UnreachedError(
         f'the score does not depend on layer "{path}" by a differentiable path: the layer\'s output is not used, or '
         "is detached (.detach(), .data, .numpy(), argmax) on the way; choose another layer or target"
     )

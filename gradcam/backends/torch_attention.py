@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from gradcam.backends.torch_states import Session
+
 __all__ = ["ATTENTION", "AttentionMode"]
 
 ATTENTION = "<attention>"
@@ -28,10 +30,12 @@ class AttentionMode(TorchFunctionMode):
 
     def __init__(self, tap: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.tap, self.calls = tap, 0
+        self.tap, self.session, self.calls = tap, Session.innermost(), 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if Session.innermost() is not self.session:  # an explanation inside this one
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if func is F.multi_head_attention_forward:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch import TorchModel, _detached, _gradients
+from gradcam.backends.torch_states import outside_inference
 from gradcam.model import INPUT, Capture, first_array, nothing_guided, with_first_array
 
 __all__ = ["input_gradients"]
@@ -45,8 +45,8 @@ def input_gradients(
     model: TorchModel, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
 ) -> Capture:
     """The verb of that name: see `gradcam.model.Model`."""
-    model = replace(model, module=getattr(model.module, "_orig_mod", model.module))  # what torch.compile wraps
     with torch.inference_mode(False), torch.enable_grad():
+        inputs = outside_inference(inputs)
         array = first_array(inputs).detach().clone().requires_grad_()
         with model._tapped((), lambda path, value: value), _InSight():
             outputs = model._forward(with_first_array(inputs, array.clone()))  # a clone, for what writes in place
