@@ -115,8 +115,8 @@ class Detection(Target):
     $\sum_d (s_d + \mathrm{IoU}(b_d, b))$ over the detections d, of score s, of the label, whose intersection over union
     with the box b is above the threshold. As in pytorch-grad-cam's target for Faster R-CNN
     (https://github.com/jacobgil/pytorch-grad-cam), which takes the best detection alone; behind non-maximum
-    suppression there is seldom another. Where nothing is found the score and its map are 0. IoU has a kink where the
-    detected box is the wanted one to the last digit.
+    suppression there is seldom another. Where nothing agrees the score is 0 and its map blank; a batch in which
+    nothing at all was detected is a ValueError. IoU has a kink where the detected box is the wanted one to the last digit.
 
     box: x0, y0, x1, y1, (4,) for all images, (N, 4), one for each, or (1, K, 4) or (N, K, 4). label: any (None), an
     int, (N,), (1, K) or (N, K). threshold: in [0, 1).
@@ -173,6 +173,15 @@ class Detection(Target):
             counted = counted & (found.labels[:, None, :] == label[:, :, None])
         worth = found.scores[:, None, :] + overlap
         return xp.sum(xp.where(counted, worth, xp.zeros_like(worth)), axis=-1)
+
+    def resolve(self, outputs: Outputs) -> Target:
+        # not in the call: with some channels or pixels taken away, a detector may well find nothing
+        if not any(int(one.boxes.shape[1]) for one in _detections(outputs)):
+            raise ValueError(
+                "the model detected nothing in any image of the batch, so there is no box to explain; lower the "
+                "threshold at which it keeps a detection, or leave these images out"
+            )
+        return self
 
     def check(self, outputs: Outputs) -> None:
         found = _detections(outputs)
