@@ -45,6 +45,61 @@ class Run(Protocol):
         """The model's outputs, with every layer's output passed through `tap(path, value, kind)`."""
 
 
+# ---------------------------------------------------------------------------------------------- what is no array
+
+
+@jax.tree_util.register_pytree_node_class
+class _Static:
+    """A leaf that is no array, such as `train=False`: part of a program's structure, never traced."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple[()], _Static]:
+        return (), self
+
+    @classmethod
+    def tree_unflatten(cls, aux: _Static, _: Any) -> _Static:
+        return aux
+
+    def __eq__(self, other: object) -> bool:  # True is not 1: a program may tell them apart
+        return isinstance(other, _Static) and type(self.value) is type(other.value) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+
+def held(tree: Any) -> Any:
+    """Inputs or weights with all that is no array taken out of JAX's sight."""
+
+    def hold(leaf: Any) -> Any:
+        if isinstance(leaf, _Static) or hasattr(leaf, "dtype"):
+            return leaf
+        try:
+            hash(leaf)
+        except TypeError:
+            raise TypeError(
+                f"the model is called with a {type(leaf).__name__}, which is neither an array nor hashable, so no "
+                "compiled program can be told by it; bind it beforehand, say in a class with its own __hash__"
+            ) from None
+        return _Static(leaf)
+
+    return jax.tree.map(hold, tree, is_leaf=_is_static)
+
+
+def loosed(tree: Any) -> Any:
+    """The way back from `held`: what the user's model sees."""
+    return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, _Static) else leaf, tree, is_leaf=_is_static)
+
+
+def _is_static(leaf: Any) -> bool:
+    return isinstance(leaf, _Static)
+
+
+def _called(run: Run, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
+    return run(tap, loosed(values), loosed(inputs))
+
+
 # ---------------------------------------------------------------------------------------------- the named identity
 
 layer_p = jex.Primitive("gradcam_layer")
@@ -85,6 +140,10 @@ class _Found(NamedTuple):
     shape: Shape
     dtype: Any
     kind: str
+
+
+_AUTOMATIC = "everything flows through it"
+"""The kind of values that have no name of their own, of plain functions."""
 
 
 class _Body(NamedTuple):
@@ -178,14 +237,69 @@ def _unheads(weights: Array, shape: Sequence[int]) -> Array:
     return grouped if lead == 0 else jnp.moveaxis(grouped, _groups(len(shape)), tuple(range(lead)))
 
 
-def _table(jaxpr: jex.Jaxpr) -> dict[str, _Found]:
-    """Every layer's output in the order in which they run; the second call of a layer is "path#1"."""
+def _table(jaxpr: jex.Jaxpr, given: Sequence[Any] = ()) -> dict[str, _Found]:
+    """Every layer's output in the order in which they run; the second call of a layer is "path#1".
+
+    Where no layer has a name, what everything that depends on `given` flows through.
+    """
     calls: dict[str, int] = {}
     table = {}
-    for path, found in _walk(jaxpr):
+    found_ = list(_walk(jaxpr))
+    if all(found.kind == "attention" for _, found in found_):
+        found_ += _bottlenecks(jaxpr, given)
+    for path, found in found_:
         n = calls[path] = calls.get(path, -1) + 1
         table[f"{path}#{n}" if n else path] = found
     return table
+
+
+def _hidden(jaxpr: jex.Jaxpr, within: str = "") -> Iterator[tuple[str, str]]:
+    """Layers where no tap reaches, and what they are inside of."""
+    for eqn in jaxpr.eqns:
+        if within and (named := _name(eqn)) is not None:
+            yield named[0], within
+        opened = eqn.primitive.name if _body(eqn) is None else within
+        for parameter in eqn.params.values():
+            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
+                inner = getattr(inner, "jaxpr", inner)
+                if isinstance(inner, jex.Jaxpr):
+                    yield from _hidden(inner, within or opened)
+
+
+def _bottlenecks(jaxpr: jex.Jaxpr, given: Sequence[Any], at: Address = ()) -> Iterator[tuple[str, _Found]]:
+    """The values of four or more dimensions through which everything that depends on `given` flows, in order."""
+    last: dict[Any, int] = {}
+    for i, eqn in enumerate(jaxpr.eqns):
+        last.update((var, i) for var in eqn.invars if not isinstance(var, jex.Literal))
+    last.update((var, len(jaxpr.eqns)) for var in jaxpr.outvars if not isinstance(var, jex.Literal))
+    live = {var for var in given if var in last}
+    known = set(live)
+    for i, eqn in enumerate(jaxpr.eqns):
+        arguments_ = [not isinstance(var, jex.Literal) and var in known for var in eqn.invars]
+        live = {var for var in live if last[var] > i}
+        if not any(arguments_):
+            continue
+        body = _body(eqn) if eqn.primitive.name in _CALLS else None
+        if body is not None and not live and _computes(body.jaxpr):
+            inside = [var for var, depends in zip(body.jaxpr.invars, arguments_, strict=False) if depends]
+            yield from _bottlenecks(body.jaxpr, inside, (*at, (i, 0)))
+        known.update(eqn.outvars)
+        live.update(var for var in eqn.outvars if var in last)
+        aval = eqn.outvars[0].aval
+        only = len(live) == len(eqn.outvars) == 1 and eqn.outvars[0] in live
+        if only and len(aval.shape) >= 4 and jnp.issubdtype(aval.dtype, jnp.floating):
+            scope = str(eqn.source_info.name_stack)
+            path = "/".join(part for part in (scope, str(eqn.params.get("name", eqn.primitive.name))) if part)
+            yield path, _Found((*at, (i, 0)), tuple(aval.shape), aval.dtype, _AUTOMATIC)
+
+
+def _computes(jaxpr: jex.Jaxpr) -> bool:
+    """Whether it is more than one activation: worth a look inside."""
+    for eqn in jaxpr.eqns:
+        body = _body(eqn)
+        if eqn.primitive.name in ("conv_general_dilated", "dot_general") or (body and _computes(body.jaxpr)):
+            return True
+    return False
 
 
 Edits = dict[Address, Callable[[Array], Array]]
@@ -246,6 +360,8 @@ def _unroll(eqn: jex.JaxprEqn, values: Sequence[Any], edits: Edits, at: Address,
     return [*carry, *(jnp.stack(column) for column in zip(*rows, strict=True))]
 
 
+_CONTROL = {"cond": "lax.cond or lax.switch", "while": "lax.while_loop or lax.fori_loop"}
+
 # inner functions that were already traced without names are traced again under this context
 _named = jax.make_user_context(None) if hasattr(jax, "make_user_context") else None
 
@@ -258,17 +374,29 @@ class _Trace(NamedTuple):
 
     def __call__(self, args: Any, layers: Sequence[str], edit: Callable[[str, Array], Array]) -> Outputs:
         for path in layers:
-            if path not in self.table:
-                raise unknown_layer(path, self.table)
+            self.check(path)
         edits: Edits = {self.table[path].address: functools.partial(edit, path) for path in layers}
         flat = _evaluate(self.jaxpr, self.consts, jax.tree.leaves(args), edits)
         return jax.tree.unflatten(self.treedef, flat)
 
+    def check(self, path: str) -> None:
+        """Raise where there is no such layer, or none that a tap reaches."""
+        if path in self.table:
+            return
+        within = dict(_hidden(self.jaxpr)).get(path.split("#")[0])
+        if within is not None:
+            raise ValueError(
+                f'layer "{path}" runs inside {_CONTROL.get(within, within)}, whose inner values cannot be had from '
+                "outside; choose a layer that runs outside of it"
+            )
+        raise unknown_layer(path, self.table)
+
 
 def _trace(run: Run, values: Any, inputs: Inputs) -> _Trace:
     with _named("gradcam") if _named is not None else contextlib.nullcontext():
-        closed, shape = jax.make_jaxpr(functools.partial(run, _tap), return_shape=True)(values, inputs)
-    return _Trace(closed.jaxpr, closed.consts, _table(closed.jaxpr), jax.tree.structure(shape))
+        closed, shape = jax.make_jaxpr(functools.partial(_called, run, _tap), return_shape=True)(values, inputs)
+    given = closed.jaxpr.invars[len(jax.tree.leaves(values)) :] if isinstance(run, Function) else ()
+    return _Trace(closed.jaxpr, closed.consts, _table(closed.jaxpr, given), jax.tree.structure(shape))
 
 
 # ---------------------------------------------------------------------------------------------- the two verbs
@@ -281,6 +409,8 @@ class JaxModel:
     run: Run
     values: Any
     channels_first: bool = False
+    spread: bool = False
+    """The inputs lie on several devices: what `vmap` would have to gather runs one after the other."""
 
     def layers(self, inputs: Inputs) -> list[Layer]:
         """Abstract: no array is computed."""
@@ -291,7 +421,7 @@ class JaxModel:
         return [layer for layer in self._all(inputs) if layer.kind == "attention"]
 
     def _all(self, inputs: Inputs) -> list[Layer]:
-        table = _trace(self.run, self.values, inputs).table
+        table = _trace(self.run, self.values, held(inputs)).table
         return [Layer(path, found.shape, found.kind) for path, found in table.items()]
 
     def capture(
@@ -303,12 +433,12 @@ class JaxModel:
         at: Sequence[Array] | None = None,
         curvature: bool = False,
     ) -> Capture:
-        trace = _trace(self.run, self.values, inputs)
+        inputs, values = held(inputs), self.values
+        trace = _trace(self.run, values, inputs)
         given = dict(zip(layers, at, strict=True)) if at is not None else {}
         inner = [path for path in layers if path != INPUT]
         for path in inner:
-            if path not in trace.table:
-                raise unknown_layer(path, trace.table)
+            trace.check(path)
 
         def run(lifts: dict[str, Array]) -> tuple[Outputs, dict[str, Array]]:
             found = {}
@@ -318,7 +448,7 @@ class JaxModel:
                 return value + lifts[path] if lifts else value
 
             fed = with_first_array(inputs, lift(INPUT, first_array(inputs))) if INPUT in layers else inputs
-            return trace((self.values, fed), inner, lift), found
+            return trace((values, fed), inner, lift), found
 
         if target is None:
             outputs, found = run({})
@@ -330,18 +460,16 @@ class JaxModel:
             return _checked(score(outputs), found[layers[0]]), (outputs, found)
 
         # the gradient with respect to a zero that is added there: nothing below it is differentiated
-        lifts = {
-            path: jnp.zeros_like(first_array(inputs)) if path == INPUT else jnp.zeros(*trace.table[path][1:3])
-            for path in layers
-        }
+        # and like what it is added to, in how it lies on devices too
+        lifts = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: run({})[1]))
         scores, pullback, (outputs, found) = jax.vjp(scored, lifts, has_aux=True)
-        gradients = _pulled(scores, pullback)
+        gradients = _pulled(scores, pullback, self.spread)
         curvatures = []
         for path in layers if curvature else ():
 
             def slopes(lift: Array, path: str = path) -> Array:
                 scores, pullback, _ = jax.vjp(scored, {**lifts, path: lift}, has_aux=True)
-                return _pulled(scores, pullback)[path]
+                return _pulled(scores, pullback, self.spread)[path]
 
             curvatures.append(jax.jvp(slopes, (lifts[path],), (found[path],))[1])
         return Capture(
@@ -357,13 +485,14 @@ class JaxModel:
         if INPUT in given:
             inputs = with_first_array(inputs, given.pop(INPUT))
         if not given:
-            return self.run(lambda path, value, *_: value, self.values, inputs)
-        return _trace(self.run, self.values, inputs)((self.values, inputs), tuple(given), lambda path, _: given[path])
+            return _called(self.run, lambda path, value, *_: value, self.values, inputs)
+        values, inputs = self.values, held(inputs)
+        return _trace(self.run, values, inputs)((values, inputs), tuple(given), lambda path, _: given[path])
 
     def biases(self, inputs: Inputs) -> list[tuple[str, Array]]:
         """What each layer adds that does not depend on its input, in the order in which they run."""
         try:
-            found = _biases(self.run, self.values, inputs)
+            found = _biases(self.run, self.values, held(inputs))
         except jax.errors.UnexpectedTracerError as error:
             raise ValueError(
                 "the biases of layers inside jit, remat, vmap or scan cannot be had; call the layers outside of them"
@@ -375,9 +504,10 @@ class JaxModel:
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Callable[[Array], Array]:
         """What does not depend on the layer is computed once; only the rest runs for the variants."""
         indices, rest = targets.split(target)
-        structure = _Structure(layer, self.run, self.channels_first, rest)
-        residuals = _residuals(structure, self.values, inputs)
-        return lambda variants: _variants(structure, self.values, inputs, indices, residuals, variants)
+        values, inputs = self.values, held(inputs)
+        structure = _Structure(layer, self.run, self.channels_first, rest, _spread(inputs))
+        residuals = _residuals(structure, values, inputs)
+        return lambda variants: _variants(structure, values, inputs, indices, residuals, variants)
 
     def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
         from gradcam.backends import jax_guided
@@ -389,7 +519,8 @@ class JaxModel:
 
         def run(inputs: Inputs, target: Any, *arrays: Any) -> Any:
             indices, rest = targets.split(target)
-            structure = _Structure(function, self.run, self.channels_first, rest)
+            inputs = held(inputs)
+            structure = _Structure(function, self.run, self.channels_first, rest, _spread(inputs))
             return _run(structure, self.values, inputs, indices, arrays)
 
         return run
@@ -426,7 +557,7 @@ def _biases(run: Run, values: Any, inputs: Inputs) -> list[tuple[str, Array]]:
     @jax.jit
     def found(values: Any, inputs: Inputs) -> list[Array]:
         tap = Biases()
-        run(tap, values, inputs)
+        _called(run, tap, values, inputs)
         paths.extend(path for path, _ in tap.found)
         return [value for _, value in tap.found]
 
@@ -442,19 +573,30 @@ class _Structure:
     run: Run
     channels_first: bool
     target: Any
+    spread: bool = False
+
+
+def _spread(inputs: Inputs) -> bool:
+    """Whether the inputs lie on several devices."""
+    array = first_array(inputs)
+    return (
+        not isinstance(array, jax.core.Tracer) and isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(structure: _Structure, values: Any, inputs: Inputs, indices: Sequence[Array], arrays: Sequence[Any]) -> Any:
-    model = JaxModel(structure.run, values, structure.channels_first)
+    model = JaxModel(structure.run, values, structure.channels_first, structure.spread)
     return structure.what(model, inputs, targets.join(indices, structure.target), *arrays)
 
 
-def _pulled(scores: Array, pullback: Callable[[Array], Any]) -> Any:
+def _pulled(scores: Array, pullback: Callable[[Array], Any], spread: bool = False) -> Any:
     """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...)."""
     if scores.ndim == 1:
         return pullback(jnp.ones_like(scores))[0]
     each = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
+    if spread:
+        return jax.tree.map(lambda gradient: jnp.moveaxis(gradient, 0, 1), jax.lax.map(pullback, each)[0])
     return jax.vmap(pullback, out_axes=1)(each)[0]
 
 
@@ -470,8 +612,7 @@ class _Halves(NamedTuple):
 
 def _cut(structure: _Structure, values: Any, inputs: Inputs) -> _Halves:
     trace, layer = _trace(structure.run, values, inputs), structure.what
-    if layer not in trace.table:
-        raise unknown_layer(layer, trace.table)
+    trace.check(layer)
     found = trace.table[layer]
 
     def replaced(value: Array, args: Any) -> Any:
@@ -527,9 +668,13 @@ def _variants(
 ) -> Array:
     """Scores (M, N) or (M, N, K) of variants (M, N, ...) of the layer's output, or of the input."""
     target = targets.join(indices, structure.target)
+
+    def each(function: Callable[[Array], Array], variants: Array) -> Array:
+        return jax.lax.map(function, variants) if structure.spread else jax.vmap(function)(variants)
+
     if structure.what == INPUT:
-        run = functools.partial(structure.run, lambda path, value, *_: value, values)
-        return jax.vmap(lambda one: target(run(with_first_array(inputs, one))))(variants)
+        run = functools.partial(_called, structure.run, lambda path, value, *_: value, values)
+        return each(lambda one: target(run(with_first_array(inputs, one))), variants)
     halves = _cut(structure, values, inputs)
     leaves = jax.tree.leaves((values, inputs))
     known = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
@@ -539,7 +684,7 @@ def _variants(
         read = _evaluate_half(halves, {**known, halves.jaxpr.invars[0]: one}, dependent=True)
         return target(jax.tree.unflatten(halves.treedef, [read(var) for var in halves.jaxpr.outvars]))
 
-    return jax.vmap(scored)(variants)
+    return each(scored, variants)
 
 
 def _checked(scores: Any, activations: Array) -> Array:
@@ -557,7 +702,10 @@ def _checked(scores: Any, activations: Array) -> Array:
 
 @dataclass(frozen=True)
 class Function:
-    """A plain function, whose layers are the values it names by `jax.ad_checkpoint.checkpoint_name`."""
+    """A plain function, whose layers are the values it names by `jax.ad_checkpoint.checkpoint_name`.
+
+    Where it names none: the values of four or more dimensions through which everything from the input flows.
+    """
 
     function: Callable[..., Outputs]
 
@@ -570,7 +718,7 @@ class Function:
     def adapt(function: Callable[..., Outputs], channels_first: bool = False) -> JaxModel:
         """What a `functools.partial` holds are weights, and so arguments of the compiled program."""
         if isinstance(function, functools.partial):
-            return JaxModel(Function(function.func), (function.args, function.keywords), channels_first)
+            return JaxModel(Function(function.func), held((function.args, function.keywords)), channels_first)
         return JaxModel(Function(function), ((), {}), channels_first)
 
 

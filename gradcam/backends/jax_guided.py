@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.jax import JaxModel, _bind, _Body, _body, _checked, _pulled
+from gradcam.backends.jax import JaxModel, _bind, _Body, _body, _called, _checked, _pulled, held
 from gradcam.model import Capture, first_array, nothing_guided
 
 __all__ = ["input_gradients"]
@@ -364,10 +364,11 @@ def input_gradients(
     model: JaxModel, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
 ) -> Capture:
     """The verb of that name: see `gradcam.model.Model`."""
+    inputs = held(inputs)
     array = first_array(inputs)
 
     def scored(values: Any, inputs: Inputs) -> tuple[Array, Outputs]:
-        outputs = model.run(lambda path, value, *_: value, values, inputs)
+        outputs = _called(model.run, lambda path, value, *_: value, values, inputs)
         return _checked(target(outputs), array), outputs
 
     closed, shapes = jax.make_jaxpr(scored, return_shape=True)(model.values, inputs)

@@ -85,6 +85,8 @@ def submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:
         if part not in one._modules:
             return None
         one = one._modules[part]
+        if one is None:
+            return None
     return _inner(one)
 
 
