@@ -12,6 +12,7 @@ from gradcam import layouts, maps, methods, model, targets
 from gradcam.backends import Split
 from gradcam.classifier import Classifier
 from gradcam.concepts import Concepts, Words, factorise, words
+from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
 from gradcam.explainer import Explainer, combine, compare, explain, layers
 from gradcam.explanation import Explanation
 from gradcam.guided import guided_backprop, guided_grad_cam
@@ -24,10 +25,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "BlankMapWarning",
     "Classifier",
     "Concepts",
+    "Diagnosis",
     "Explainer",
     "Explanation",
+    "Finding",
     "Smoothing",
     "Split",
     "Tokens",

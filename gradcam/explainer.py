@@ -14,6 +14,7 @@ from gradcam import maps as maps_
 from gradcam._arrays import array_namespace, to_numpy, widen
 from gradcam._types import Array, Inputs, Method, Shape
 from gradcam.classifier import Classifier
+from gradcam.diagnosis import Source, held, not_finite, warn_blank
 from gradcam.explanation import Explanation
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
@@ -65,12 +66,21 @@ class Pipeline:
         raw = [
             [self._map(method, layout, arrays, scores.shape) for layout, arrays in samples] for method in self.methods
         ]
-        return {
-            "maps": tuple(self.finish(maps, scores.ndim) for maps in raw),
-            "scores": scores,
-            "outputs": outputs,
-            "finite": finite([m for maps in raw for m in maps]),
-        }
+        return self.result(raw, scores, outputs)
+
+    def result(self, raw: list[list[Array]], scores: Array, outputs: Any) -> dict[str, Any]:
+        """What one method's maps of each layer, for each method, come to.
+
+        "peaks", for each method those of its layers and of the map made of them, (M (L + 1), N) or (.., N, K): NaN or
+        infinite where a layer's map is, and 0 where the map is 0 everywhere. One small array to wait for, or not to.
+        """
+        lead, done, peaks = scores.ndim, [], []
+        for maps in raw:
+            one = self.fused(maps, lead)
+            peaks += [peak(m, lead) for m in (*maps, one)]
+            done.append(self.pictured(one))
+        stacked = array_namespace(*peaks).stack(peaks)
+        return {"maps": tuple(done), "scores": scores, "outputs": outputs, "peaks": stacked}
 
     def _capture(
         self, model: Model, inputs: Inputs, target: Any, channels_first: bool
@@ -111,32 +121,71 @@ class Pipeline:
 
         return axes
 
-    def finish(self, raw: list[Array], lead: int) -> Array:
+    def fused(self, raw: list[Array], lead: int) -> Array:
         """One map from those of all layers: (N, *grid), or (N, K, *grid) where `lead` is 2."""
         raw = [maps_.relu(m) for m in raw] if self.relu else raw
-        done = raw[0] if len(raw) == 1 else maps_.fuse(raw, raw[0].ndim - lead, self.fusion)
-        if self.picture is not None:
-            size, how = self.picture
-            done = maps_.scale(maps_.resize(done, size), len(size), how)
-        return done
+        return raw[0] if len(raw) == 1 else maps_.fuse(raw, raw[0].ndim - lead, self.fusion)
+
+    def pictured(self, maps: Array) -> Array:
+        if self.picture is None:
+            return maps
+        size, how = self.picture
+        return maps_.scale(maps_.resize(maps, size), len(size), how)
+
+
+def peak(maps: Array, lead: int) -> Array:
+    """(N,) or (N, K): the largest magnitude of each map; NaN where it holds one."""
+    xp = array_namespace(maps)
+    return xp.max(xp.abs(maps), axis=tuple(range(lead, maps.ndim)))
 
 
 @dataclass(frozen=True)
-class _Diagnosis:
-    """Which of a layer's samples hold NaN or infinity: run only where a map does."""
+class _Runs:
+    """How a pipeline runs: in one capture or by a procedure, and once or for each variant of the inputs."""
 
-    layers: tuple[str, ...]
+    smoothing: Smoothing | None
+    chunk: int
+    progress: bool
 
-    def __call__(self, model: Model, inputs: Inputs, target: Any) -> list[tuple[Array, Array]]:
-        capture = model.capture(inputs, self.layers, target)
-        return [(finite([a]), finite([g])) for a, g in zip(capture.activations, capture.gradients, strict=True)]
+    def once(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any) -> dict[str, Any]:
+        """One capture for all methods, or the procedure of the one method that has one."""
+        procedure = PROCEDURES.get(pipeline.methods[0][0].name)
+        if procedure is None:
+            found: dict[str, Any] = compiled(model, pipeline)(inputs, target)
+            return found
+        first = getattr(model, "channels_first", True)
+        raw, captures = [], []
+        for path in pipeline.layers:
+            run = Run(
+                model=model,
+                inputs=inputs,
+                path=path,
+                layout_of=partial(pipeline.layout_of, channels_first=first),
+                target=target,
+                size=pipeline.size,
+                chunk=self.chunk,
+                track=_bar if self.progress else lambda steps, _: steps,
+            )
+            maps, capture = procedure(run, **dict(pipeline.methods[0][1]))
+            raw.append(maps)
+            captures.append(capture)
+        return pipeline.result([raw], captures[0].scores, captures[0].outputs)
 
-
-def finite(arrays: Sequence[Array]) -> Array:
-    """(N,): whether all of a sample's entries, in all of the arrays, are numbers."""
-    xp = array_namespace(*arrays)
-    each = [xp.all(xp.isfinite(xp.reshape(a, (int(a.shape[0]), -1))), axis=1) for a in arrays]
-    return each[0] if len(each) == 1 else xp.all(xp.stack(each), axis=0)
+    def smoothed(
+        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, plain: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Signed maps of every variant, mapped back; their mean then goes the way of a map."""
+        if self.smoothing is None:
+            return plain
+        first = getattr(model, "channels_first", True)
+        signed = replace(pipeline, relu=False, picture=None)
+        total: list[Array] | None = None
+        variants = list(self.smoothing.variants(inputs, first))
+        for variant, back in variants:
+            maps = [back(m) for m in self.once(model, signed, variant, target)["maps"]]
+            total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
+        assert total is not None
+        return pipeline.result([[m / len(variants)] for m in total], plain["scores"], plain["outputs"])
 
 
 # ------------------------------------------------------------------------------------------ the public face
@@ -158,8 +207,8 @@ class Explainer:
     smoothing: `gradcam.Smoothing(...)`: the mean over flips, scalings and noise.
     chunk: how many variants of the inputs or activations run at a time, for methods that run many.
     progress: show a bar while they do.
-    check: raise where activations or gradients are NaN or infinite. It waits for the result, which on an
-        accelerator ends its asynchrony; False leaves that to you.
+    check: raise where activations or gradients are NaN or infinite, and warn, `BlankMapWarning`, of a map that is 0
+        everywhere. It waits for the result, which on an accelerator ends its asynchrony; False leaves that to you.
     allow_training: explain a PyTorch model that is in training mode all the same.
     parameters: the method's own, such as `gamma` of "layer-cam" or `channels` of "score-cam".
 
@@ -193,7 +242,7 @@ class Explainer:
         if chunk < 1:
             raise ValueError(f"`chunk` must be at least 1, but is {chunk}")
         self._pipeline = Pipeline((), (_chosen(method, parameters),), None, layout, relu, fusion)
-        self._smoothing, self._chunk, self._progress = smoothing, chunk, progress
+        self._runs = _Runs(smoothing, chunk, progress)
         self._check, self._allow_training = check, allow_training
 
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
@@ -248,74 +297,74 @@ class Explainer:
 
     def _explain(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike) -> list[Explanation]:
         wanted = as_target(self._classifier.indices(target) if self._classifier else target)
-        result = self._run(model, pipeline, inputs, wanted)
+        result = self._runs.once(model, pipeline, inputs, wanted)
         outputs = result["outputs"]
         if isinstance(wanted, Target):
             wanted.check(outputs)
             wanted = wanted.resolve(outputs)
-        if self._check and not to_numpy(result["finite"]).all():
-            raise _not_finite(model, pipeline, inputs, wanted, to_numpy(result["finite"]))
-        if self._smoothing is not None:
-            result = self._smoothed(model, pipeline, inputs, wanted, result)
-        return [
-            Explanation(
+        sources = [self._source(pipeline, one, wanted) for one in pipeline.methods]
+        peaks = _peaks(result, len(sources)) if self._check else None
+        if peaks is not None and not np.isfinite(peaks).all():
+            raise _not_finite(model, inputs, sources, peaks)
+        if self._runs.smoothing is not None:
+            result = self._runs.smoothed(model, pipeline, inputs, wanted, result)
+            peaks = _peaks(result, len(sources)) if self._check else None
+        found = []
+        for m, (source, maps) in enumerate(zip(sources, result["maps"], strict=True)):
+            blank = peaks is not None and bool((peaks[m, -1] == 0).any())
+            explanation = Explanation(
                 maps=maps,
                 scores=result["scores"],
                 target=wanted.index if isinstance(wanted, ClassScore) else wanted,
                 outputs=outputs,
                 size=pipeline.size,
                 layer=pipeline.layers if len(pipeline.layers) > 1 else pipeline.layers[0],
-                method=entry.name,
+                method=source.entry.name,
                 model=_name(self._model),
                 labels=self._classifier.labels if self._classifier else None,
+                # what may have to be diagnosed keeps what that takes
+                _source=replace(source, model=held(self._model, blank), inputs=held(inputs, blank)),
             )
-            for (entry, _), maps in zip(pipeline.methods, result["maps"], strict=True)
-        ]
+            found.append(explanation)
+            if peaks is not None:
+                warn_blank(peaks[m, -1] == 0, explanation.origin)
+        return found
 
-    def _run(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any) -> dict[str, Any]:
-        """One capture for all methods, or the procedure of the one method that has one."""
-        procedure = PROCEDURES.get(pipeline.methods[0][0].name)
-        if procedure is None:
-            found: dict[str, Any] = compiled(model, pipeline)(inputs, target)
-            return found
-        first = getattr(model, "channels_first", True)
-        raw, captures = [], []
-        for path in pipeline.layers:
-            run = Run(
-                model=model,
-                inputs=inputs,
-                path=path,
-                layout_of=partial(pipeline.layout_of, channels_first=first),
-                target=target,
-                size=pipeline.size,
-                chunk=self._chunk,
-                track=_bar if self._progress else lambda steps, _: steps,
-            )
-            maps, capture = procedure(run, **dict(pipeline.methods[0][1]))
-            raw.append(maps)
-            captures.append(capture)
-        return {
-            "maps": (pipeline.finish(raw, captures[0].scores.ndim),),
-            "scores": captures[0].scores,
-            "outputs": captures[0].outputs,
-            "finite": finite(raw),
-        }
+    def _source(self, pipeline: Pipeline, chosen: Chosen, target: Any) -> Source:
+        """How this method's explanation can be diagnosed; it holds neither model nor inputs yet."""
+        plain, runs = replace(pipeline, methods=(chosen,), picture=None), self._runs
 
-    def _smoothed(
-        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, plain: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Signed maps of every variant, mapped back; their mean then goes the way of a map."""
-        assert self._smoothing is not None
-        first = getattr(model, "channels_first", True)
-        signed = replace(pipeline, relu=False, picture=None)
-        total: list[Array] | None = None
-        variants = list(self._smoothing.variants(inputs, first))
-        for variant, back in variants:
-            maps = [back(m) for m in self._run(model, signed, variant, target)["maps"]]
-            total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
-        assert total is not None
-        lead = plain["scores"].ndim
-        return {**plain, "maps": tuple(pipeline.finish([m / len(variants)], lead) for m in total)}
+        def maps(model: Model, inputs: Inputs, target: Any, layers: tuple[str, ...], relu: bool) -> Array:
+            one = replace(plain, layers=layers, relu=relu)
+            return runs.smoothed(model, one, inputs, target, runs.once(model, one, inputs, target))["maps"][0]
+
+        return Source(
+            model=_nothing,
+            inputs=_nothing,
+            adapt=partial(backends.adapt, allow_training=self._allow_training),
+            target=target,
+            layers=pipeline.layers,
+            entry=chosen[0],
+            layout_of=plain.layout_of,
+            maps=maps,
+            earlier=partial(last_spatial_layer, layout=pipeline.layout),
+        )
+
+
+def _nothing() -> Any:
+    raise ReferenceError("nothing is held")
+
+
+def _peaks(result: dict[str, Any], methods: int) -> np.ndarray:
+    """(M, L + 1, N) or (M, L + 1, N, K), on the host: all that is waited for."""
+    return to_numpy(result["peaks"]).reshape(methods, -1, *result["scores"].shape)
+
+
+def _not_finite(model: Model, inputs: Inputs, sources: Sequence[Source], peaks: np.ndarray) -> FloatingPointError:
+    good = np.isfinite(peaks)
+    m, sample = (int(np.argwhere(~good)[0][axis]) for axis in (0, 2))
+    message = not_finite(model, inputs, sources[m], (sample,))[sample]
+    return FloatingPointError(f"{message}; or pass check=False to have the map all the same")
 
 
 def _chosen(method: str | Method, parameters: dict[str, Any]) -> Chosen:
@@ -331,21 +380,6 @@ def _bar(steps: Sequence[int], what: str) -> Iterable[int]:
     except ImportError as error:
         raise ImportError('`progress` needs rich: pip install "gradcam[cli]"') from error
     return track(steps, description=what, transient=True)
-
-
-def _not_finite(model: Model, pipeline: Pipeline, inputs: Inputs, target: Any, good: np.ndarray) -> FloatingPointError:
-    sample = int(np.flatnonzero(~good)[0])
-    for path, found in zip(pipeline.layers, compiled(model, _Diagnosis(pipeline.layers))(inputs, target), strict=True):
-        for what, each in zip(("activations", "gradients"), found, strict=True):
-            if not to_numpy(each)[sample]:
-                return FloatingPointError(
-                    f'the {what} of layer "{path}" are NaN or infinite for sample {sample}; look at that input '
-                    "and at the layers below, or pass check=False to have the map all the same"
-                )
-    return FloatingPointError(
-        f"the map of sample {sample} is NaN or infinite though activations and gradients are numbers: the method "
-        "overflows their dtype; try the model in float32"
-    )
 
 
 def _name(model: Any) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 
 from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
-from gradcam._types import Array, Shape
+from gradcam._types import Array, Inputs, Shape
+from gradcam.diagnosis import Diagnosis, Source, diagnose
 from gradcam.maps import Scaling
 from gradcam.targets import Target
 
@@ -49,11 +50,23 @@ class Explanation:
     method: str = ""
     model: str = ""
     labels: Sequence[str] | None = field(default=None, repr=False)
+    _source: Source | None = field(default=None, repr=False)
+
+    @property
+    def origin(self) -> str:
+        """Method, model and layer."""
+        return f"{self.method} of {self.model} at {self._layer!r}"
+
+    @property
+    def _layer(self) -> str:
+        return self.layer if isinstance(self.layer, str) else " + ".join(self.layer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_source": None}  # neither model nor inputs are part of a copy on disk
 
     def __repr__(self) -> str:
-        layer = self.layer if isinstance(self.layer, str) else " + ".join(self.layer)
         return (
-            f"Explanation({self.method} of {self.model} at {layer!r}: maps {tuple(self.maps.shape)}, "
+            f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, "
             f"scores {np.array2string(to_numpy(self.scores), precision=4, threshold=8)})"
         )
 
@@ -72,6 +85,19 @@ class Explanation:
         """The same explanation with NumPy arrays, on the host."""
         target = self.target if callable(self.target) or self.target is None else to_numpy(self.target)
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
+
+    def diagnose(self, inputs: Inputs = None) -> Diagnosis:
+        """Why is a map blank, flat or NaN? Print the result, or go through its findings; it is empty where none is.
+
+        Each finding has a `reason`, one of `gradcam.diagnosis.REASONS`, the `sample`, and a `message` that says what to
+        do. Nothing runs while every map shows something. Else the model runs again, a few passes, with the weights that
+        it has now: where that gives another score, the finding is "changed".
+
+        inputs: what was explained, where it is gone: an explanation keeps its inputs and model only where it was seen
+            to be blank (`check=True`), so that many of them can be collected. One that was loaded, or made by hand,
+            says what its maps alone tell.
+        """
+        return diagnose(self.maps, self.scores, self.outputs, self.target, self._layer, self._source, inputs)
 
     def heatmaps(self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False) -> Array:
         """Maps resized (to the input, unless told) and scaled to [0, 1]: (N, *size) or (N, K, *size).

@@ -176,6 +176,7 @@ def flax_transformer():
 
 
 @pytest.mark.parametrize("method", ["legrad", "attention-rollout", "grad-cam", "ablation-cam"])
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_flax_agrees_with_pytorch(method):
     with jax.enable_x64(True):
         net, x = flax_transformer(), jnp.asarray(images().numpy().transpose(0, 2, 3, 1))

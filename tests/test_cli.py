@@ -64,7 +64,9 @@ def test_explain_with_the_demo_network(run, photo, tmp_path):
 
 
 def test_explain_in_jax_is_explain_in_torch(run, photo, tmp_path):
-    assert run("explain", photo, "-o", "a", "--target", "tabby", "--target", "7").exit_code == 0
+    result = run("explain", photo, "-o", "a", "--target", "tabby", "--target", "7")
+    assert result.exit_code == 0
+    assert "photo.png: cock: all evidence is against the score" in result.output  # the map is blank
     assert run("explain", photo, "-o", "b", "-f", "jax", "--target", "tabby", "--target", "7").exit_code == 0
     a, b = (np.load(tmp_path / x / "photo" / "maps.npy") for x in "ab")
     assert a.shape == (1, 2, 7, 7)

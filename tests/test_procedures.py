@@ -28,6 +28,7 @@ def reference(method: str, several: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("method", LAYER)
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_every_backend_gives_the_black_boxes_map(some_case: Case, method, several):
     case = some_case
     target = [[1, 3]] if several else 2
@@ -105,6 +106,7 @@ def test_curvature_is_the_derivative_of_the_gradient(some_case: Case):
     np.testing.assert_allclose(to_numpy(one.curvatures[0]), curvature[:, 1], rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_channels_that_are_zero_everywhere_are_not_run():
     seen = []
 
@@ -239,6 +241,7 @@ def test_ablation_runs_the_body_once():
     assert fine.calls == counted.calls  # whatever the number of chunks: six channels, one by one
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_all_gradient_methods_take_one_forward_and_one_backward_pass():
     torch = pytest.importorskip("torch")
     counted, backward = Counted(), []

@@ -491,6 +491,7 @@ def test_every_backend_explains_them_alike(backend, target):
     np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_the_counterfactual_is_the_negated_map():
     case = networks.case("numpy")
     plain = gradcam.explain(case.model, case.inputs(), target=2, relu=False)
@@ -525,6 +526,7 @@ def test_new_values_are_no_new_program():
     assert times(Similarity([[[1.0, 2.0, 3.0]]])) != [0]  # this test would notice
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 def test_a_detector_is_explained():
     torch = pytest.importorskip("torch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -100,8 +102,12 @@ def explain(
             progress.update(task, description=f"explaining {path.name}", advance=1)
             try:
                 seen = _seen(classifier, path)
-                explanation = explainer(_batch(classifier, [seen]), wanted)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", gradcam.BlankMapWarning)  # what is said of them here says more
+                    explanation = explainer(_batch(classifier, [seen]), wanted)
                 saved = _save(explanation, seen, folder / names[path])
+                for line in _notes(explanation):
+                    err.print(f"[yellow]{escape(path.name)}:[/] {escape(line)}", highlight=False, soft_wrap=True)
             except FAULTS as error:
                 failed += 1
                 err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
@@ -213,6 +219,12 @@ def _save(explanation: Explanation, seen: np.ndarray, folder: Path) -> Path:
     saved = explanation.save(folder, [seen], overwrite=True)
     explanation.figure([seen]).savefig(saved / "figure.png", dpi=120)
     return saved
+
+
+def _notes(explanation: Explanation) -> Iterator[str]:
+    """Of each map that is blank, why."""
+    for finding in explanation.diagnose():
+        yield f"{explanation.names()[0][finding.target or 0]}: {finding.message}"
 
 
 def _rows(explanation: Explanation) -> Iterator[tuple[str, str, str]]:
