@@ -617,3 +617,37 @@ def test_what_makes_no_target(make, error, message):
 def test_targets_that_do_not_fit_the_outputs(target, outputs, error, message):
     with pytest.raises(error, match=message):
         target(outputs)
+
+
+def auxiliary(outputs):
+    return outputs["aux"]
+
+
+def test_a_target_of_a_part_of_the_outputs():
+    scores = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 3.0]])
+    outputs = {"logits": -scores, "aux": scores}
+    assert targets.ClassScore(2).of(auxiliary)(outputs).tolist() == [2, 3]
+    top = targets.TopClass().of(auxiliary)
+    assert top(outputs).tolist() == [5, 4]
+    assert repr(top.resolve(outputs)) == "ClassScore([1, 0]).of(auxiliary)"
+    assert (
+        repr((targets.ClassScore(1) - targets.ClassScore(0)).of(auxiliary))
+        == "(ClassScore(1) - ClassScore(0)).of(auxiliary)"
+    )
+    assert targets.ClassScore(2).of(auxiliary) == targets.ClassScore(2).of(auxiliary)
+    assert (targets.ClassScore(2).of(auxiliary) - targets.ClassScore(2))(outputs).tolist() == [4, 6]
+    with pytest.raises(IndexError, match="`target` 3 is no class"):
+        targets.ClassScore(3).of(auxiliary).check(outputs)
+    with pytest.raises(TypeError, match="`select` must be a function of the outputs, but is 'aux'"):
+        targets.ClassScore(3).of("aux")
+
+
+def test_a_target_of_a_part_explains_as_the_part_alone(some_case):
+    whole = gradcam.explain(some_case.model, some_case.inputs(), some_case.second, [[1, 2]])
+    part = targets.ClassScore([[0, 1]]).of(without_first)
+    found = gradcam.explain(some_case.model, some_case.inputs(), some_case.second, part)
+    np.testing.assert_allclose(np.asarray(found.maps), np.asarray(whole.maps), rtol=1e-9)
+
+
+def without_first(outputs):
+    return outputs[:, 1:]

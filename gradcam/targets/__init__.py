@@ -32,7 +32,7 @@ from gradcam.targets.classes import (
 )
 from gradcam.targets.outputs import logits
 from gradcam.targets.places import Detection, Region
-from gradcam.targets.values import Combination, Target, join, split
+from gradcam.targets.values import Combination, Selected, Target, join, split
 from gradcam.targets.vectors import Regression, Sentence, Similarity, Word
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "ReST",
     "Region",
     "Regression",
+    "Selected",
     "Sentence",
     "Similarity",
     "Target",

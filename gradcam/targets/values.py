@@ -14,7 +14,7 @@ from array_api_compat import is_array_api_obj
 from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Outputs
 
-__all__ = ["Combination", "Target", "join", "split"]
+__all__ = ["Combination", "Selected", "Target", "join", "split"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +44,10 @@ class Target:
             for part in value if isinstance(value, tuple) else (value,):
                 if isinstance(part, Target):
                     part.check(outputs)
+
+    def of(self, select: Callable[[Outputs], Outputs]) -> Target:
+        """The same target of a part of the outputs: `ClassScore(3).of(lambda outputs: outputs["aux"])`."""
+        return Selected(self, select)
 
     def __add__(self, other: Callable[[Outputs], Array]) -> Target:
         return _sum(self, other, 1.0)
@@ -121,6 +125,34 @@ class Combination(Target):
             shown = shown if size == 1 else f"{int(size) if size.is_integer() else size} * {shown}"
             text += (" - " if weight < 0 else " + ") + shown
         return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text.removeprefix(" - ")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Selected(Target):
+    """A target of what `select` takes out of the model's outputs: what `target.of(select)` makes.
+
+    A compiling backend knows `select` by identity: keep one function rather than writing a lambda at each call.
+    """
+
+    target: Target
+    select: Callable[[Outputs], Outputs]
+
+    def __post_init__(self) -> None:
+        if not callable(self.select):
+            raise TypeError(f"`select` must be a function of the outputs, but is {self.select!r}")
+
+    def __call__(self, outputs: Outputs) -> Array:
+        return self.target(self.select(outputs))
+
+    def resolve(self, outputs: Outputs) -> Target:
+        return Selected(self.target.resolve(self.select(outputs)), self.select)
+
+    def check(self, outputs: Outputs) -> None:
+        self.target.check(self.select(outputs))
+
+    def __repr__(self) -> str:
+        shown = f"({self.target!r})" if isinstance(self.target, Combination) else repr(self.target)
+        return f"{shown}.of({_shown(self.select)})"
 
 
 def _parts(target: Any) -> list[tuple[float, Any]]:
