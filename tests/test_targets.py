@@ -343,6 +343,11 @@ FOUND = [
 VECTORS = RANDOM.normal(size=(2, 6))
 TEXTS = RANDOM.normal(size=(2, 4, 7))
 
+
+def without_first(outputs):
+    return outputs[:, 1:]
+
+
 EXAMPLES = [
     (ClassScore([1, 4]), CLASSES),
     (Probability([[1, 4]]), CLASSES),
@@ -366,6 +371,7 @@ EXAMPLES = [
     (Word([[0, -1]], [[2, 5]]), TEXTS),
     (Regression(1.5, [0, 1]), CLASSES),
     (Regression([[1.5, -3.0]], 2, loss="absolute"), CLASSES),
+    (Probability([[1, 3]]).of(without_first), CLASSES),
 ]
 each_example = pytest.mark.parametrize(("target", "outputs"), EXAMPLES, ids=[repr(target) for target, _ in EXAMPLES])
 
@@ -647,7 +653,3 @@ def test_a_target_of_a_part_explains_as_the_part_alone(some_case):
     part = targets.ClassScore([[0, 1]]).of(without_first)
     found = gradcam.explain(some_case.model, some_case.inputs(), some_case.second, part)
     np.testing.assert_allclose(np.asarray(found.maps), np.asarray(whole.maps), rtol=1e-9)
-
-
-def without_first(outputs):
-    return outputs[:, 1:]
