@@ -401,7 +401,7 @@ def test_every_target_has_an_example():
 @each_example
 def test_what_is_printed_makes_the_target_again(target, outputs):
     if "<" not in repr(target):
-        assert eval(repr(target), vars(targets)) == target
+        assert eval(repr(target), {**vars(targets), "without_first": without_first}) == target
 
 
 @each_example
