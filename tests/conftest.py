@@ -9,11 +9,21 @@ import networks
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 hypothesis.settings.register_profile("gradcam", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("gradcam")
 
-NEEDS = {"numpy": "numpy", "torch": "torch", "jax": "jax", "linen": "flax", "nnx": "flax"}
+NEEDS = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "jax": "jax",
+    "linen": "flax",
+    "nnx": "flax",
+    "equinox": "equinox",
+    "haiku": "haiku",
+    "keras": "keras",
+}
 
 
 @pytest.fixture(params=networks.BACKENDS)
@@ -32,7 +42,7 @@ def _case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
     needed = NEEDS[request.param.split("-")[0]]
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
-    if needed in ("jax", "flax"):
+    if needed not in ("numpy", "torch") and (needed, os.environ["KERAS_BACKEND"]) != ("keras", "torch"):
         import jax
 
         with jax.enable_x64(True):

@@ -15,7 +15,20 @@ import numpy as np
 
 import gradcam
 
-BACKENDS = ("numpy", "torch", "torch-split", "jax", "jax-nchw", "jax-split", "linen", "linen-bound", "nnx")
+BACKENDS = (
+    "numpy",
+    "torch",
+    "torch-split",
+    "jax",
+    "jax-nchw",
+    "jax-split",
+    "linen",
+    "linen-bound",
+    "nnx",
+    "equinox",
+    "haiku",
+    "keras",
+)
 
 
 @functools.cache
@@ -68,6 +81,12 @@ def case(name: str) -> Case:
         return Case(name, gradcam.Split(features_numpy, head_numpy), None, "features", np.asarray, True)
     if name.startswith("torch"):
         return _torch(name)
+    if name == "equinox":
+        return _equinox()
+    if name == "haiku":
+        return _haiku()
+    if name == "keras":
+        return _keras()
     return _jax(name)
 
 
@@ -234,3 +253,118 @@ def nnx_network() -> Any:
             return jnp.tanh(self.linear(jnp.mean(x, (1, 2))))
 
     return Network()
+
+
+# ---------------------------------------------------------------------------------------------- Equinox, Haiku, Keras
+
+
+def _last(x: np.ndarray) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
+
+
+def _equinox() -> Case:
+    import jax.numpy as jnp
+
+    return Case("equinox", equinox_network(), "first", "second", jnp.asarray, True)
+
+
+def equinox_network() -> Any:
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    class Network(eqx.Module):
+        """One sample, channels first, as Equinox's convolutions are."""
+
+        conv1: eqx.nn.Conv2d
+        first: eqx.nn.Lambda
+        conv2: eqx.nn.Conv2d
+        second: eqx.nn.Lambda
+        linear: eqx.nn.Linear
+
+        def __call__(self, x: Any) -> Any:
+            x = self.second(self.conv2(self.first(self.conv1(x))))
+            return jnp.tanh(self.linear(jnp.mean(x, (1, 2))))
+
+    w, key = {name: jnp.asarray(value) for name, value in weights().items()}, jax.random.key(0)
+    network = Network(
+        eqx.nn.Conv2d(3, 4, 3, padding=1, key=key),
+        eqx.nn.Lambda(jax.nn.relu),
+        eqx.nn.Conv2d(4, 6, 3, stride=2, padding=1, key=key),
+        eqx.nn.Lambda(jax.nn.softplus),
+        eqx.nn.Linear(6, 5, key=key),
+    )
+    return eqx.tree_at(
+        lambda n: [getattr(layer, part) for layer in (n.conv1, n.conv2, n.linear) for part in ("weight", "bias")],
+        network,
+        [
+            w["w1"].transpose(3, 2, 0, 1),
+            w["b1"][:, None, None],
+            w["w2"].transpose(3, 2, 0, 1),
+            w["b2"][:, None, None],
+            w["w3"].T,
+            w["b3"],
+        ],
+    )
+
+
+def _haiku() -> Case:
+    return Case("haiku", haiku_network(), "network/first", "network/second", _last, False)
+
+
+def haiku_network() -> Any:
+    import haiku as hk
+    import jax
+    import jax.numpy as jnp
+
+    class Activation(hk.Module):
+        def __init__(self, function: Any, name: str) -> None:
+            super().__init__(name)
+            self.function = function
+
+        def __call__(self, x: Any) -> Any:
+            return self.function(x)
+
+    class Network(hk.Module):
+        def __call__(self, x: Any) -> Any:
+            x = Activation(jax.nn.relu, "first")(hk.Conv2D(4, 3, padding=(1, 1), name="conv1")(x))
+            x = Activation(jax.nn.softplus, "second")(hk.Conv2D(6, 3, 2, padding=(1, 1), name="conv2")(x))
+            return jnp.tanh(hk.Linear(5, name="linear")(jnp.mean(x, (1, 2))))
+
+    w = {key: jnp.asarray(value) for key, value in weights().items()}
+    layers = (("conv1", 1), ("conv2", 2), ("linear", 3))
+    return hk.transform(lambda x: Network(name="network")(x)), {
+        f"network/{name}": {"w": w[f"w{n}"], "b": w[f"b{n}"]} for name, n in layers
+    }
+
+
+def _keras() -> Case:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return Case("keras", keras_network(), "first", "second", _last, False)
+    import torch
+
+    give = lambda x: torch.from_numpy(np.ascontiguousarray(x.transpose(0, 2, 3, 1)))  # noqa: E731
+    return Case("keras", keras_network(), "first", "second", give, False)
+
+
+def keras_network() -> Any:
+    """On whichever backend Keras runs."""
+    import keras
+
+    part = functools.partial(keras.layers.Conv2D, dtype="float64")
+    inputs = keras.Input((None, None, 3), dtype="float64")
+    # Keras pads a convolution of stride 2 at the end alone, so here zeros are put around and nothing is padded
+    x = part(4, 3, padding="same", name="conv1")(inputs)
+    x = keras.layers.Activation("relu", dtype="float64", name="first")(x)
+    x = keras.layers.ZeroPadding2D(1, dtype="float64", name="padding")(x)
+    x = part(6, 3, strides=2, name="conv2")(x)
+    x = keras.layers.Activation("softplus", dtype="float64", name="second")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype="float64", name="pool")(x)
+    outputs = keras.layers.Dense(5, activation="tanh", dtype="float64", name="linear")(x)
+    model, w = keras.Model(inputs, outputs), weights()
+    model.set_weights([w[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3")])
+    return model

@@ -187,12 +187,12 @@ def jax_state(case):
     import jax
     from flax import nnx
 
-    from gradcam.backends import nnx as backend
+    from gradcam.backends import jax_tapped as backend
 
     model = case.model
     found = {
         "config": {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_matmul_precision")},
-        "current": backend._current.get(),
+        "current": backend.current(),
         "random": (np.random.get_state()[1].tolist(), python_random.getstate()),  # noqa: NPY002
     }
     if isinstance(model, nnx.Module):

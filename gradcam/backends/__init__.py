@@ -57,6 +57,10 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
     """The backend's view of the user's model, its weights as they are now."""
     if isinstance(model, Split):
         return _adapt_split(model, inputs)
+    if _is(model, "keras", "Layer"):  # which on its torch backend is a torch module too
+        from gradcam.backends import keras
+
+        return keras.adapt(model)
     if _is(model, "torch.nn", "Module"):
         from gradcam.backends.torch import TorchModel
 
@@ -65,11 +69,20 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
         from gradcam.backends import nnx
 
         return nnx.adapt(model)
-    pair = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-    if _is(pair[0], "flax.linen", "Module"):
+    transformed = [_is(model, "haiku", kind) for kind in ("Transformed", "TransformedWithState")]
+    parts = model if isinstance(model, tuple) and model and not any(transformed) else (model,)
+    if len(parts) <= 2 and _is(parts[0], "flax.linen", "Module"):
         from gradcam.backends import linen
 
-        return linen.adapt(*pair)
+        return linen.adapt(*parts)
+    if len(parts) <= 2 and _is(parts[0], "equinox", "Module"):
+        from gradcam.backends import equinox
+
+        return equinox.adapt(*parts)
+    if _is(parts[0], "haiku", "Transformed") or _is(parts[0], "haiku", "TransformedWithState"):
+        from gradcam.backends import haiku
+
+        return haiku.adapt(*parts)
     if isinstance(model, Model):
         return model
     if callable(model) and _is(first_array(inputs), "jax", "Array"):
@@ -78,8 +91,9 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
         return Function.adapt(model)
     raise TypeError(
         f"`model` of type {type(model).__module__}.{type(model).__qualname__} is served by no backend; pass a "
-        "torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, variables), a "
-        "function of JAX arrays, gradcam.Split(features, head), or an object with the methods `capture` and `replay`"
+        "torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, variables), an "
+        "equinox.Module or the pair (module, state), a Haiku pair (transformed, params), a Keras model, a function of "
+        "JAX arrays, gradcam.Split(features, head), or an object with the methods `capture` and `replay`"
     )
 
 
@@ -103,6 +117,10 @@ def layer_path(model: Any, layer: Any) -> str:
     """A layer as the user names it, a path or the module itself, as its path."""
     if isinstance(layer, str):
         return layer
+    if _is(model, "keras", "Layer") and _is(layer, "keras", "Layer"):
+        from gradcam.backends import keras
+
+        return keras.path_of(model, layer)
     if _is(model, "torch.nn", "Module") and _is(layer, "torch.nn", "Module"):
         from gradcam.backends import torch as backend
 
@@ -111,4 +129,9 @@ def layer_path(model: Any, layer: Any) -> str:
         from gradcam.backends import nnx
 
         return nnx.path_of(model, layer)
+    first = model[0] if isinstance(model, tuple) and model else model
+    if _is(first, "equinox", "Module") and _is(layer, "equinox", "Module"):
+        from gradcam.backends import equinox
+
+        return equinox.path_of(first, layer)
     raise TypeError(f"`layer` must be a path, a module of the model, a list of them, or None, but is {layer!r}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import operator
 import weakref
@@ -17,6 +15,7 @@ from flax import nnx
 
 from gradcam._types import Inputs, Outputs
 from gradcam.backends.jax import Biases, JaxModel, Tap
+from gradcam.backends.jax_tapped import active, current, tapped
 from gradcam.model import arguments
 
 __all__ = ["Nnx", "adapt", "path_of"]
@@ -71,7 +70,7 @@ class Nnx:
                 layer._gradcam_path = path
                 object.__setattr__(layer, "__class__", _tapped(type(layer)))
         args, kwargs = arguments(inputs)
-        with _active(tap):
+        with active(tap):
             return module(*args, **kwargs)
 
 
@@ -155,32 +154,14 @@ def _sources(leaves: list[Any], variables: list[Any], marks: list[Any]) -> list[
     return [(by_value[id(leaf)], True) if id(leaf) in by_value else (leaf, False) for leaf in leaves]
 
 
-_current: contextvars.ContextVar[Tap | None] = contextvars.ContextVar("gradcam_tap", default=None)
-
-
-@contextlib.contextmanager
-def _active(tap: Tap) -> Iterator[None]:
-    token = _current.set(tap)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
 @functools.cache
 def _tapped(layer: type) -> type:
     """A subclass whose calls are tapped; its instances are private copies, never the user's."""
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output, tap = layer.__call__(self, *args, **kwargs), _current.get()  # type: ignore[operator]
+    def output(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found, tap = layer.__call__(self, *args, **kwargs), current()  # type: ignore[operator]
         if isinstance(tap, Biases) and issubclass(layer, AFFINE):
             tap.add(self._gradcam_path, layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs))
-        return output if tap is None else tap(self._gradcam_path, output, layer.__name__)
+        return found if tap is None else tap(self._gradcam_path, found, layer.__name__)
 
-    namespace = {
-        "__call__": functools.wraps(layer.__call__)(call),  # type: ignore[operator]
-        "__module__": layer.__module__,
-        "__qualname__": layer.__qualname__,
-        "__doc__": layer.__doc__,
-    }
-    return type(layer)(layer.__name__, (layer,), namespace)
+    return tapped(layer, output)

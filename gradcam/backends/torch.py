@@ -101,7 +101,7 @@ class TorchModel:
     @contextlib.contextmanager
     def _tapped(self, modules: Sequence[str], tap: Tap) -> Iterator[None]:
         """Every output of these modules passes through `tap` while the context lasts, in this thread alone."""
-        if not self.allow_training and _trains(self.module):
+        if not self.allow_training and self._trains():
             raise ValueError(
                 "the model is in training mode, where samples of a batch depend on each other and on chance; call "
                 "model.eval() first, or pass allow_training=True"
@@ -115,8 +115,21 @@ class TorchModel:
                     stack.enter_context(AttentionMode(tap))
                 elif path != INPUT:
                     hook = _Hook(path, tap, session)
-                    stack.callback(_submodule(self.module, path).register_forward_hook(hook).remove)
+                    stack.callback(self._submodule(path).register_forward_hook(hook).remove)
             yield
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """Every layer that can be tapped, by its path."""
+        return ((path, module) for path, module in named(self.module) if path)
+
+    def _submodule(self, path: str) -> torch.nn.Module:
+        found = submodule(self.module, path)
+        if found is None:
+            raise unknown_layer(path, (known for known, _ in named(self.module, all_names=True)))
+        return found
+
+    def _trains(self) -> bool:
+        return _trains(self.module)
 
     def _forward(self, inputs: Inputs) -> Outputs:
         args, kwargs = arguments(inputs)
@@ -124,13 +137,13 @@ class TorchModel:
 
     def layers(self, inputs: Inputs) -> list[Layer]:
         found: list[Layer] = []
-        modules = dict(named(self.module))
+        modules = dict(self._named())
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             found.append(Layer(path, tuple(value.shape), type(modules[_module_of(path)]).__name__))
             return value
 
-        with quiet(), self._tapped([path for path in modules if path], tap):
+        with quiet(), self._tapped(list(modules), tap):
             self._forward(inputs)
         return found
 
@@ -235,8 +248,8 @@ class TorchModel:
         calls: dict[str, int] = {}
         with quiet(), self._tapped((), lambda path, value: value), contextlib.ExitStack() as stack:
             session = Session.innermost()
-            for path, module in named(self.module):
-                if path and isinstance(module, AFFINE):
+            for path, module in self._named():
+                if isinstance(module, AFFINE):
 
                     def add(module: Any, args: Any, output: torch.Tensor, path: str = path) -> None:
                         if Session.innermost() is session:
@@ -322,13 +335,6 @@ def _trains(module: torch.nn.Module) -> bool:
             if one._modules:
                 waiting += one._modules.values()
     return False
-
-
-def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
-    found = submodule(module, path)
-    if found is None:
-        raise unknown_layer(path, (known for known, _ in named(module, all_names=True)))
-    return found
 
 
 class _Hook:

@@ -1,0 +1,115 @@
+"""Equinox: modules of one sample, mapped over the batch, and tapped on a private copy while they are traced."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from gradcam._types import Inputs, Outputs
+from gradcam.backends.jax import Biases, JaxModel, Tap, held
+from gradcam.backends.jax_tapped import active, current, tapped
+from gradcam.model import arguments, first_array
+
+__all__ = ["Equinox", "adapt", "path_of"]
+
+AFFINE = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Linear)
+"""Layers whose output at zero is their bias."""
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, eqx.Module) and not isinstance(value, eqx.nn.State)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, eqx.nn.State)
+
+
+def _children(module: eqx.Module) -> tuple[list[tuple[str, Any]], Any]:
+    """What a module holds, by its name there: modules whole, everything else by its leaves."""
+    found, treedef = jax.tree_util.tree_flatten_with_path(module, is_leaf=lambda v: _is_module(v) and v is not module)
+    return [(jax.tree_util.keystr(keys), value) for keys, value in found], treedef
+
+
+def _modules(module: eqx.Module, path: str = "") -> Iterator[tuple[str, eqx.Module]]:
+    for name, value in _children(module)[0]:
+        if _is_module(value):
+            yield (path + name).lstrip("."), value
+            yield from _modules(value, path + name)
+
+
+def path_of(model: eqx.Module, layer: eqx.Module) -> str:
+    """The path of a module that is in the model, such as "blocks[0].conv"."""
+    for path, module in _modules(_unwrapped(model)):
+        if module is layer:
+            return path
+    raise KeyError(
+        f"`layer`, a {type(layer).__name__}, is not a module of this {type(model).__name__}; pass a path from "
+        "gradcam.layers(model, inputs)"
+    )
+
+
+def _tappable(module: Any, path: str = "") -> Any:
+    """A private copy whose modules are tapped, in inference mode."""
+    children, treedef = _children(module)
+    copy = treedef.unflatten([_tappable(v, path + name) if _is_module(v) else v for name, v in children])
+    if path and callable(copy):
+        object.__setattr__(copy, "__class__", _tapped(type(copy)))  # type: ignore[arg-type]  # a type is hashable
+        object.__setattr__(copy, "_gradcam_path", path.lstrip("."))
+    return copy
+
+
+@functools.cache
+def _tapped(layer: type) -> type:
+    def output(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found, tap = layer.__call__(self, *args, **kwargs), current()  # type: ignore[operator]
+        if isinstance(tap, Biases) and issubclass(layer, AFFINE):
+            tap.add(self._gradcam_path, layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs))
+        return found if tap is None else tap(self._gradcam_path, found, layer.__name__, _is_state)
+
+    path = eqx.field(static=True, default="", repr=False)  # so that the layer may be taken apart as a tree once more
+    return tapped(layer, output, _gradcam_path=path, __annotations__={"_gradcam_path": str})
+
+
+@dataclass(frozen=True)
+class Equinox:
+    """Maps the module over the samples. Arrays of another length than the batch, and keys, are each sample's alike."""
+
+    def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
+        model, state = values
+        model = _tappable(eqx.nn.inference_mode(model))
+        args, kwargs = arguments(inputs)
+        samples = first_array(inputs).shape[0]
+
+        def axis(value: Any, name: str = "") -> int | None:
+            shape = getattr(value, "shape", ())
+            is_key = name == "key" or jnp.issubdtype(getattr(value, "dtype", bool), jax.dtypes.prng_key)
+            return 0 if len(shape) > 0 and shape[0] == samples and not is_key else None
+
+        axes = tuple(map(axis, args)), {name: axis(value, name) for name, value in kwargs.items()}
+        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+
+        def one(arrays: Any) -> Any:
+            args, kwargs = eqx.combine(arrays, rest)
+            output = model(*args, **kwargs) if state is None else model(*args, state, **kwargs)
+            return output[0] if state is not None else output
+
+        with active(tap):
+            return jax.vmap(one, in_axes=(axes,), axis_name="batch")(arrays)
+
+
+def _unwrapped(model: eqx.Module) -> eqx.Module:
+    """The module inside `eqx.filter_jit` and `eqx.filter_vmap`."""
+    while (inside := getattr(model, "_fun", None)) is not None:
+        model = inside
+    return model
+
+
+def adapt(model: eqx.Module, state: eqx.nn.State | None = None) -> JaxModel:
+    """A module of one sample, or the pair (module, state) as `eqx.nn.make_with_state` makes it."""
+    return JaxModel(Equinox(), (held(_unwrapped(model)), state), channels_first=True)
