@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -42,10 +43,9 @@ def _case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
     needed = NEEDS[request.param.split("-")[0]]
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
-    if needed not in ("numpy", "torch") and (needed, os.environ["KERAS_BACKEND"]) != ("keras", "torch"):
-        import jax
+    with contextlib.ExitStack() as stack:
+        if needed not in ("numpy", "torch") and (needed, os.environ["KERAS_BACKEND"]) != ("keras", "torch"):
+            import jax
 
-        with jax.enable_x64(True):
-            yield networks.case(request.param)
-    else:
+            stack.enter_context(jax.enable_x64(True))
         yield networks.case(request.param)

@@ -352,19 +352,31 @@ def _keras() -> Case:
 
 
 def keras_network() -> Any:
-    """On whichever backend Keras runs."""
+    """On whichever backend Keras runs; some of its own operations (tanh, means, Dense) round float64 to float32."""
     import keras
 
-    part = functools.partial(keras.layers.Conv2D, dtype="float64")
-    inputs = keras.Input((None, None, 3), dtype="float64")
-    # Keras pads a convolution of stride 2 at the end alone, so here zeros are put around and nothing is padded
-    x = part(4, 3, padding="same", name="conv1")(inputs)
-    x = keras.layers.Activation("relu", dtype="float64", name="first")(x)
-    x = keras.layers.ZeroPadding2D(1, dtype="float64", name="padding")(x)
-    x = part(6, 3, strides=2, name="conv2")(x)
-    x = keras.layers.Activation("softplus", dtype="float64", name="second")(x)
-    x = keras.layers.GlobalAveragePooling2D(dtype="float64", name="pool")(x)
-    outputs = keras.layers.Dense(5, activation="tanh", dtype="float64", name="linear")(x)
-    model, w = keras.Model(inputs, outputs), weights()
-    model.set_weights([w[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3")])
+    if keras.backend.backend() == "torch":
+        from torch import tanh
+    else:
+        from jax.numpy import tanh
+    layers = keras.layers
+
+    class Network(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(dtype="float64")
+            self.conv1 = layers.Conv2D(4, 3, padding="same", name="conv1", dtype="float64")
+            self.first = layers.Activation("relu", name="first", dtype="float64")
+            # Keras pads a convolution of stride 2 at the end alone: here zeros are put around it, and it pads nothing
+            self.padding = layers.ZeroPadding2D(1, name="padding", dtype="float64")
+            self.conv2 = layers.Conv2D(6, 3, strides=2, name="conv2", dtype="float64")
+            self.second = layers.Activation("softplus", name="second", dtype="float64")
+            self.linear = layers.Conv2D(5, 1, name="mixing", dtype="float64")
+
+        def call(self, x: Any) -> Any:
+            x = self.second(self.conv2(self.padding(self.first(self.conv1(x)))))
+            return tanh(self.linear(x.mean((1, 2))[:, None, None])[:, 0, 0])
+
+    model, w = Network(), weights()
+    model(np.zeros((1, 8, 10, 3)))
+    model.set_weights([w["w1"], w["b1"], w["w2"], w["b2"], w["w3"][None, None], w["b3"]])
     return model

@@ -14,7 +14,7 @@ import pytest
 import gradcam
 
 ROOT = Path(gradcam.__file__).parent
-FRAMEWORKS = {"torch", "jax", "flax", "jaxlib"}
+FRAMEWORKS = {"torch", "jax", "flax", "jaxlib", "equinox", "haiku", "keras"}
 ARRAYS = {"numpy", "array_api_compat", "gradcam"}
 
 

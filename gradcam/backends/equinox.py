@@ -105,7 +105,7 @@ class Equinox:
 
 def _unwrapped(model: eqx.Module) -> eqx.Module:
     """The module inside `eqx.filter_jit` and `eqx.filter_vmap`."""
-    while (inside := getattr(model, "_fun", None)) is not None:
+    while isinstance(inside := getattr(model, "__wrapped__", None), eqx.Module):
         model = inside
     return model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import weakref
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ def _channels_first(model: Any) -> bool:
     return next((found for found in said if found), keras.config.image_data_format()) == "channels_first"
 
 
+def _inference(model: Any) -> dict[str, bool]:
+    """`training=False`, where the model's own call takes it; the layers in it are told by Keras."""
+    return {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+
+
 # ---------------------------------------------------------------------------------------------- on JAX
 
 _PATCHING = threading.RLock()
@@ -88,7 +94,7 @@ class _Run:
                     stack.callback(_restored(layer, vars(layer).get("call")))
                     object.__setattr__(layer, "call", _tapped(path, layer))
             with active(tap):
-                return model.stateless_call(*values, *args, training=False, **kwargs)[0]
+                return model.stateless_call(*values, *args, **{**_inference(model), **kwargs})[0]
 
 
 def _tapped(path: str, layer: Any) -> Any:
@@ -147,7 +153,7 @@ def _torch(model: Any) -> Model:
 
         def _forward(self, inputs: Inputs) -> Outputs:
             args, kwargs = arguments(inputs)
-            return self.module(*args, training=False, **kwargs)
+            return self.module(*args, **{**_inference(self.module), **kwargs})
 
         @contextlib.contextmanager
         def float64(self, inputs: Inputs) -> Iterator[tuple[Any, Inputs]]:
