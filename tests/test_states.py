@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import states
 import states_jax  # noqa: F401
+import states_others  # noqa: F401
 import states_torch  # noqa: F401
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"

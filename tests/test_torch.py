@@ -281,3 +281,17 @@ def test_inputs_may_be_a_tuple_or_a_mapping():
     by_name = gradcam.explain(model, {"image": image, "scale": scale})
     assert torch.equal(by_position.maps, by_name.maps)
     gradcam.verify(model, (image, scale)).assert_passed()
+
+
+def test_a_detector_that_finds_nothing_says_so_even_without_a_graph():
+    class Nothing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            self.body(x)
+            return [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()} for _ in x]
+
+    with pytest.raises(ValueError, match="detect"):
+        gradcam.explain(Nothing().eval(), images(), "body", gradcam.targets.Detection([0, 0, 4, 4]))

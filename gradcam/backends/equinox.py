@@ -96,8 +96,9 @@ class Equinox:
 
         def one(arrays: Any) -> Any:
             args, kwargs = eqx.combine(arrays, rest)
-            output = model(*args, **kwargs) if state is None else model(*args, state, **kwargs)
-            return output[0] if state is not None else output
+            if state is None:
+                return model(*args, **kwargs)
+            return (model(*args, state, **kwargs) if args else model(**kwargs, state=state))[0]
 
         with active(tap):
             return jax.vmap(one, in_axes=(axes,), axis_name="batch")(arrays)

@@ -183,6 +183,7 @@ class TorchModel:
             try:
                 gradients, curvatures = _gradients(scores, found, layers, curvature)
             except _UnreachedError as error:
+                getattr(target, "resolve", lambda _: None)(outputs)  # which may know better, as of no detections at all
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         activations = tuple(a.detach() for a in found)
         return Capture(tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures)
