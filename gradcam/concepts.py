@@ -13,7 +13,7 @@ from gradcam._arrays import array_namespace, to_numpy, widen
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.explainer import LayerLike, Pipeline, last_spatial_layer
-from gradcam.model import Model, compiled, first_array
+from gradcam.model import Model, compiled, input_size
 from gradcam.targets import Target, TargetLike, as_target, logits
 
 __all__ = ["Concepts", "Words", "factorise", "words"]
@@ -44,10 +44,9 @@ class _Alphas:
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> tuple[Any, Array, Array]:
         capture = model.capture(inputs, (self.layer,), target)
-        first = getattr(model, "channels_first", True)
-        size = layouts.input_size(first_array(inputs).shape, first)
+        size = input_size(model, inputs)
         layout = Pipeline((self.layer,), (), size, self.layout).layout_of(
-            self.layer, capture.activations[0].shape[1:], first
+            self.layer, capture.activations[0].shape[1:], model
         )
         gradients = layout.view(widen(capture.gradients[0]))
         return capture.outputs, capture.scores, array_namespace(gradients).mean(gradients, axis=-1)
@@ -142,9 +141,8 @@ def factorise(
     """
     tapped, path, wanted = _prepared(model, inputs, layer, None, layout, allow_training)
     activations = compiled(tapped, _Activations(path))(inputs, wanted)
-    first = getattr(tapped, "channels_first", True)
-    size = layouts.input_size(first_array(inputs).shape, first)
-    place = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], first)
+    size = input_size(tapped, inputs)
+    place = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], tapped)
     where, vectors = methods.factorise(place.view(widen(activations)), concepts, iterations=iterations, seed=seed)
     scores = None
     if not place.prefix:

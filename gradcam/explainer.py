@@ -19,7 +19,7 @@ from gradcam.explanation import Explanation
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import POOLED, Entry, as_entry, check_parameters
-from gradcam.model import Layer, Model, PooledAxes, compiled, first_array
+from gradcam.model import Layer, Model, PooledAxes, compiled, habit, input_first, input_size
 from gradcam.procedures import PROCEDURES, Run
 from gradcam.smoothing import Smoothing
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
@@ -51,8 +51,8 @@ class Pipeline:
     fusion: Fusion = "mean"
     picture: tuple[Shape, Scaling] | None = None
 
-    def layout_of(self, path: str, sample: Sequence[int], channels_first: bool) -> Layout:
-        layout = layouts.infer(sample, self.size, channels_first, self.layout)
+    def layout_of(self, path: str, sample: Sequence[int], model: Model) -> Layout:
+        layout = layouts.infer(sample, self.size, habit(model, path), self.layout)
         if layout is None:
             raise ValueError(
                 f'layer "{path}" gives vectors of shape {tuple(sample)}, which have no space to map; choose one of '
@@ -61,8 +61,7 @@ class Pipeline:
         return layout
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
-        first = getattr(model, "channels_first", True)
-        outputs, scores, samples = self._capture(model, inputs, target, first)
+        outputs, scores, samples = self._capture(model, inputs, target)
         raw = [
             [self._map(method, layout, arrays, scores.shape) for layout, arrays in samples] for method in self.methods
         ]
@@ -83,7 +82,7 @@ class Pipeline:
         return {"maps": tuple(done), "scores": scores, "outputs": outputs, "peaks": stacked}
 
     def _capture(
-        self, model: Model, inputs: Inputs, target: Any, channels_first: bool
+        self, model: Model, inputs: Inputs, target: Any
     ) -> tuple[Any, Array, list[tuple[Layout, tuple[Array, ...]]]]:
         """Outputs, scores, and each layer's layout with its activations, gradients and curvatures, as far as needed."""
         needs = {entry.needs for entry, _ in self.methods}
@@ -92,11 +91,11 @@ class Pipeline:
             scores = target(capture.outputs)
         else:
             options: dict[str, Any] = {"curvature": True} if "curvatures" in needs else {}
-            capture = model.capture(inputs, self.layers, target, self._pooled(channels_first), **options)
+            capture = model.capture(inputs, self.layers, target, self._pooled(model), **options)
             scores = capture.scores
         found = []
         for i, (path, activations) in enumerate(zip(self.layers, capture.activations, strict=True)):
-            layout = self.layout_of(path, activations.shape[1:], channels_first)
+            layout = self.layout_of(path, activations.shape[1:], model)
             view = layout.view(widen(activations))
             if scores.ndim == 2:  # K targets share their activations
                 view = array_namespace(view).expand_dims(view, axis=1)
@@ -111,12 +110,12 @@ class Pipeline:
         xp = array_namespace(positions)
         return layout.maps(xp.broadcast_to(positions, (*scores, positions.shape[-1])))
 
-    def _pooled(self, channels_first: bool) -> PooledAxes | None:
+    def _pooled(self, model: Model) -> PooledAxes | None:
         if not all(entry.function in POOLED for entry, _ in self.methods):
             return None
 
         def axes(sample: Shape) -> tuple[int, ...]:
-            layout = self.layout_of(self.layers[0], sample, channels_first)
+            layout = self.layout_of(self.layers[0], sample, model)
             return () if layout.kind == "tokens" else layout.spatial_axes
 
         return axes
@@ -153,14 +152,13 @@ class _Runs:
         if procedure is None:
             found: dict[str, Any] = compiled(model, pipeline)(inputs, target)
             return found
-        first = getattr(model, "channels_first", True)
         raw, captures = [], []
         for path in pipeline.layers:
             run = Run(
                 model=model,
                 inputs=inputs,
                 path=path,
-                layout_of=partial(pipeline.layout_of, channels_first=first),
+                layout_of=partial(pipeline.layout_of, model=model),
                 target=target,
                 size=pipeline.size,
                 chunk=self.chunk,
@@ -177,10 +175,9 @@ class _Runs:
         """Signed maps of every variant, mapped back; their mean then goes the way of a map."""
         if self.smoothing is None:
             return plain
-        first = getattr(model, "channels_first", True)
         signed = replace(pipeline, relu=False, picture=None)
         total: list[Array] | None = None
-        variants = list(self.smoothing.variants(inputs, first))
+        variants = list(self.smoothing.variants(inputs, input_first(model, inputs)))
         for variant, back in variants:
             maps = [back(m) for m in self.once(model, signed, variant, target)["maps"]]
             total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
@@ -286,8 +283,7 @@ class Explainer:
 
     def _prepare(self, inputs: Inputs) -> tuple[Model, Pipeline]:
         model = backends.adapt(self._model, inputs, self._allow_training)
-        first = getattr(model, "channels_first", True)
-        size = layouts.input_size(first_array(inputs).shape, first)
+        size = input_size(model, inputs)
         if self._layers is None:
             needs = {entry.needs for entry, _ in self._pipeline.methods}
             if needs <= {"attention"}:
@@ -438,12 +434,11 @@ def last_spatial_layer(model: Model, inputs: Inputs, layout: layouts.Spec = None
     Of a transformer's tokens, the last at which the gradient reaches any spatial token: behind the last attention
     only the class token counts.
     """
-    first = getattr(model, "channels_first", True)
-    size = layouts.input_size(first_array(inputs).shape, first)
+    size = input_size(model, inputs)
     tokens: list[str] = []
     for found in reversed(_layers(model, inputs)):
         try:
-            shape = layouts.infer(found.shape[1:], size, first, layout)
+            shape = layouts.infer(found.shape[1:], size, habit(model, found.path), layout)
         except ValueError:
             continue
         if shape is None or int(np.prod(shape.grid)) < 2:
@@ -471,7 +466,7 @@ class _Reach:
         pipeline = Pipeline(self.layers, (), self.size)
         reach = []
         for path, gradient in zip(self.layers, capture.gradients, strict=True):
-            layout = pipeline.layout_of(path, gradient.shape[1:], getattr(model, "channels_first", True))
+            layout = pipeline.layout_of(path, gradient.shape[1:], model)
             view = layout.view(gradient)
             reach.append(array_namespace(view).any(view != 0))
         return reach
@@ -479,8 +474,7 @@ class _Reach:
 
 def _reached(model: Model, inputs: Inputs, candidates: list[str]) -> str:
     """The first of the candidates, last layers first, whose spatial tokens reach the top class's score."""
-    first = getattr(model, "channels_first", True)
-    size = layouts.input_size(first_array(inputs).shape, first)
+    size = input_size(model, inputs)
     for start in range(0, len(candidates), 16):
         some = tuple(reversed(candidates[start : start + 16]))
         reach = compiled(model, _Reach(some, size))(inputs, as_target(None))

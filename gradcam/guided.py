@@ -28,7 +28,7 @@ from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.classifier import Classifier
 from gradcam.explainer import LayerLike, explain
-from gradcam.model import Model, compiled, first_array
+from gradcam.model import Model, compiled, first_array, input_first
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
 __all__ = ["Guided", "guided_backprop", "guided_grad_cam"]
@@ -124,9 +124,8 @@ def guided_grad_cam(
     The rest is that of `guided_backprop`, but the input must have channels and as many spatial axes as the map.
     """
     plain = model.model if isinstance(model, Classifier) else model
-    first = getattr(_adapted(plain, inputs, allow_training), "channels_first", True)
     array = first_array(inputs)
-    layout = layouts.input_layout(array.shape, first)
+    layout = layouts.input_layout(array.shape, input_first(_adapted(plain, inputs, allow_training), inputs))
     explanation = explain(model, inputs, layer, target, allow_training=allow_training, **options)
     found = guided_backprop(plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training)
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Shape
 
-__all__ = ["Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]
+__all__ = ["Habit", "Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]
 
 MAX_PREFIX = 16
 """So many class, distillation and register tokens at most are looked for where patches tile the input exactly;
@@ -122,13 +122,22 @@ def _token_grids(count: int, size: Shape) -> list[Tokens]:
     return sorted(found, key=lambda tokens: found[tokens])
 
 
-def infer(shape: Sequence[int], size: Shape | None, channels_first: bool, spec: Spec = None) -> Layout | None:
+class Habit(NamedTuple):
+    """Where a layer's channels are: the framework's habit, or, where it is sure, what the layer's type says."""
+
+    channels_first: bool
+    sure: bool = False
+
+
+def infer(shape: Sequence[int], size: Shape | None, habit: bool | Habit, spec: Spec = None) -> Layout | None:
     """The layout of a layer whose samples have `shape`, in a model whose input has the spatial `size`.
 
-    `channels_first` is the framework's habit, which decides where the shapes alone do not. None: the layer has no
-    space (a vector of features). Raises ValueError where tokens can be laid out in no way; of several, it is
-    the one whose patches tile the input, with the fewest prefix tokens.
+    The habit decides where the shapes alone do not. In one dimension, where nearly any shape fits, a habit that is
+    sure decides, and else the axis that is exactly as long as the input. None: the layer has no space (a vector of
+    features). Raises ValueError where tokens can be laid out in no way; of several, it is the one whose patches tile
+    the input, with the fewest prefix tokens.
     """
+    channels_first, sure = habit if isinstance(habit, Habit) else Habit(habit)
     shape = tuple(int(n) for n in shape)
     if isinstance(spec, Tokens):
         if len(shape) != 2 or shape[0] < spec.prefix + math.prod(spec.grid):
@@ -145,6 +154,10 @@ def infer(shape: Sequence[int], size: Shape | None, channels_first: bool, spec: 
         return first if spec == "channels_first" else last
     if len(shape) == 2 and size is not None and len(size) > 1:
         return _infer_tokens(shape, size)
+    if len(shape) == 2 and sure:
+        return first if channels_first else last
+    if len(shape) == 2 and (first.grid == size) != (last.grid == size):
+        return first if first.grid == size else last
     if size is not None and _fits(first.grid, size) != _fits(last.grid, size):
         return first if _fits(first.grid, size) else last
     return first if channels_first else last

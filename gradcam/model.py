@@ -19,9 +19,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from gradcam import layouts
 from gradcam._arrays import array_namespace, constant
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.layouts import input_layout
+from gradcam.layouts import Habit, input_layout
 
 __all__ = [
     "INPUT",
@@ -32,6 +33,9 @@ __all__ = [
     "arguments",
     "compiled",
     "first_array",
+    "habit",
+    "input_first",
+    "input_size",
     "merged_scores",
     "noise",
     "nothing_guided",
@@ -86,7 +90,8 @@ class Model(Protocol):
     `float64(inputs)`, a context manager that gives the model and its inputs in double precision; `scorer(inputs,
     layer, target)`, see the function of that name; `input_gradients(inputs, target, rule, smooth) -> Capture`, guided
     backpropagation to the input, `first_array` of the inputs, which stands in for the one layer of a capture (see
-    `gradcam.guided`); `channels_first`, the framework's habit (True unless told).
+    `gradcam.guided`); `channels_first`, the framework's habit (True unless told), and `channels_first_at(path)`, what a
+    layer's type says of it, or of the input itself for the path INPUT (None where it says nothing).
     """
 
     def capture(
@@ -150,6 +155,25 @@ def with_first_array(inputs: Inputs, array: Array) -> Inputs:
     if isinstance(inputs, tuple):
         return tuple(array if value is first else value for value in inputs)
     return array
+
+
+def habit(model: Model, path: str) -> Habit:
+    """Where the channels of a layer are, as far as the model can tell without running."""
+    told = getattr(model, "channels_first_at", None)
+    found = told(path) if told is not None else None
+    return Habit(getattr(model, "channels_first", True)) if found is None else Habit(found, True)
+
+
+def input_first(model: Model, inputs: Inputs) -> bool:
+    """Whether the input's channels are in front: of sequences (N, ., .) the first layer's type tells."""
+    if len(first_array(inputs).shape) == 3:
+        return habit(model, INPUT).channels_first
+    return bool(getattr(model, "channels_first", True))
+
+
+def input_size(model: Model, inputs: Inputs) -> Shape | None:
+    """The spatial size of the input, see `layouts.input_size`."""
+    return layouts.input_size(first_array(inputs).shape, input_first(model, inputs))
 
 
 def noise(inputs: Inputs, channels_first: bool, deviation: float, random: np.random.Generator) -> Array:

@@ -18,7 +18,7 @@ from gradcam import maps as maps_
 from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.layouts import Layout
-from gradcam.model import INPUT, Capture, Model, compiled, first_array, scorer, with_first_array
+from gradcam.model import INPUT, Capture, Model, compiled, first_array, input_first, scorer, with_first_array
 from gradcam.model import noise as noise_
 from gradcam.targets import Target
 
@@ -109,7 +109,7 @@ class Run:
         """Copies of the inputs with Gaussian noise, `noise` times each sample's range: the same noise for each."""
         array, random = first_array(self.inputs), np.random.default_rng(seed)
         for _ in range(samples):
-            added = noise_(self.inputs, getattr(self.model, "channels_first", True), noise, random)
+            added = noise_(self.inputs, input_first(self.model, self.inputs), noise, random)
             yield with_first_array(self.inputs, array + added)
 
 
@@ -222,7 +222,7 @@ def _masked(
     run = run.settled(capture)
     layout = run.layout(capture)
     array = first_array(run.inputs)
-    input_layout = layouts.input_layout(array.shape, getattr(run.model, "channels_first", True))
+    input_layout = layouts.input_layout(array.shape, input_first(run.model, run.inputs))
     if run.size is None or input_layout is None or len(run.size) != len(layout.grid):
         raise ValueError(
             f"this method shows the model its input through the maps of layer {run.path!r}, and so needs an input with "
@@ -314,12 +314,11 @@ def contributions(run: Run) -> tuple[Capture, list[tuple[str, Layout | None, Arr
     paths = (INPUT, *(path for path, _ in found))
     capture = run.capture(layers=paths)
     several = capture.scores.ndim == 2
-    first = getattr(run.model, "channels_first", True)
     array = first_array(run.inputs)
     xp = array_namespace(array)
     each = [array, *(bias for _, bias in found)]
     values = [xp.expand_dims(value, axis=1) for value in each] if several else each
-    places: list[Layout | None] = [layouts.input_layout(array.shape, first)]
+    places: list[Layout | None] = [layouts.input_layout(array.shape, input_first(run.model, run.inputs))]
     for path, gradient in zip(paths[1:], capture.gradients[1:], strict=True):
         shape = tuple(int(n) for n in gradient.shape[1 + several :])
         places.append(run.layout_of(path, shape) if len(shape) > 1 else None)

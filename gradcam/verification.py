@@ -19,7 +19,7 @@ from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.explainer import LayerLike, Pipeline, last_spatial_layer
-from gradcam.model import Model, compiled, first_array
+from gradcam.model import Model, compiled, input_size
 from gradcam.targets import Target, TargetLike, as_target
 
 __all__ = ["Verification", "verify"]
@@ -182,9 +182,8 @@ def verify(
             if isinstance(resolved, Target):
                 resolved.check(outputs)
                 resolved = resolved.resolve(outputs)
-            first = getattr(found, "channels_first", True)
-            size = layouts.input_size(first_array(used).shape, first)
-            shape = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], first)
+            size = input_size(found, used)
+            shape = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], found)
             replay = compiled(found, _Replayed(path))
             probe = _Probe(
                 score=lambda a: to_numpy(replay(used, resolved, a)).astype(np.float64),  # noqa: B023

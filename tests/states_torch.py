@@ -480,6 +480,59 @@ def token_ids() -> Explained:
     return explanation.maps, F.relu(torch.einsum("nkc,nct->nkt", torch.stack(slopes, 1), layer)).detach()
 
 
+class Encoder(nn.Module):
+    """Token ids -> classes, by PyTorch's own transformer layers, which have a fused path for inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(20, 6)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), 2)
+        self.linear = nn.Linear(6, 5)
+        self.eval()
+
+    def forward(self, ids: torch.Tensor, padding: torch.Tensor | None = None) -> Any:
+        return self.linear(self.encoder(self.embed(ids), src_key_padding_mask=padding).mean(1))
+
+
+def tokens(inputs: Any) -> Explained:
+    """At the first block's output (N, T, C): by autograd alone, and by position along T."""
+    model, found = Encoder(), []
+    hook = model.encoder.layers[0].register_forward_hook(lambda *given: found.append(given[2]))
+    scores = model(*inputs)[:, [1, 3]]
+    hook.remove()
+    slopes = [torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0].mean(1) for k in range(2)]
+    expected = F.relu(torch.einsum("nkc,ntc->nkt", torch.stack(slopes, 1), found[0])).detach()
+    assert [one.path for one in gradcam.layers(model, inputs)][-2:] == ["encoder", "linear"]
+    return explain(model, inputs, "encoder.layers.0").maps, expected
+
+
+IDS = torch.arange(18).reshape(2, 9)
+ends("token ids, a transformer layer (N, T, C)")(lambda: tokens((IDS,)))
+ends("the same with padding")(lambda: tokens((IDS, torch.arange(9) > torch.tensor([[8], [5]]))))
+
+
+@ends("sequences of vectors (N, T, C), a recurrent layer: `layer[0]`")
+def recurrent() -> Explained:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rnn = nn.GRU(6, 7, batch_first=True)
+            self.linear = nn.Linear(7, 5)
+            self.eval()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.linear(self.rnn(x)[0].tanh().mean(1))
+
+    model, x = Recurrent(), torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(1))
+    explanation = explain(model, x, "rnn[0]")
+    assert explanation.heatmaps().shape == (2, 2, 9)
+    a = model.rnn(x)[0].detach()
+    slopes = torch.einsum("kc,ntc->nkc", model.linear.weight[[1, 3]] / 9, 1 - a.tanh() ** 2) / 9
+    return explanation.maps, F.relu(torch.einsum("nkc,ntc->nkt", slopes, a)).detach()
+
+
 @ends("a batch of one")
 def one() -> Explained:
     return explain(Network(), images()[:1], LAYER).maps, plain()[:1]

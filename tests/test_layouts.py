@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradcam.layouts import Layout, Tokens, infer, input_layout, input_size
+from gradcam.layouts import Habit, Layout, Tokens, infer, input_layout, input_size
 
 IMAGE = (224, 224)
 
@@ -167,3 +167,43 @@ def test_the_inputs_layout():
     assert input_layout((2, 3, 32, 32), False) == Layout("channels_first", (32, 32))
     assert input_layout([2, 32, 32, 3], True) == Layout("channels_last", (32, 32))
     assert input_layout((2, 77), True) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "habit", "kind"),
+    [
+        ((9, 8), (9,), True, "channels_last"),  # token ids of length 9, an embedding
+        ((7, 9), (9,), False, "channels_first"),  # the same, behind a convolution
+        ((9, 9), (9,), True, "channels_first"),  # both: the framework's habit
+        ((9, 4), (9,), Habit(True, True), "channels_first"),  # a strided convolution of 9 channels
+        ((4, 9), (9,), Habit(False, True), "channels_last"),
+        ((16, 5), (40,), True, "channels_first"),
+    ],
+)
+def test_in_one_dimension_the_layers_type_tells_or_the_inputs_length(shape, size, habit, kind):
+    assert infer(shape, size, habit).kind == kind
+
+
+def test_pytorchs_layers_say_where_their_channels_are():
+    torch = pytest.importorskip("torch")
+    from gradcam.backends.torch import TorchModel
+    from gradcam.model import INPUT
+
+    nn = torch.nn
+    model = nn.Sequential()
+    model.add_module("embed", nn.Embedding(5, 4))
+    model.add_module("block", nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.BatchNorm1d(6)))
+    model.add_module("mixed", nn.Sequential(nn.Conv1d(6, 6, 1), nn.LayerNorm(6), nn.GELU()))
+    model.add_module("rnn", nn.LSTM(6, 3))
+    said = TorchModel(model).channels_first_at
+    assert said(INPUT) is False
+    assert said("embed") is False
+    assert [said("block"), said("block.1"), said("block.2")] == [True, True, True]
+    assert [said("mixed"), said("mixed.1"), said("mixed.2")] == [None, False, None]
+    assert [said("rnn[0]"), said("rnn#1[0]"), said("spare")] == [False, False, None]
+
+    class Elsewhere(nn.LayerNorm):
+        """As torchvision's LayerNorm2d, whose channels are in front."""
+
+    model.add_module("own", Elsewhere(3))
+    assert TorchModel(model).channels_first_at("own") is None

@@ -135,6 +135,21 @@ class TorchModel:
         args, kwargs = arguments(inputs)
         return self.module(*args, **kwargs)
 
+    def channels_first_at(self, path: str) -> bool | None:
+        """What the layer's type says, or else what is in it, or what it is in; of the input, the first layer's type."""
+        if path == INPUT:
+            return next((first for _, module in self._named() if (first := _says(module)) is not None), None)
+        name = _module_of(path)
+        while name:
+            module = submodule(self.module, name)
+            if module is None:
+                return None
+            said = {_says(one) for one in module.modules()} - {None}
+            if said:
+                return said.pop() if len(said) == 1 else None
+            name = name.rpartition(".")[0]
+        return None
+
     def layers(self, inputs: Inputs) -> list[Layer]:
         found: list[Layer] = []
         modules = dict(self._named())
@@ -324,6 +339,18 @@ AFFINE = (
     torch.nn.modules.batchnorm._BatchNorm,
 )
 """Layers whose output at zero, in evaluation mode, is their bias."""
+
+
+_CHANNELS_FIRST = re.compile(r"(Lazy)?(Conv(Transpose)?|BatchNorm|InstanceNorm|.*Pool)\d(d|D)|GroupNorm")
+_CHANNELS_LAST = re.compile(r"Embedding(Bag)?|GRU|LSTM|RNN|LayerNorm|(Lazy)?Linear|MultiheadAttention|RMSNorm")
+
+
+def _says(module: torch.nn.Module) -> bool | None:
+    """Where PyTorch's own layer of this very type has its channels; a subclass may have them elsewhere."""
+    if not type(module).__module__.startswith("torch.nn.modules"):
+        return None
+    name = type(module).__name__
+    return True if _CHANNELS_FIRST.fullmatch(name) else False if _CHANNELS_LAST.fullmatch(name) else None
 
 
 def _trains(module: torch.nn.Module) -> bool:

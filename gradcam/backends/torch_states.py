@@ -171,15 +171,22 @@ class _NoReentrant:
         return function(*args) if Session.innermost() else _NoReentrant.own.apply(function, preserve, *args)
 
 
-def _no_reentrant() -> Callable[[], object]:
+def _step_by_step() -> Callable[[], object]:
     module: Any = torch.utils.checkpoint
-    own, module.CheckpointFunction = module.CheckpointFunction, _NoReentrant
-    _NoReentrant.own = own
-    return lambda: setattr(module, "CheckpointFunction", own)
+    own, fast = module.CheckpointFunction, torch.backends.mha.get_fastpath_enabled()
+    module.CheckpointFunction, _NoReentrant.own = _NoReentrant, own
+    torch.backends.mha.set_fastpath_enabled(False)
+
+    def back() -> None:
+        module.CheckpointFunction = own
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+    return back
 
 
-plain = _Shared(_no_reentrant)
-"""Reentrant activation checkpointing, which knows no `autograd.grad`, is off in sessions."""
+plain = _Shared(_step_by_step)
+"""Off in sessions: reentrant checkpointing, which knows no `autograd.grad`, and the fused inference of PyTorch's
+transformer layers, which runs no layer inside them and makes nested tensors of padded sequences."""
 
 
 # ---------------------------------------------------------------------------------------------- modes

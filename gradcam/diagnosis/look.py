@@ -32,14 +32,13 @@ class _Looked:
     """Whether a layer's activations and gradients are 0 or flat: a few booleans for each sample and target."""
 
     path: str
-    layout_of: Callable[[str, Shape, bool], Layout]
+    layout_of: Callable[[str, Shape, Model], Layout]
     differentiated: bool
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Array]:
         capture = model.capture(inputs, (self.path,), target if self.differentiated else None)
         activations = capture.activations[0]
-        first = getattr(model, "channels_first", True)
-        layout = self.layout_of(self.path, tuple(int(n) for n in activations.shape[1:]), first)
+        layout = self.layout_of(self.path, tuple(int(n) for n in activations.shape[1:]), model)
         view = layout.view(activations)
         xp = array_namespace(view)
         found = {

@@ -21,7 +21,7 @@ class Source:
 
     model, inputs: what was explained, or ReferenceError where it is gone.
     adapt: (model, inputs) -> its backend. target: settled, no top class is left open.
-    layout_of: (path, sample's shape, channels_first) -> Layout.
+    layout_of: (path, sample's shape, model) -> Layout.
     maps: (backend, inputs, target, layers, relu) -> maps by the same method.
     earlier: (backend, inputs) -> the last layer whose spatial tokens reach the output.
     """
@@ -32,7 +32,7 @@ class Source:
     target: Callable[[Outputs], Array]
     layers: tuple[str, ...]
     entry: Entry
-    layout_of: Callable[[str, Shape, bool], Layout]
+    layout_of: Callable[[str, Shape, Model], Layout]
     maps: Callable[[Model, Inputs, Any, tuple[str, ...], bool], Array]
     earlier: Callable[[Model, Inputs], str]
 
