@@ -282,6 +282,8 @@ class Explainer:
         return {entry.name: found[entry.name] for entry, _ in chosen}
 
     def _prepare(self, inputs: Inputs) -> tuple[Model, Pipeline]:
+        if first_array(inputs).shape[0] == 0:
+            raise ValueError(f"the batch is empty: `inputs` have shape {tuple(first_array(inputs).shape)}")
         model = backends.adapt(self._model, inputs, self._allow_training)
         size = input_size(model, inputs)
         if self._layers is None:

@@ -222,3 +222,8 @@ def test_a_layer_without_space_is_an_error(case):
         pytest.skip("no layer without space")
     with pytest.raises(ValueError, match='layer "linear" gives vectors'):
         gradcam.explain(case.model, case.inputs(), layer="linear")
+
+
+def test_an_empty_batch_is_an_error(case):
+    with pytest.raises(ValueError, match=r"the batch is empty: `inputs` have shape \(0, "):
+        gradcam.explain(case.model, case.give(networks.images()[:0]), case.second)
