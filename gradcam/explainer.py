@@ -19,7 +19,7 @@ from gradcam.explanation import Explanation
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import POOLED, Entry, as_entry, check_parameters
-from gradcam.model import Layer, Model, PooledAxes, compiled, habit, input_first, input_size
+from gradcam.model import Layer, Model, PooledAxes, compiled, first_array, habit, input_first, input_size
 from gradcam.procedures import PROCEDURES, Run
 from gradcam.smoothing import Smoothing
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
