@@ -11,6 +11,8 @@ import gradcam
 jax = pytest.importorskip("jax")
 eqx = pytest.importorskip("equinox")
 jnp = jax.numpy
+from jax.ad_checkpoint import checkpoint_name  # noqa: E402
+
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 8, 9)), jnp.float32)
 
@@ -101,6 +103,40 @@ def test_batch_norm_with_state_in_inference_mode():
     assert not model.norm.inference
 
 
+def test_a_module_with_state_asks_for_it():
+    model, _ = eqx.nn.make_with_state(Normed)()
+    with pytest.raises(ValueError, match=r"this Normed has state; pass the pair \(module, state\)"):
+        gradcam.explain(model, X, "conv", 1)
+
+
+def test_a_jitted_function_of_the_batch_is_called_with_the_batch():
+    model = Plain()
+
+    def features(x):
+        return jax.vmap(lambda one: model.blocks[1](model.blocks[0](one, KEYS[0]), KEYS[0]))(x)
+
+    def function(x):
+        return checkpoint_name(features(x), "features").mean((2, 3)) @ model.linear.weight.T
+
+    expected = gradcam.explain(function, X, "features", 1, layout="channels_first").maps
+    found = gradcam.explain(eqx.filter_jit(function), X, "features", 1, layout="channels_first").maps
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class Noisy(Plain):
+    def __call__(self, x, key):
+        return super().__call__(x + jax.random.normal(key, x.shape))
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_keys_may_be_one_for_each_sample(make):
+    keys, model = jax.random.split(make(0), 2), Noisy()
+    both = gradcam.explain(model, (X, keys), "blocks[0].conv", 1).outputs
+    for n in range(2):
+        alone = gradcam.explain(model, {"x": X[n : n + 1], "key": keys[n]}, "blocks[0].conv", 1).outputs
+        np.testing.assert_allclose(both[n], alone[0], rtol=1e-5)
+
+
 def test_a_key_is_each_samples_alike_and_inputs_may_be_a_mapping():
     model = Plain()
     expected = gradcam.explain(model, X, "blocks[1]", 1).maps
@@ -134,3 +170,12 @@ def test_full_grad_finds_the_biases():
         torch = pytest.importorskip("torch")
         expected = gradcam.explain(networks.torch_network(), torch.from_numpy(networks.images(2)), None, 1, "full-grad")
         np.testing.assert_allclose(found, np.asarray(expected.maps), rtol=1e-6)
+
+
+def test_full_grads_biases_have_samples_and_targets_and_are_those_of_batch_norm_too():
+    model, state = eqx.nn.make_with_state(Normed)()
+    found = gradcam.explain((model, state), X, None, [[0, 1, 2, 3]], "full-grad").maps  # as many targets as channels
+    alone = gradcam.explain((model, state), X, None, 3, "full-grad").maps
+    np.testing.assert_allclose(found[:, 3], alone, rtol=1e-5, atol=1e-6)
+    paths = [path for path, _ in gradcam.backends.adapt((model, state), X).biases(X)]
+    assert paths == ["conv", "norm[0]", "linear"]

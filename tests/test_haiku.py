@@ -71,3 +71,8 @@ def test_new_parameters_trace_nothing():
     count = len(traces)
     gradcam.explain((transformed, jax.tree.map(lambda p: p * 2, params), state), X, "conv", 1)
     assert len(traces) == count
+
+
+def test_full_grad_knows_the_bias_of_batch_norm():
+    paths = [path for path, _ in gradcam.backends.adapt((TRANSFORMED, PARAMS, STATE), X).biases(X)]
+    assert paths == ["conv", "norm", "linear"]

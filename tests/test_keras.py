@@ -94,6 +94,64 @@ def test_new_weights_are_read():
     np.testing.assert_allclose(np.asarray(explainer(give(X), 1).outputs), outputs, atol=1e-5)
 
 
+def test_a_replaced_activation_is_seen():
+    model = network()
+    model.get_layer("dense").activation = keras.activations.softmax
+    gradcam.explain(model, give(X), "relu", 1)
+    for activation in (keras.activations.linear, keras.activations.tanh):  # what tutorials do to a softmax
+        model.get_layer("dense").activation = activation
+        outputs = keras.ops.convert_to_numpy(model(X, training=False))
+        np.testing.assert_allclose(np.asarray(gradcam.explain(model, give(X), "relu", 1).outputs), outputs, atol=1e-5)
+
+
+@pytest.mark.skipif(ON_TORCH, reason="nothing is compiled")
+def test_new_weights_calls_and_training_trace_nothing():
+    traces = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            return x
+
+    inner = network()
+    model, layer = keras.Sequential([keras.layers.Input((8, 9, 3)), Counted(), inner]), inner.get_layer("relu")
+    gradcam.explain(model, give(X), layer, 1)
+    model.set_weights([w * 1.1 for w in model.get_weights()])
+    model.compile("sgd", "mse")
+    model.fit(X, np.zeros((2, 5)), verbose=0)
+    count = len(traces)
+    gradcam.explain(model, give(X), layer, 1)
+    assert len(traces) == count
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_several_inputs_are_a_tuple_or_a_mapping(names):
+    layers = keras.layers
+    image, extra = keras.Input((8, 9, 3), name="image"), keras.Input((4,), name="extra")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(image))
+    outputs = layers.Dense(5)(layers.Concatenate()([x, extra]))
+    model = keras.Model({"image": image, "extra": extra} if names else [image, extra], outputs)
+    given = {"image": give(X), "extra": give(np.ones((2, 4), "float32"))}
+    expected = keras.ops.convert_to_numpy(model(given if names else list(given.values()), training=False))
+    for inputs in (given,) if names else (given, tuple(given.values())):
+        e = gradcam.explain(model, inputs, "conv", 1)
+        assert tuple(e.maps.shape) == (2, 6, 7)
+        np.testing.assert_allclose(np.asarray(e.outputs), expected, atol=1e-5)
+
+
+def test_full_grad_finds_the_biases_and_refuses_activations_behind_them():
+    model = network()
+    biases = dict(gradcam.backends.adapt(model, give(X)).biases(give(X)))
+    assert list(biases) == ["block/conv", "block/norm", "dense"]
+    model.get_layer("block").get_layer("norm").beta.assign([1.0, 2, 3, 4])
+    assert gradcam.explain(model, give(X), None, [[1, 2]], "full-grad").maps.shape == (2, 2, 8, 9)
+    biases = dict(gradcam.backends.adapt(model, give(X)).biases(give(X)))
+    np.testing.assert_allclose(np.asarray(biases["block/norm"])[:, 0, 0], [[1, 2, 3, 4]] * 2, rtol=1e-6)
+    model.get_layer("dense").activation = keras.activations.softmax
+    with pytest.raises(ValueError, match=r'the bias of layer "dense" cannot be had in front of its own .* "softmax"'):
+        gradcam.explain(model, give(X), None, 1, "full-grad")
+
+
 def test_a_model_that_is_not_built_says_so():
     with pytest.raises(ValueError, match="has no weights yet; call it once"):
         gradcam.explain(keras.Sequential([keras.layers.Dense(3)]), give(X), None, 1)

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import Biases, JaxModel, Tap, held
+from gradcam.backends.jax import Biases, Function, JaxModel, Tap, held
 from gradcam.backends.jax_tapped import active, current, tapped
 from gradcam.model import arguments, first_array
 
 __all__ = ["Equinox", "adapt", "path_of"]
 
-AFFINE = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Linear)
-"""Layers whose output at zero is their bias."""
+AFFINE = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Linear, eqx.nn.BatchNorm)
+"""Layers whose output at zero, in inference mode, is their bias."""
 
 
 def _is_module(value: Any) -> bool:
@@ -69,7 +69,10 @@ def _tapped(layer: type) -> type:
     def output(self: Any, *args: Any, **kwargs: Any) -> Any:
         found, tap = layer.__call__(self, *args, **kwargs), current()  # type: ignore[operator]
         if isinstance(tap, Biases) and issubclass(layer, AFFINE):
-            tap.add(self._gradcam_path, layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs))
+            nothing = jnp.where(True, 0, args[0])  # zeros that the user's own vmap batches like the input
+            zero = layer.__call__(self, nothing, *args[1:], **kwargs)
+            item, value = ("[0]", zero[0]) if isinstance(zero, tuple) else ("", zero)  # without the state
+            tap.add(self._gradcam_path + item, value)
         return found if tap is None else tap(self._gradcam_path, found, layer.__name__, _is_state)
 
     path = eqx.field(static=True, default="", repr=False)  # so that the layer may be taken apart as a tree once more
@@ -78,30 +81,45 @@ def _tapped(layer: type) -> type:
 
 @dataclass(frozen=True)
 class Equinox:
-    """Maps the module over the samples. Arrays of another length than the batch, and keys, are each sample's alike."""
+    """Maps the module over the samples; arrays of another length than the batch, and one key, are for all samples."""
 
     def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
         model, state = values
+        if state is None and _holds_state(model):
+            raise ValueError(
+                f"this {type(model).__name__} has state; pass the pair (module, state) that eqx.nn.make_with_state made"
+            )
         model = _tappable(eqx.nn.inference_mode(model))
-        args, kwargs = arguments(inputs)
         samples = first_array(inputs).shape[0]
 
-        def axis(value: Any, name: str = "") -> int | None:
+        def axis(value: Any) -> int | None:
             shape = getattr(value, "shape", ())
-            is_key = name == "key" or jnp.issubdtype(getattr(value, "dtype", bool), jax.dtypes.prng_key)
-            return 0 if len(shape) > 0 and shape[0] == samples and not is_key else None
+            is_old_key = shape == (2,) and value.dtype == jnp.uint32  # `jax.random.PRNGKey`, whatever the batch
+            return 0 if len(shape) > 0 and shape[0] == samples and not is_old_key else None
 
-        axes = tuple(map(axis, args)), {name: axis(value, name) for name, value in kwargs.items()}
-        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+        given = arguments(inputs)
+        arrays, rest = eqx.partition(given, eqx.is_array)
 
         def one(arrays: Any) -> Any:
             args, kwargs = eqx.combine(arrays, rest)
-            if state is None:
-                return model(*args, **kwargs)
-            return (model(*args, state, **kwargs) if args else model(**kwargs, state=state))[0]
+            biases = Biases()  # one sample's, which leave the vmap as its outputs
+            with active(biases if isinstance(tap, Biases) else tap):
+                output = model(*args, **kwargs) if state is None else model(*args, state, **kwargs)
+            paths[:] = [path for path, _ in biases.found]
+            return output[0] if state is not None else output, [value for _, value in biases.found]
 
-        with active(tap):
-            return jax.vmap(one, in_axes=(axes,), axis_name="batch")(arrays)
+        paths: list[str] = []
+        output, biases = jax.vmap(one, in_axes=(jax.tree.map(axis, given),), axis_name="batch")(arrays)
+        if isinstance(tap, Biases):
+            tap.found += zip(paths, biases, strict=True)
+        return output
+
+
+def _holds_state(model: eqx.Module) -> bool:
+    def is_index(value: Any) -> bool:
+        return isinstance(value, eqx.nn.StateIndex)
+
+    return any(map(is_index, jax.tree.leaves(model, is_leaf=is_index)))
 
 
 def _unwrapped(model: eqx.Module) -> eqx.Module:
@@ -112,5 +130,12 @@ def _unwrapped(model: eqx.Module) -> eqx.Module:
 
 
 def adapt(model: eqx.Module, state: eqx.nn.State | None = None) -> JaxModel:
-    """A module of one sample, or the pair (module, state) as `eqx.nn.make_with_state` makes it."""
-    return JaxModel(Equinox(), (held(_unwrapped(model)), state), channels_first=True)
+    """A module of one sample, or the pair (module, state) as `eqx.nn.make_with_state` makes it.
+
+    What `eqx.filter_jit` makes of a function is a module too, but one of the whole batch, like the function.
+    """
+    model = _unwrapped(model)
+    function = getattr(model, "__wrapped__", None)
+    if state is None and function is not None:
+        return Function.adapt(function)
+    return JaxModel(Equinox(), (held(model), state), channels_first=True)

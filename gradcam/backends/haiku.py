@@ -16,8 +16,8 @@ from gradcam.model import arguments
 
 __all__ = ["Haiku", "adapt"]
 
-AFFINE = (hk.ConvND, hk.ConvNDTranspose, hk.Linear)
-"""Layers whose output at zero is their bias."""
+AFFINE = (hk.ConvND, hk.ConvNDTranspose, hk.Linear, hk.BatchNorm)
+"""Layers whose output at zero, in inference mode, is their bias."""
 
 
 @dataclass(frozen=True)
