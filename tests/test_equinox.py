@@ -100,6 +100,7 @@ def test_batch_norm_with_state_in_inference_mode():
     e = gradcam.explain((model, state), X, "conv", 1)
     np.testing.assert_allclose(e.outputs, outputs, rtol=1e-5)
     gradcam.verify((model, state), X, "conv", 1).assert_passed()
+    np.testing.assert_allclose(gradcam.explain((model, state), {"x": X}, "conv", 1).outputs, outputs, rtol=1e-5)
     assert not model.norm.inference
 
 

@@ -104,9 +104,12 @@ class Equinox:
             args, kwargs = eqx.combine(arrays, rest)
             biases = Biases()  # one sample's, which leave the vmap as its outputs
             with active(biases if isinstance(tap, Biases) else tap):
-                output = model(*args, **kwargs) if state is None else model(*args, state, **kwargs)
+                if state is None:
+                    output = model(*args, **kwargs)
+                else:
+                    output = (model(*args, state, **kwargs) if args else model(**kwargs, state=state))[0]
             paths[:] = [path for path, _ in biases.found]
-            return output[0] if state is not None else output, [value for _, value in biases.found]
+            return output, [value for _, value in biases.found]
 
         paths: list[str] = []
         output, biases = jax.vmap(one, in_axes=(jax.tree.map(axis, given),), axis_name="batch")(arrays)
