@@ -180,3 +180,16 @@ def test_full_grads_biases_have_samples_and_targets_and_are_those_of_batch_norm_
     np.testing.assert_allclose(found[:, 3], alone, rtol=1e-5, atol=1e-6)
     paths = [path for path, _ in gradcam.backends.adapt((model, state), X).biases(X)]
     assert paths == ["conv", "norm[0]", "linear"]
+
+
+def test_a_module_without_convolutions_has_its_channels_last():
+    class Sequence(eqx.Module):
+        embed: eqx.nn.Embedding
+        linear: eqx.nn.Linear
+
+        def __call__(self, ids):
+            return self.linear(jnp.tanh(jax.vmap(self.embed)(ids)).mean(0))
+
+    model = Sequence(eqx.nn.Embedding(20, 6, key=KEYS[0]), eqx.nn.Linear(6, 5, key=KEYS[1]))
+    ids = jnp.arange(18).reshape(2, 9)
+    assert gradcam.explain(model, ids, "embed", relu=False).maps.shape == (2, 9)

@@ -141,4 +141,5 @@ def adapt(model: eqx.Module, state: eqx.nn.State | None = None) -> JaxModel:
     function = getattr(model, "__wrapped__", None)
     if state is None and function is not None:
         return Function.adapt(function)
-    return JaxModel(Equinox(), (held(model), state), channels_first=True)
+    convolves = any(isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose) for _, layer in _modules(model))
+    return JaxModel(Equinox(), (held(model), state), channels_first=convolves)  # else vectors (T, C)
