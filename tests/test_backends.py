@@ -20,7 +20,7 @@ def reference() -> Case:
 
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="a development machine may lack a framework")
-@pytest.mark.parametrize("framework", ["torch", "jax", "flax"])
+@pytest.mark.parametrize("framework", ["torch", "jax", "flax", "equinox", "haiku", "keras"])
 def test_ci_has_every_framework(framework):
     assert importlib.util.find_spec(framework) is not None
 

@@ -498,7 +498,9 @@ class JaxModel:
                 "the biases of layers inside jit, remat, vmap or scan cannot be had; call the layers outside of them"
             ) from error
         if not found:
-            raise ValueError("no biases were found: the layers of flax.linen and flax.nnx modules are known, no others")
+            raise ValueError(
+                "no biases were found: the layers of Flax, Equinox, Haiku and Keras modules are known, no others"
+            )
         return found
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Callable[[Array], Array]:
