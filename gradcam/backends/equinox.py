@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import Biases, Function, JaxModel, Tap, held
+from gradcam.backends.jax import Biases, Function, JaxModel
+from gradcam.backends.jax_program import Tap, held
 from gradcam.backends.jax_tapped import active, current, tapped
 from gradcam.model import arguments, first_array
 

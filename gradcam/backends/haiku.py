@@ -11,7 +11,8 @@ import haiku as hk
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import Biases, JaxModel, Tap
+from gradcam.backends.jax import Biases, JaxModel
+from gradcam.backends.jax_program import Tap
 from gradcam.model import arguments
 
 __all__ = ["Haiku", "adapt"]

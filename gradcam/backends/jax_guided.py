@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.jax import JaxModel, _bind, _Body, _body, _called, _checked, _pulled, held
+from gradcam.backends.jax import JaxModel, _checked, _pulled
+from gradcam.backends.jax_program import Body, bind, body_of, called, held
 from gradcam.model import Capture, first_array, nothing_guided
 
 __all__ = ["input_gradients"]
@@ -137,7 +138,7 @@ class _Reader:
             raise NotImplementedError(
                 f"guided backpropagation cannot look for ReLUs inside {name}; pass the model without it"
             )
-        if name != "scan" and (body := _body(eqn)) is not None:
+        if name != "scan" and (body := body_of(eqn)) is not None:
             return self._call(eqn, body, parents)
         if not depends:
             return _bound(eqn, parents)
@@ -170,7 +171,7 @@ class _Reader:
             value = _through(x.value, jax.lax.stop_gradient(function(x.value)))
         return _Node(value, name, parents, depends=True, smooth=name, guided=self.smooth == "guided")
 
-    def _call(self, eqn: jex.JaxprEqn, body: _Body, parents: tuple[_Node, ...]) -> list[_Node]:
+    def _call(self, eqn: jex.JaxprEqn, body: Body, parents: tuple[_Node, ...]) -> list[_Node]:
         """What a call computes; a derivative of its own is respected, unless it is a ReLU's or a whole block's."""
         label = str(eqn.params.get("name", ""))
         x = next((parent for parent in parents if parent.depends), None)
@@ -185,7 +186,7 @@ class _Reader:
         return _bound(eqn, parents)
 
     def _scan(self, eqn: jex.JaxprEqn, parents: tuple[_Node, ...]) -> list[_Node]:
-        body, params = _body(eqn), eqn.params
+        body, params = body_of(eqn), eqn.params
         assert body is not None
         fixed, carried = params["num_consts"], params["num_carry"]
         consts = (*map(_leaf, body.consts), *parents[:fixed])
@@ -236,20 +237,20 @@ def _bound(eqn: jex.JaxprEqn, parents: tuple[_Node, ...]) -> list[_Node]:
     zero = name in _SAME and parents[0].zero
     return [
         _Node(value, name, parents, eqn, depends=depends and _inexact(value), zero=zero)
-        for value in _bind(eqn, [parent.value for parent in parents])
+        for value in bind(eqn, [parent.value for parent in parents])
     ]
 
 
 def _with(eqn: jex.JaxprEqn, parents: tuple[_Node, ...], x: _Node, value: Any) -> Any:
     """What the equation computes with another value in the place of x."""
-    return _bind(eqn, [value if parent is x else parent.value for parent in parents])[0]
+    return bind(eqn, [value if parent is x else parent.value for parent in parents])[0]
 
 
 def _again(node: _Node, x: _Node, value: Any) -> Any:
     """The value of a node were that of x another."""
     if node is x or not node.depends:
         return value if node is x else node.value
-    return _bind(node.eqn, [_again(parent, x, value) for parent in node.parents])[0]
+    return bind(node.eqn, [_again(parent, x, value) for parent in node.parents])[0]
 
 
 def _inexact(value: Any) -> bool:
@@ -351,7 +352,7 @@ def _is_gate(node: _Node, x: _Node) -> bool:
 
 
 def _has_layers(jaxpr: jex.Jaxpr) -> bool:
-    bodies = (_body(eqn) for eqn in jaxpr.eqns)
+    bodies = (body_of(eqn) for eqn in jaxpr.eqns)
     return any(eqn.primitive.name in _LAYERS for eqn in jaxpr.eqns) or any(
         _has_layers(body.jaxpr) for body in bodies if body is not None
     )
@@ -368,7 +369,7 @@ def input_gradients(
     array = first_array(inputs)
 
     def scored(values: Any, inputs: Inputs) -> tuple[Array, Outputs]:
-        outputs = _called(model.run, lambda path, value, *_: value, values, inputs)
+        outputs = called(model.run, lambda path, value, *_: value, values, inputs)
         return _checked(target(outputs), array), outputs
 
     closed, shapes = jax.make_jaxpr(scored, return_shape=True)(model.values, inputs)

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradcam.backends.jax import Tap
+from gradcam.backends.jax_program import Tap
 
 __all__ = ["active", "current", "tapped"]
 

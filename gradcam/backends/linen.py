@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import Biases, JaxModel, Tap
+from gradcam.backends.jax import Biases, JaxModel
+from gradcam.backends.jax_program import Tap
 from gradcam.model import arguments
 
 __all__ = ["Linen", "adapt"]

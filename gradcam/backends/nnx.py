@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax import Biases, JaxModel, Tap
+from gradcam.backends.jax import Biases, JaxModel
+from gradcam.backends.jax_program import Tap
 from gradcam.backends.jax_tapped import active, current, tapped
 from gradcam.model import arguments
 
