@@ -3,13 +3,14 @@
 # make test    format, lint, types and tests, as CI runs them
 # make check   the same without making the environment anew
 # make zoo     capture against plain autograd, on all of torchvision's classifiers
+# make bench   the price of an explanation, beside other libraries'; benchmarks/README.md
 # make networks  real networks for tests/test_tasks.py, which skips those that are not there
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo format clean
+.PHONY: demo docs test check networks zoo bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -38,6 +39,13 @@ zoo: .venv-bench/.zoo
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch rich pillow
 	.venv-bench/bin/pip install --quiet --no-deps torchvision==0.28.0
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+bench: .venv-bench/.bench
+	.venv-bench/bin/python benchmarks/peers.py
+
+.venv-bench/.bench: .venv-bench/.zoo benchmarks/requirements.txt
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements.txt
 	touch $@
 
 format: $(VENV)/.installed
