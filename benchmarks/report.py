@@ -158,7 +158,7 @@ def memory_table(rows: list[Row]) -> list[str]:
 
 
 def agreement_table(rows: list[Row]) -> list[str]:
-    found = [row for row in rows if row["case"] == "agreement"]
+    found = [row for row in rows if row["case"] == "agreement" and "method" in row]
     keys = dict.fromkeys((row["model"], row["method"]) for row in found)
     peers = WHO[1:4]
 
