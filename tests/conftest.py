@@ -3,10 +3,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
+import sys
 from collections.abc import Iterator
 
 import hypothesis
 import networks
+import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -25,6 +28,15 @@ NEEDS = {
     "haiku": "haiku",
     "keras": "keras",
 }
+
+
+@pytest.fixture(autouse=True)
+def same_every_time() -> None:
+    """Weights and noise that a test draws from the global generators are the same in every run and in any order."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002, the legacy generator is what third parties draw from
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(params=networks.BACKENDS)

@@ -19,6 +19,7 @@ def blocks():
             yield pytest.param(page, line, match[1], id=f"{page.name}-{n}")
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")  # networks with random weights may well have one
 @pytest.mark.parametrize(("page", "line", "code"), list(blocks()))
 def test_block_runs(page, line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
