@@ -3,28 +3,36 @@
 >>> e = gradcam.explain(model, images, layer="layer4", target=281)    # doctest: +SKIP
 >>> e.maps, e.heatmaps(), e.figure(photos)                            # doctest: +SKIP
 
-Importing this imports no framework; each is used where the model that you pass comes from it.
+Importing this imports no framework; each is used where the model that you pass comes from it. Nor does it import the
+rest of the library, which is there when it is first asked for.
 """
 
 from __future__ import annotations
 
-from gradcam import layouts, maps, methods, model, targets
-from gradcam.backends import Split
-from gradcam.classifier import Classifier
-from gradcam.concepts import Concepts, Words, factorise, words
-from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
-from gradcam.explainer import Explainer, combine, compare, explain, layers
-from gradcam.explanation import Explanation
-from gradcam.guided import guided_backprop, guided_grad_cam
-from gradcam.layouts import Tokens
-from gradcam.methods import METHODS
-from gradcam.smoothing import Smoothing
-from gradcam.verification import Verification, verify
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradcam import layouts, maps, methods, model, targets
+    from gradcam.backends import Split
+    from gradcam.benchmark import Benchmark, bench
+    from gradcam.classifier import Classifier
+    from gradcam.concepts import Concepts, Words, factorise, words
+    from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
+    from gradcam.explainer import Explainer, combine, compare, explain, layers
+    from gradcam.explanation import Explanation
+    from gradcam.guided import guided_backprop, guided_grad_cam
+    from gradcam.layouts import Tokens
+    from gradcam.methods import METHODS
+    from gradcam.smoothing import Smoothing
+    from gradcam.verification import Verification, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Benchmark",
     "BlankMapWarning",
     "Classifier",
     "Concepts",
@@ -37,6 +45,7 @@ __all__ = [
     "Tokens",
     "Verification",
     "Words",
+    "bench",
     "combine",
     "compare",
     "explain",
@@ -52,3 +61,46 @@ __all__ = [
     "verify",
     "words",
 ]
+
+_HOME = {
+    "Benchmark": "benchmark",
+    "BlankMapWarning": "diagnosis",
+    "Classifier": "classifier",
+    "Concepts": "concepts",
+    "Diagnosis": "diagnosis",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "Finding": "diagnosis",
+    "METHODS": "methods",
+    "Smoothing": "smoothing",
+    "Split": "backends",
+    "Tokens": "layouts",
+    "Verification": "verification",
+    "Words": "concepts",
+    "bench": "benchmark",
+    "combine": "explainer",
+    "compare": "explainer",
+    "explain": "explainer",
+    "factorise": "concepts",
+    "guided_backprop": "guided",
+    "guided_grad_cam": "guided",
+    "layers": "explainer",
+    "verify": "verification",
+    "words": "concepts",
+}
+"""The module of each name that is none itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        found = getattr(importlib.import_module(f"gradcam.{_HOME[name]}"), name)
+    elif not name.startswith("_") and importlib.util.find_spec(f"gradcam.{name}"):
+        found = importlib.import_module(f"gradcam.{name}")
+    else:
+        raise AttributeError(f"module 'gradcam' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

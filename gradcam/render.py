@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from gradcam.explanation import Explanation
 
-__all__ = ["box", "colours", "figure", "overlay", "photographs", "plain", "png"]
+__all__ = ["bars", "box", "colours", "figure", "overlay", "photographs", "plain", "png"]
 
 
 def _need(module: str, package: str) -> Any:
@@ -130,6 +131,27 @@ def _panel(panel: Axes, heat: np.ndarray, picture: np.ndarray | None, colormap: 
         return
     resized = maps_.scale(maps_.resize(heat, picture.shape[:2]), 2)
     panel.imshow(overlay(picture, resized, colormap=colormap))
+
+
+def bars(names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, float]]], label: str) -> Figure:
+    """Values with their lower and upper ends, a line each, coloured by kind, on a logarithmic axis."""
+    figures = _need("matplotlib.figure", "matplotlib")
+    drawn = figures.Figure(figsize=(8, 0.28 * len(names) + 1.4), layout="constrained")
+    panel = drawn.subplots()
+    kinds = list(dict.fromkeys(kind for kind, _ in found))
+    for kind in kinds:
+        rows = [row for row, (one, _) in enumerate(found) if one == kind]
+        low, middle, high = (np.array([found[row][1][i] for row in rows]) for i in range(3))
+        panel.errorbar(middle, rows, xerr=(middle - low, high - middle), fmt="o", capsize=3, markersize=5, label=kind)
+    panel.set_yticks(range(len(names)), names, fontsize=8)
+    panel.invert_yaxis()
+    panel.set_xscale("log")
+    panel.axvline(1, color="black", linewidth=0.8)
+    panel.grid(axis="x", which="both", alpha=0.2)
+    panel.set_xlabel(label)
+    if kinds:
+        drawn.legend(loc="outside upper center", ncols=len(kinds), frameon=False)
+    return drawn  # type: ignore[no-any-return]
 
 
 def png(drawn: Figure, dpi: int = 100) -> bytes:

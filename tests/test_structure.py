@@ -82,8 +82,24 @@ def loaded_by(code):
 
 def test_importing_gradcam_imports_no_framework_and_no_pictures():
     heavy = FRAMEWORKS | {"matplotlib", "PIL", "scipy", "rich", "typer"}
-    assert not loaded_by("import gradcam") & heavy
+    assert not loaded_by("from gradcam import *") & heavy
     assert "torch" in loaded_by("import gradcam.backends.torch")  # this test would notice
+
+
+def test_importing_gradcam_imports_nothing_else():
+    """What it costs is held by what is loaded, not by a clock: the rest comes when it is asked for."""
+    code = "import sys; before = set(sys.modules); import gradcam; print(*(set(sys.modules) - before))"
+    new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in new if name.split(".")[0] not in sys.stdlib_module_names} == {"gradcam"}
+
+
+def test_every_public_name_is_there_when_it_is_asked_for():
+    assert set(gradcam.__all__) <= set(dir(gradcam))
+    for name, home in gradcam._HOME.items():
+        assert getattr(gradcam, name) is getattr(importlib.import_module(f"gradcam.{home}"), name)
+    assert set(gradcam._HOME) <= set(gradcam.__all__)
+    with pytest.raises(AttributeError, match="module 'gradcam' has no attribute 'explian'"):
+        _ = gradcam.explian
 
 
 def test_explaining_numpy_functions_imports_no_framework():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from gradcam._arrays import widen
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch_attention import ATTENTION, AttentionMode
 from gradcam.backends.torch_states import (
@@ -196,7 +198,7 @@ class TorchModel:
                     outputs, found = self._forward_from(inputs, layers, given, True, kept)
                     scores = target(outputs)
             try:
-                gradients, curvatures = _gradients(scores, found, layers, curvature)
+                gradients, curvatures = _gradients(scores, found, layers, curvature, pooled)
             except _UnreachedError as error:
                 getattr(target, "resolve", lambda _: None)(outputs)  # which may know better, as of no detections at all
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
@@ -399,7 +401,11 @@ Gradients = tuple[torch.Tensor, ...]
 
 
 def _gradients(
-    scores: torch.Tensor, activations: Gradients, layers: Sequence[str], curvature: bool
+    scores: torch.Tensor,
+    activations: Gradients,
+    layers: Sequence[str],
+    curvature: bool = False,
+    pooled: PooledAxes | None = None,
 ) -> tuple[Gradients, Gradients]:
     """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...).
 
@@ -422,11 +428,71 @@ def _gradients(
         return tuple(map(_stack, zip(*found, strict=True))), tuple(map(_stack, zip(*curved, strict=True)))
     if scores.ndim == 1:
         return _reached(torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers), ()
-    each = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
-    batched = torch.autograd.grad(
-        scores, activations, each[:, None].expand(-1, samples, -1), is_grads_batched=True, allow_unused=True
-    )
-    return tuple(gradient.movedim(0, 1) for gradient in _reached(batched, layers)), ()
+    axes = [pooled(tuple(a.shape[1:])) if pooled is not None else () for a in activations]
+    count = scores.shape[1]
+    if len(activations) == 1 and axes[0] and (mean := _mean_of(scores, activations[0], axes[0])) is not None:
+        return (_through_mean(scores, mean, activations[0], axes[0]),), ()
+    # of gradients that will be averaged, no more than a few megabytes at a time, which the processor's cache holds
+    some = count if not all(axes) else max(1, POOLED_VALUES // max(a.numel() for a in activations))
+    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, samples, -1)
+    parts = []
+    for start in range(0, count, some):
+        batched = torch.autograd.grad(
+            scores,
+            activations,
+            each[start : start + some],
+            is_grads_batched=True,
+            allow_unused=True,
+            retain_graph=start + some < count,
+        )
+        parts.append([_averaged(g, over) for g, over in zip(_reached(batched, layers), axes, strict=True)])
+    return tuple(torch.cat(some, dim=0).movedim(0, 1) for some in zip(*parts, strict=True)), ()
+
+
+POOLED_VALUES = 2**22
+"""How many values of gradients that will be averaged are held at a time."""
+
+
+def _mean_of(scores: torch.Tensor, activations: torch.Tensor, axes: Sequence[int]) -> Any:
+    """The graph's mean over these axes, counted from the end, if all that the scores make of the activations is it."""
+    waiting: list[Any] = [scores.grad_fn]
+    seen, users = set(), []
+    while waiting:
+        node = waiting.pop()
+        for earlier, _ in node.next_functions:
+            if earlier is None:
+                continue
+            if earlier.name() == "CloneBackward0" and _leaf(earlier) is activations:  # what the tap handed on
+                users.append(node)
+            if earlier not in seen:
+                seen.add(earlier)
+                waiting.append(earlier)
+    if len(users) != 1 or users[0].name() != "MeanBackward1" or users[0]._saved_dim is None:
+        return None
+    ndim = activations.ndim
+    # the graph keeps axes as unsigned numbers
+    found = {(dim - 2**64 if dim >= 2**63 else dim) % ndim for dim in users[0]._saved_dim}
+    return users[0] if found == {axis % ndim for axis in axes} else None
+
+
+def _leaf(clone: Any) -> torch.Tensor | None:
+    return getattr(clone.next_functions[0][0], "variable", None)
+
+
+def _through_mean(scores: torch.Tensor, mean: Any, activations: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """The average gradients of scores (N, K), each position's being the same: (N, K, ...), of size 1 over the axes."""
+    samples, count = scores.shape
+    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, samples, -1)
+    edge = torch.autograd.graph.GradientEdge(mean, 0)
+    (found,) = torch.autograd.grad(scores, [edge], each, is_grads_batched=True)
+    places = {axis % activations.ndim for axis in axes}
+    sample = [1 if axis in places else n for axis, n in enumerate(activations.shape)][1:]
+    positions = math.prod(activations.shape[axis] for axis in places)
+    return widen(found).reshape(count, samples, *sample).movedim(0, 1) / positions
+
+
+def _averaged(gradients: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    return widen(gradients).mean(axes, keepdim=True) if axes else gradients
 
 
 def _stack(each: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from rich.table import Table
 import gradcam
 from gradcam._arrays import to_numpy
 from gradcam.classifier import Classifier
-from gradcam.cli.models import Framework, load
+from gradcam.cli.models import Framework, load, subjects
 from gradcam.explanation import Explanation
 from gradcam.images import read
 from gradcam.targets import TopClass
@@ -167,6 +167,81 @@ def verify(
         raise typer.Exit(1) from error
     out.print(str(report), style="green" if report.passed else "red", highlight=False)
     raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def bench(
+    model: ModelOption = None,
+    framework: Annotated[
+        list[str] | None,
+        typer.Option("--framework", "-f", help="Of the demo network, torch or jax. [default: all that are installed]"),
+    ] = None,
+    layer: LayerOption = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Several times for several. [default: grad-cam]", autocompletion=_complete_method
+        ),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Samples at a time. [default: 1 and 8]")] = None,
+    targets: Annotated[list[int] | None, typer.Option(min=1, help="Classes of each. [default: 1 and 10]")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs of an explanation and a forward pass.")] = 11,
+    limit: Annotated[float, typer.Option(help="Seconds for a case, after which it is not repeated.")] = 30.0,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, each in a process of its own.")] = True,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where bench.json and bench.png go.")] = Path("bench"),
+) -> None:
+    """Measure what an explanation costs on this machine, over a bare forward pass of the same model.
+
+    The two are timed in turn; what is shown is the median of their ratios, with its quartiles. The exit code is 1 where
+    a case failed.
+    """
+    if model and framework:
+        raise typer.BadParameter("--framework is of the demo network; --model has its own")
+    for one in method or ():
+        if one not in gradcam.METHODS:
+            raise typer.BadParameter(f'--method "{one}" is not known; see: gradcam methods')
+    for one in framework or ():
+        if one not in ("torch", "jax"):
+            raise typer.BadParameter(f'--framework "{one}" must be torch or jax')
+    found = subjects(model, framework)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+        task = progress.add_task("")
+        measured = gradcam.bench(
+            found,
+            method or ["grad-cam"],
+            layer=layer,
+            batches=batch or [1, 8],
+            targets=targets or [1, 10],
+            repeats=repeats,
+            limit=limit,
+            memory=memory,
+            progress=lambda what: progress.update(task, description=what),
+        )
+    out.print(_price_table(measured))
+    about = measured.about
+    out.print(f"{about['machine']}; {', '.join(about['devices']) or 'no accelerator'}", highlight=False, soft_wrap=True)
+    out.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()), highlight=False)
+    out.print(f"saved in {measured.save(folder)}", highlight=False, soft_wrap=True)
+    failed = [price for price in measured.prices if price.failed]
+    for price in failed:
+        err.print(f"[red]error:[/] {price.subject}, {price.method}: {escape(str(price.failed))}", soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _price_table(measured: gradcam.Benchmark) -> Table:
+    table = Table(title="time and peak memory over those of a bare forward pass", title_style="bold")
+    for name in ("model", "method", "batch", "classes", "time (quartiles)", "ms", "memory", "MB", "first call"):
+        table.add_column(name, justify="left" if name in ("model", "method") else "right", no_wrap=True)
+    for price in measured.prices:
+        case = (price.subject, price.method, str(price.batch), str(price.targets))
+        if price.ratio is None or price.seconds is None or price.first_seconds is None:
+            table.add_row(*case, "failed")
+            continue
+        time = f"{price.ratio:.2f} ({price.low:.2f}-{price.high:.2f})"
+        over = f"{price.megabytes / price.forward_megabytes:.2f}" if price.megabytes and price.forward_megabytes else ""
+        held = "" if price.megabytes is None else f"{price.megabytes:.0f}"
+        table.add_row(*case, time, f"{1000 * price.seconds:.0f}", over, held, f"+{price.first_seconds:.1f} s")
+    return table
 
 
 # ------------------------------------------------------------------------------------------ their parts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from gradcam.classifier import Classifier
 from gradcam.images import crop
 from gradcam.zoo import efficientnet_lite0
 
-__all__ = ["Framework", "load"]
+__all__ = ["Framework", "load", "subjects"]
 
 Framework = Literal["torch", "jax"]
 
@@ -48,6 +50,25 @@ def load(spec: str | None, framework: Framework) -> Classifier:
         view=classifier.view or crop,
         preprocess=classifier.preprocess or _Imagenet(classifier.model),
     )
+
+
+def subjects(spec: str | None, frameworks: Sequence[str] | None) -> dict[str, Any]:
+    """For `gradcam.bench`: the model asked for, or the demo network in each framework, as functions to be pickled."""
+    if spec is not None:
+        load(spec, "torch")  # what is wrong with it is said now
+        return {spec: functools.partial(subject, spec, "torch")}
+    installed = [one for one in ("torch", "jax") if importlib.util.find_spec("torch" if one == "torch" else "flax")]
+    chosen = frameworks or installed
+    return {f"demo, {one}": functools.partial(subject, None, one) for one in dict.fromkeys(chosen)}
+
+
+def subject(spec: str | None, framework: Any) -> tuple[Classifier, Any]:
+    """The model, and one photograph: the grey values of noise, which no weights are made for and all can run."""
+    classifier = load(spec, framework)
+    assert classifier.view is not None
+    assert classifier.preprocess is not None
+    photograph = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    return classifier, classifier.preprocess([classifier.view(photograph)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
