@@ -30,6 +30,7 @@ __all__ = [
     "Layer",
     "Model",
     "PooledAxes",
+    "Scorer",
     "arguments",
     "compiled",
     "first_array",
@@ -211,15 +212,31 @@ def merged_scores(run: Callable[[Array], Outputs], target: Callable[[Outputs], A
     return xp.stack([target(rows(outputs, m * samples, samples)) for m in range(count)])
 
 
-def scorer(model: Model, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Callable[[Array], Array]:
+@dataclass(frozen=True)
+class Scorer:
     """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M, N) or (M, N, K).
 
-    Or of the input itself, for the path INPUT. Nothing below the layer runs again where the backend can see to it.
+    axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing else of them.
+    averaged: then the same for variants of that mean, of size 1 over these axes: as many times smaller.
+    """
+
+    run: Callable[[Array], Array]
+    axes: tuple[int, ...] = ()
+    averaged: Callable[[Array], Array] | None = None
+
+    def __call__(self, variants: Array) -> Array:
+        return self.run(variants)
+
+
+def scorer(model: Model, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
+    """A `Scorer` of a layer, or of the input itself for the path INPUT.
+
+    Nothing below the layer runs again where the backend can see to it.
     """
     own = getattr(model, "scorer", None)
     if own is not None:
-        made: Callable[[Array], Array] = own(inputs, layer, target)
-        return made
+        made = own(inputs, layer, target)
+        return made if isinstance(made, Scorer) else Scorer(made)
 
     def score(variants: Array) -> Array:
         if layer == INPUT:
@@ -228,7 +245,7 @@ def scorer(model: Model, inputs: Inputs, layer: str, target: Callable[[Outputs],
             outputs = [model.replay(inputs, (layer,), (one,)) for one in variants]
         return array_namespace(variants).stack([target(one) for one in outputs])
 
-    return score
+    return Scorer(score)
 
 
 def unknown_layer(path: object, known: Iterable[str]) -> KeyError:

@@ -18,7 +18,7 @@ from gradcam import maps as maps_
 from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.layouts import Layout
-from gradcam.model import INPUT, Capture, Model, compiled, first_array, input_first, scorer, with_first_array
+from gradcam.model import INPUT, Capture, Model, Scorer, compiled, first_array, input_first, scorer, with_first_array
 from gradcam.model import noise as noise_
 from gradcam.targets import Target
 
@@ -72,6 +72,9 @@ class Run:
             raise
         return Capture(*found)
 
+    def scorer(self, layer: str) -> Scorer:
+        return scorer(self.model, self.inputs, layer, self.target)
+
     @cached_property
     def first(self) -> Capture:
         """Activations, gradients and scores of the inputs as they are; the target's top classes are settled here."""
@@ -93,15 +96,21 @@ class Run:
     def layout(self, capture: Capture) -> Layout:
         return self.layout_of(self.path, tuple(int(n) for n in capture.activations[0].shape[1:]))
 
-    def score(self, layer: str, variants: Callable[[np.ndarray], Array], count: int, what: str) -> Array:
+    def score(
+        self,
+        run: Callable[[Array], Array],
+        variants: Callable[[np.ndarray], Array],
+        count: int,
+        what: str,
+        chunk: int | None = None,
+    ) -> Array:
         """Scores (N, [K,] M) of M = `count` variants, which `variants(indices)` makes (m, N, ...) at a time."""
-        run = scorer(self.model, self.inputs, layer, self.target)
-        found = []
-        for start in self.track(range(0, count, self.chunk), what):
+        chunk, found = min(chunk or self.chunk, count), []
+        for start in self.track(range(0, count, chunk), what):
             # a last chunk of another size would be another program
-            index = np.minimum(np.arange(start, start + min(self.chunk, count)), count - 1)
+            index = np.minimum(np.arange(start, start + chunk), count - 1)
             scores = run(variants(index))
-            found.append(widen(scores[: min(self.chunk, count - start)]))
+            found.append(widen(scores[: min(chunk, count - start)]))
         xp = array_namespace(*found)
         return xp.moveaxis(xp.concat(found, axis=0), 0, -1)
 
@@ -170,6 +179,14 @@ def ablation_cam(run: Run) -> Explained:
     view = layout.view(widen(activations))
     channels = int(view.shape[-2])
     axis = -len(layout.grid) - 1 if layout.kind == "channels_first" else -1
+    score = run.scorer(run.path)
+    replayed, chunk = score.run, run.chunk
+    if score.averaged is not None and layout.kind != "tokens":
+        # a mean over positions of what has a channel less is that of the whole, with a channel less
+        xp = array_namespace(activations)
+        positions = int(np.prod([activations.shape[axis] for axis in score.axes]))
+        activations = xp.mean(activations, axis=score.axes, keepdims=True)
+        replayed, chunk = score.averaged, run.chunk * positions
 
     def without(index: np.ndarray) -> Array:
         shape = [len(index), *(1,) * activations.ndim]
@@ -183,7 +200,7 @@ def ablation_cam(run: Run) -> Explained:
     alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
     known = widen(capture.scores)[..., None]
     if len(alive):
-        found = run.score(run.path, lambda index: without(alive[index]), len(alive), "ablating channels")
+        found = run.score(replayed, lambda index: without(alive[index]), len(alive), "ablating channels", chunk)
         known = xp.concat([found, known], axis=-1)
     place = np.full(channels, len(alive))
     place[alive] = np.arange(len(alive))
@@ -243,7 +260,7 @@ def _masked(
         return array * input_layout.broadcast(masks)
 
     count = int(view.shape[1])
-    scores = run.score(INPUT, seen, count * samples, "masking the input")
+    scores = run.score(run.scorer(INPUT), seen, count * samples, "masking the input")
     masked = xp.mean(xp.reshape(scores, (*scores.shape[:-1], count, samples)), axis=-1)
     return layout.maps(methods.score_cam(_shared(view, capture.scores), masked)), capture
 

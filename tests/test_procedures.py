@@ -325,6 +325,100 @@ def test_the_tape_knows_skips_and_in_place_operations():
     assert torch.equal(variants, kept)
 
 
+HEADS = {
+    "mean": (lambda a: a.mean((2, 3)) ** 3, True),
+    "kept": (lambda a: a.mean((2, 3), keepdim=True)[:, :, 0, 0] + 1, True),
+    "pooled": (lambda a: a.sum((2, 3)) / 7, None),  # a sum is what JAX sees of a mean
+    "one axis": (lambda a: a.mean(3).amax(2), False),
+    "twice": (lambda a: a.mean((2, 3)) + a.amax((2, 3)), False),
+    "skip": (lambda a: a.mean((2, 3)) * a.detach()[:, :, 0, 0], False),
+    "samples": (lambda a: a.mean((2, 3)) - a.mean((0, 2, 3)), False),
+}
+"""Heads of a layer (N, C, H, W), and whether all that they take of it is its mean over space."""
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_takes_a_mean_is_replayed_from_the_mean(head):
+    torch = pytest.importorskip("torch")
+    function, averages = HEADS[head]
+    model, x = gradcam.Split(torch.nn.Conv2d(3, 4, 3).double(), function), torch.from_numpy(networks.images())
+    score = scorer(backends.adapt(model, x), x, "features", targets.as_target(1))
+    activations = backends.adapt(model, x).capture(x, ("features",), None).activations[0].detach()
+    variants = torch.stack([activations, activations * 0.5, -activations])
+    if not averages:
+        assert score.averaged is None or score.axes != (2, 3)
+        return
+    assert score.axes == (2, 3)
+    torch.testing.assert_close(score.averaged(variants.mean((3, 4), keepdim=True)), score(variants))
+
+
+@pytest.mark.parametrize("head", ["mean", "sum", "kept", "one axis", "twice", "all of it"])
+def test_a_head_that_takes_a_mean_is_replayed_from_the_mean_in_jax(head):
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+    heads = {
+        "mean": lambda a: a.mean((1, 2)) ** 3,
+        "sum": lambda a: a.sum((1, 2)) / 7,
+        "kept": lambda a: jnp.squeeze(a.mean((1, 2), keepdims=True), (1, 2)) + 1,
+        "one axis": lambda a: a.mean(2).max(1),
+        "twice": lambda a: a.mean((1, 2)) + a.max((1, 2)),
+        "all of it": lambda a: a.mean((0, 1, 2))[None] + jnp.zeros((3, 3)),
+    }
+    x = jnp.asarray(networks.images().transpose(0, 2, 3, 1), jnp.float32)
+    model = gradcam.Split(lambda x: jnp.tanh(x * 2), heads[head])
+    tapped = backends.adapt(model, x)
+    score = scorer(tapped, x, "features", targets.as_target(1))
+    assert (score.axes == (1, 2)) == (head in ("mean", "sum", "kept"))
+    if score.axes == (1, 2):
+        variants = jnp.stack([jnp.tanh(x * 2), x, -x])
+        found = score.averaged(variants.mean((2, 3), keepdims=True))
+        np.testing.assert_allclose(found, score(variants), rtol=2e-5, atol=1e-6)
+
+
+def test_ablation_holds_no_variant_of_the_layer_where_the_head_takes_its_mean():
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = [0]
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            largest[0] = max([largest[0], *(t.numel() for t in torch.utils._pytree.tree_leaves(found))])
+            return found
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 40, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(40, 5)
+    ).eval()
+    x = torch.from_numpy(networks.images(1, (32, 32))).float()
+    with Largest():
+        gradcam.explain(model, x, "0", 1, "ablation-cam", relu=False)
+    assert largest[0] == 40 * 30 * 30  # the layer itself; 40 variants would be 40 times as many
+
+
+def test_a_model_whose_code_forbids_a_memory_format_is_given_another():
+    torch = pytest.importorskip("torch")
+    formats = []
+
+    class Views(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(4, 6, 3, padding=1)
+
+        def forward(self, x):
+            formats.append(x.is_contiguous())
+            return self.conv(x.view(len(x), -1).view(x.shape)).contiguous().view(len(x), 6, -1).mean(-1)
+
+    torch.manual_seed(0)
+    model = Views().eval().double()
+    x = torch.rand(1, 4, 12, 10, dtype=torch.float64)
+    found = gradcam.explain(model, x, "conv", 1, "score-cam", relu=False, chunk=2).maps
+    assert formats.count(False) == 1  # it is not tried again
+    same = gradcam.Split(model.conv, lambda a: a.mean((2, 3)))
+    torch.testing.assert_close(found, gradcam.explain(same, x, None, 1, "score-cam", relu=False, chunk=2).maps)
+
+
 # ------------------------------------------------------------------------------------------ full-grad
 
 

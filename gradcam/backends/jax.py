@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from gradcam.model import (
     Capture,
     Layer,
     PooledAxes,
+    Scorer,
     arguments,
     first_array,
     with_first_array,
@@ -132,13 +134,19 @@ class JaxModel:
             )
         return found
 
-    def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Callable[[Array], Array]:
+    def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """What does not depend on the layer is computed once; only the rest runs for the variants."""
         indices, rest = targets.split(target)
         values, inputs = self.values, held(inputs)
         structure = _Structure(layer, self.run, self.channels_first, rest, _spread(inputs))
-        residuals = _residuals(structure, values, inputs)
-        return lambda variants: _variants(structure, values, inputs, indices, residuals, variants)
+        ((axes, residuals),) = _residuals(structure, values, inputs).items()
+
+        def score(variants: Array, structure: _Structure = structure) -> Array:
+            return _variants(structure, values, inputs, indices, residuals, variants)
+
+        if not axes:
+            return Scorer(score)
+        return Scorer(score, axes, functools.partial(score, structure=replace(structure, averaged=True)))
 
     def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
         from gradcam.backends import jax_guided
@@ -205,6 +213,8 @@ class _Structure:
     channels_first: bool
     target: Any
     spread: bool = False
+    averaged: bool = False
+    """Variants are of the layer's mean over the axes of `_Halves.summed`."""
 
 
 def _spread(inputs: Inputs) -> bool:
@@ -240,6 +250,16 @@ class _Halves(NamedTuple):
     crossing: list[Any]
     treedef: Any
 
+    @property
+    def summed(self) -> tuple[jex.Var | None, tuple[int, ...]]:
+        """The sum of the layer's output, and its axes, if that is all that the head takes of it."""
+        layer = self.jaxpr.invars[0]
+        users = [eqn for eqn in self.jaxpr.eqns if any(var is layer for var in eqn.invars)]
+        if len(users) != 1 or users[0].primitive.name != "reduce_sum" or layer in self.jaxpr.outvars:
+            return None, ()
+        axes = tuple(sorted(users[0].params["axes"]))
+        return (None, ()) if 0 in axes else (users[0].outvars[0], axes)
+
 
 def _cut(structure: _Structure, values: Any, inputs: Inputs) -> _Halves:
     trace, layer = traced(structure.run, values, inputs), structure.what
@@ -271,21 +291,21 @@ def _evaluate_half(halves: _Halves, env: dict[Any, Any], dependent: bool) -> Cal
         return var.val if isinstance(var, jex.Literal) else env[var]
 
     for eqn in halves.jaxpr.eqns:
-        if halves.dependent.isdisjoint(eqn.outvars) != dependent:
+        if halves.dependent.isdisjoint(eqn.outvars) != dependent and not env.keys() >= set(eqn.outvars):
             env.update(zip(eqn.outvars, bind(eqn, [read(var) for var in eqn.invars]), strict=True))
     return read
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _residuals(structure: _Structure, values: Any, inputs: Inputs) -> list[Array]:
-    """What the layer's head needs of the rest of the network."""
+def _residuals(structure: _Structure, values: Any, inputs: Inputs) -> dict[tuple[int, ...], list[Array]]:
+    """What the head needs of the rest of the network. The key is static: the axes that it takes a mean over."""
     if structure.what == INPUT:
-        return []
+        return {(): []}
     halves = _cut(structure, values, inputs)
     leaves = jax.tree.leaves((values, inputs))
     env = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
     read = _evaluate_half(halves, env, dependent=False)
-    return [read(var) for var in halves.crossing]
+    return {halves.summed[1]: [read(var) for var in halves.crossing]}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -310,9 +330,12 @@ def _variants(
     leaves = jax.tree.leaves((values, inputs))
     known = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
     known.update(zip(halves.crossing, residuals, strict=True))
+    place, axes = halves.summed if structure.averaged else (halves.jaxpr.invars[0], ())
+    positions = math.prod(halves.jaxpr.invars[0].aval.shape[axis] for axis in axes)
 
     def scored(one: Array) -> Array:
-        read = _evaluate_half(halves, {**known, halves.jaxpr.invars[0]: one}, dependent=True)
+        one = jnp.squeeze(one, axes) * positions if structure.averaged else one
+        read = _evaluate_half(halves, {**known, place: one}, dependent=True)
         return target(jax.tree.unflatten(halves.treedef, [read(var) for var in halves.jaxpr.outvars]))
 
     return each(scored, variants)

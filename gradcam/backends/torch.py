@@ -35,6 +35,7 @@ from gradcam.model import (
     Capture,
     Layer,
     PooledAxes,
+    Scorer,
     arguments,
     first_array,
     merged_scores,
@@ -279,17 +280,25 @@ class TorchModel:
             self._forward(inputs)
         return found
 
-    def scorer(
-        self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run as one batch; those of a layer run its head alone, from a tape."""
         if layer == INPUT:
+            swift = [True]
+
+            def forward(merged: torch.Tensor) -> Outputs:
+                # convolutions of many samples take less time in this memory format, which some models' code forbids
+                if swift[0] and merged.ndim == 4:
+                    try:
+                        return self._forward(_repeated(inputs, merged.contiguous(memory_format=torch.channels_last)))
+                    except RuntimeError:
+                        swift[0] = False
+                return self._forward(_repeated(inputs, merged))
 
             def seen(variants: torch.Tensor) -> torch.Tensor:
                 with quiet():
-                    return merged_scores(lambda merged: self._forward(_repeated(inputs, merged)), target, variants)
+                    return merged_scores(forward, target, variants)
 
-            return seen
+            return Scorer(seen)
         with quiet():
             tape = self._tape(inputs, layer)
 

@@ -9,6 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from gradcam.model import Scorer
+
 __all__ = ["Tape"]
 
 
@@ -75,14 +77,32 @@ class Tape(TorchDispatchMode):
         self._alive = self._alive[:1]
         self._slots = {}
 
-    def _run(self, value: torch.Tensor) -> Any:
-        """The outputs for another value of the layer's output."""
-        found: dict[int, Any] = {0: value.clone() if self._writes else value}
+    def _mean(self) -> tuple[Any, tuple[int, ...], bool] | None:
+        """The first step, its axes, and whether they are kept, if all that the head takes of the layer is a mean."""
+
+        def takes(leaves: list[Any]) -> bool:
+            return any(isinstance(leaf, _Slot) and leaf.index == 0 for leaf in leaves)
+
+        users = [step for step in self._steps if takes(tree_flatten((step[1], step[2]))[0])]
+        if len(users) != 1 or takes(self._outputs[0]) or users[0][0] is not torch.ops.aten.mean.dim:
+            return None
+        _, args, kwargs, _ = users[0]
+        if kwargs or len(args) < 2 or not args[1]:  # another type, or over all axes
+            return None
+        axes = tuple(sorted(axis % self._first.ndim for axis in args[1]))
+        return None if 0 in axes else (users[0], axes, len(args) > 2 and bool(args[2]))
+
+    def _run(self, value: torch.Tensor, instead: Any = None) -> Any:
+        """The outputs for another value of the layer's output; or of what the step `instead` made of it."""
+        found: dict[int, Any] = {instead[3][0] if instead else 0: value.clone() if self._writes else value}
 
         def given(leaf: Any) -> Any:
             return found[leaf.index] if isinstance(leaf, _Slot) else leaf
 
-        for func, args, kwargs, slots in self._steps:
+        for step in self._steps:
+            if step is instead:
+                continue
+            func, args, kwargs, slots = step
             results = tree_flatten(func(*tree_map(given, args), **tree_map(given, kwargs)))[0]
             found.update(zip(slots, results, strict=True))
         leaves, spec = self._outputs
@@ -90,18 +110,34 @@ class Tape(TorchDispatchMode):
 
     def scorer(
         self, target: Callable[[Any], torch.Tensor], otherwise: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+    ) -> Scorer:
         """Variants (M, N, ...) -> scores (M, N) or (M, N, K); `otherwise` where the tape cannot be trusted."""
-        many = torch.vmap(lambda value: target(self._run(value)))
         usable = [self._sound]
 
-        def score(variants: torch.Tensor) -> torch.Tensor:
-            if usable[0]:
-                try:
-                    with torch.no_grad():
-                        return many(variants)
-                except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
-                    usable[0] = False  # an operation or a target that cannot be batched
-            return otherwise(variants)
+        def batched(run: Callable[[torch.Tensor], Any], instead: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+            many = torch.vmap(lambda value: target(run(value)))
 
-        return score
+            def score(variants: torch.Tensor) -> torch.Tensor:
+                if usable[0]:
+                    try:
+                        with torch.no_grad():
+                            return many(variants)
+                    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
+                        usable[0] = False  # an operation or a target that cannot be batched
+                return instead(variants)
+
+            return score
+
+        whole = batched(self._run, otherwise)
+        mean = self._mean() if self._sound else None
+        if mean is None:
+            return Scorer(whole)
+        step, axes, kept = mean
+
+        def averaged(value: torch.Tensor) -> Any:
+            return self._run(value if kept else value.squeeze(axes), step)
+
+        def spread(variants: torch.Tensor) -> torch.Tensor:  # what has that mean, at every position
+            return otherwise(variants.expand(-1, *self._first.shape))
+
+        return Scorer(whole, axes, batched(averaged, spread))
