@@ -1,1 +1,1 @@
-"""Is the explanation any good? Measures on NumPy arrays and a plain `predict(inputs) -> outputs`, and their controls."""
+"""Is the explanation any good? Measures on NumPy arrays and a plain `predict(inputs) -> outputs`; controls."""
