@@ -10,7 +10,7 @@ import numpy as np
 from gradcam.metrics.result import Result
 from gradcam.metrics.subject import Baseline, Subject
 
-__all__ = ["Ties", "deletion", "insertion"]
+__all__ = ["Ties", "deletion", "insertion", "tie_order"]
 
 Ties = Literal["random", "rows"]
 
@@ -88,7 +88,7 @@ def _area(
     confidence[:, known] = subject.clean
     samples = np.repeat(np.arange(len(heat)), len(counts) - 1).tolist()
     variants = _variants(
-        name, subject, heat, counts[asked], subject.baseline(baseline, seed), _first(pixels, ties, seed)
+        name, subject, heat, counts[asked], subject.baseline(baseline, seed), tie_order(pixels, ties, seed)
     )
     confidence[:, asked] = subject.stream(variants, samples, name).reshape(len(heat), -1)
     fraction = np.array(counts) / pixels
@@ -102,7 +102,7 @@ def _area(
     )
 
 
-def _first(pixels: int, ties: Ties, seed: int) -> np.ndarray:
+def tie_order(pixels: int, ties: Ties, seed: int) -> np.ndarray:
     """(P,): the pixels in the order in which they go where the map does not say."""
     if ties == "random":
         return np.random.default_rng(seed).permutation(pixels)
