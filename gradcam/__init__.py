@@ -14,17 +14,19 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradcam import layouts, maps, methods, model, targets
+    from gradcam import layouts, maps, methods, metrics, model, targets
     from gradcam.backends import Split
     from gradcam.benchmark import Benchmark, bench
     from gradcam.classifier import Classifier
     from gradcam.concepts import Concepts, Words, factorise, words
     from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
+    from gradcam.evaluation import Evaluation, evaluate, predictor
     from gradcam.explainer import Explainer, combine, compare, explain, layers
     from gradcam.explanation import Explanation
     from gradcam.guided import guided_backprop, guided_grad_cam
     from gradcam.layouts import Tokens
     from gradcam.methods import METHODS
+    from gradcam.sanity import SanityCheck, sanity_check
     from gradcam.smoothing import Smoothing
     from gradcam.verification import Verification, verify
 
@@ -37,9 +39,11 @@ __all__ = [
     "Classifier",
     "Concepts",
     "Diagnosis",
+    "Evaluation",
     "Explainer",
     "Explanation",
     "Finding",
+    "SanityCheck",
     "Smoothing",
     "Split",
     "Tokens",
@@ -48,6 +52,7 @@ __all__ = [
     "bench",
     "combine",
     "compare",
+    "evaluate",
     "explain",
     "factorise",
     "guided_backprop",
@@ -56,7 +61,10 @@ __all__ = [
     "layouts",
     "maps",
     "methods",
+    "metrics",
     "model",
+    "predictor",
+    "sanity_check",
     "targets",
     "verify",
     "words",
@@ -68,10 +76,12 @@ _HOME = {
     "Classifier": "classifier",
     "Concepts": "concepts",
     "Diagnosis": "diagnosis",
+    "Evaluation": "evaluation",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Finding": "diagnosis",
     "METHODS": "methods",
+    "SanityCheck": "sanity",
     "Smoothing": "smoothing",
     "Split": "backends",
     "Tokens": "layouts",
@@ -80,11 +90,14 @@ _HOME = {
     "bench": "benchmark",
     "combine": "explainer",
     "compare": "explainer",
+    "evaluate": "evaluation",
     "explain": "explainer",
     "factorise": "concepts",
     "guided_backprop": "guided",
     "guided_grad_cam": "guided",
     "layers": "explainer",
+    "predictor": "evaluation",
+    "sanity_check": "sanity",
     "verify": "verification",
     "words": "concepts",
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gradcam.explanation import Explanation
 
-__all__ = ["bars", "box", "colours", "figure", "overlay", "photographs", "plain", "png"]
+__all__ = ["bars", "box", "colours", "dots", "figure", "overlay", "photographs", "plain", "png"]
 
 
 def _need(module: str, package: str) -> Any:
@@ -151,6 +151,29 @@ def bars(names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, fl
     panel.set_xlabel(label)
     if kinds:
         drawn.legend(loc="outside upper center", ncols=len(kinds), frameon=False)
+    return drawn  # type: ignore[no-any-return]
+
+
+def dots(panels: Sequence[tuple[str, Sequence[tuple[str, tuple[float, float, float], bool]]]]) -> Figure:
+    """Panels of (title, rows), a row being a name, a value between its ends, and whether it is a control, in grey."""
+    figures = _need("matplotlib.figure", "matplotlib")
+    columns = min(3, max(len(panels), 1))
+    lines = -(-len(panels) // columns) if panels else 1
+    tall = max((len(rows) for _, rows in panels), default=1)
+    drawn = figures.Figure(figsize=(4.2 * columns, (0.24 * tall + 0.9) * lines), layout="constrained")
+    axes = drawn.subplots(lines, columns, squeeze=False).reshape(-1)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    for panel, (title, rows) in zip(axes, panels, strict=False):
+        for at, (_, (low, middle, high), control) in enumerate(rows):
+            colour = "0.6" if control else "#1b6ac9"
+            panel.plot([low, high], [at, at], color=colour, linewidth=1.5)
+            panel.plot(middle, at, "o", color=colour, markersize=4)
+        panel.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
+        panel.invert_yaxis()
+        panel.set_title(title, fontsize=8)
+        panel.tick_params(axis="x", labelsize=7)
+        panel.grid(axis="x", alpha=0.2)
     return drawn  # type: ignore[no-any-return]
 
 

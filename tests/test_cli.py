@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("efficientnet_lite_pytorch")
+import gradcam
 from gradcam.cli import commands
 
 MODEL = """
@@ -153,3 +154,51 @@ def test_verify(run, photo):
 def test_it_is_installed():
     done = subprocess.run([sys.executable, "-m", "gradcam.cli", "--help"], capture_output=True, text=True, check=True)
     assert "where did a network look" in " ".join(done.stdout.split())
+
+
+def test_evaluate_measures_beside_controls_and_goes_on(run, photo, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo.rename(folder / "photo.png")
+    (folder / "broken.jpg").write_text("no")
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\nphoto.png,10,10,50,50\n")
+    words = ("evaluate", folder, "--model", "mymodels:bare", "--measure", "deletion", "--measure", "energy")
+    words += ("--method", "grad-cam", "--annotations", tmp_path / "boxes.csv", "--out", tmp_path / "found")
+    result = run(*words)
+    assert result.exit_code == 1, result.output  # for the broken one
+    assert "skipped: broken.jpg" in result.output
+    for word in ("deletion", "energy", "grad-cam", "random", "centre"):
+        assert word in result.output
+    rows = (tmp_path / "found" / "rows.jsonl").read_text()
+    (folder / "broken.jpg").unlink()
+    again = run(*words)
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "found" / "rows.jsonl").read_text() == rows
+
+
+def test_evaluate_says_what_is_wrong(run, tmp_path):
+    result = run("evaluate", tmp_path / "none")
+    assert result.exit_code == 2
+    assert "is no folder" in " ".join(result.output.replace("│", " ").split())
+    result = run("evaluate", tmp_path, "--measure", "truth")
+    assert result.exit_code == 2
+    assert "are not known" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_measures_lists_them_with_their_papers(run):
+    result = run("measures")
+    assert result.exit_code == 0
+    for name in gradcam.metrics.MEASURES:
+        assert name in result.output
+
+
+def test_bench_prints_a_table_and_saves(run, tmp_path):
+    words = ("bench", "--model", "mymodels:named", "--batch", "1", "--targets", "1", "--repeats", "2", "--no-memory")
+    result = run(*words, "--out", tmp_path / "priced")
+    assert result.exit_code == 0, result.output
+    saved = json.loads((tmp_path / "priced" / "bench.json").read_text())
+    assert [price["ratio"] > 0 for price in saved["prices"]] == [True]
+    assert "mymodels:named" in result.output
+    assert run("bench", "--model", "mymodels:named", "--framework", "jax").exit_code == 2
+    assert "must be torch or jax" in run("bench", "--framework", "tensorflow").output
+    assert "is not known" in run("bench", "--method", "grad-kam").output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,6 +48,12 @@ def test_edges_are_where_the_picture_changes():
     np.testing.assert_allclose(found, np.tile([0, 0, 0, 1.5, 1.5, 0, 0, 0], (6, 1)))
 
 
+def test_edges_of_a_picture_one_pixel_high():
+    line = np.array([0.0, 0.0, 2.0, 2.0]).reshape(1, 1, 1, 4)
+    np.testing.assert_array_equal(CONTROLS["edges"](line, 1, 0), [[[0, 1, 1, 0]]])
+    np.testing.assert_array_equal(CONTROLS["edges"](line.transpose(0, 1, 3, 2), 1, 0), [[[0], [1], [1], [0]]])
+
+
 # ------------------------------------------------------------------------------------------------ likeness
 
 
@@ -61,6 +69,12 @@ def test_rank_correlation_is_scipys(rows):
         assert found == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
         assert rank_correlation(np.exp(a)[None], b[None])[0] == pytest.approx(found)
         assert rank_correlation(-a[None], b[None])[0] == pytest.approx(-found)
+
+
+def test_nan_has_no_rank():
+    a, b = np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]]), np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    np.testing.assert_array_equal(rank_correlation(a, b), [np.nan, 1])
+    np.testing.assert_array_equal(rank_correlation(b, a), [np.nan, 1])
 
 
 def test_ranks_of_ties_are_the_mean_of_theirs():
@@ -85,6 +99,18 @@ def test_structural_similarity_by_hand():
     c2 = 0.03**2
     assert structural_similarity(a, b)[0] == pytest.approx((-2 / 3 + c2) / (2 / 3 + c2))
     assert structural_similarity(0 * a, 0 * b)[0] == 1
+
+
+def test_structural_similarity_copies_no_windows():
+    a = np.random.default_rng(0).random((2, 64, 64))
+    tracemalloc.start()
+    try:
+        found = structural_similarity(a, a)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, 1)
+    assert peak < 15 * a.nbytes  # a window of 7 x 7 for each pixel is 40 times the maps
 
 
 @pytest.mark.parametrize(

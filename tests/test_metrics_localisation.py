@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -103,9 +105,47 @@ def test_mask_iou_by_hand():
 def test_boxes_and_their_overlap():
     np.testing.assert_array_equal(boxes(PERFECT, SIZE), [BOX])
     np.testing.assert_array_equal(boxes(0 * PERFECT, SIZE), [[0, 0, 0, 0]])
+    np.testing.assert_array_equal(boxes(-PERFECT - 1, SIZE), [[0, 0, 0, 0]])
+    # two segments above .15: 3 x 2 pixels, and 1 pixel though the higher; between them .1
+    two = np.array([[[0.5, 0.5, 0.5, 0.1, 1.0], [0.5, 0.5, 0.5, 0.1, 0.1]]])
+    np.testing.assert_array_equal(boxes(two, (2, 5)), [[0, 0, 3, 2]])
+    np.testing.assert_array_equal(boxes(two, (2, 5), threshold=0.6), [[4, 0, 5, 1]])
+    assert boxes(np.zeros((0, 2, 5)), (2, 5)).shape == (0, 4)
     assert iou(BOX, BOX) == 1
     assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
     assert iou((0, 0, 4, 4), (4, 0, 8, 4)) == iou((0, 0, 0, 0), BOX) == 0
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(1e-300, 1e300), st.floats(0.01, 1))
+def test_the_box_of_a_uniform_map_is_the_picture(height, width, level, threshold):
+    """So that the uniform control has the score of "all of it", and not of none."""
+    flat = np.full((1, height, width), level)
+    np.testing.assert_array_equal(boxes(flat, (height, width), threshold=threshold), [[0, 0, width, height]])
+
+
+def test_measures_of_boxes_take_a_uniform_map_for_all_of_the_picture():
+    wide, narrow = (0, 0, 16, 6), (0, 0, 16, 5)  # 96 and 80 of 192 pixels: IoU .5 and .42 with all of it
+    args = {"size": SIZE, "labels": [0, 0], "outputs": np.zeros((2, 1))}
+    flat = np.ones((2, 1, 1))
+    np.testing.assert_array_equal(localisation_error(flat, [[wide], [narrow]], **args).values, [0, 1])
+    assert max_box_accuracy(flat, [[wide], [narrow]], size=SIZE).value == 0.5
+
+
+def test_a_sample_with_no_true_box_has_no_value():
+    maps, true = np.repeat(PERFECT, 2, axis=0), [[BOX], []]
+    found = localisation_error(maps, true, [0, 0], np.zeros((2, 1)), size=SIZE)
+    np.testing.assert_array_equal(found.values, [0, np.nan])
+    best = max_box_accuracy(maps, true, size=SIZE, thresholds=[0.5])
+    np.testing.assert_array_equal(best.values, [[1], [np.nan]])
+    assert best.value == 1
+    assert best.interval() == (1, 1)
+    assert np.isnan(max_box_accuracy(PERFECT, [[]], size=SIZE).value)
+
+
+def test_a_perfect_map_has_the_best_box_at_every_overlap_and_its_inverse_the_worst():
+    overlaps = np.array([0.3, 0.5, 0.7], dtype=np.float32)
+    assert max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=overlaps).value == 1
+    assert max_box_accuracy(INVERTED, [[BOX]], size=SIZE, overlap=overlaps[0]).value == 0
 
 
 @given(st.lists(st.integers(0, 20), min_size=8, max_size=8))
@@ -202,6 +242,31 @@ def test_collages_are_all_orders_and_both_ways():
             lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, top=2),
             r"`maps` must be \(N, 2, h, w\)",
         ),
+        (
+            lambda: localisation_error(PERFECT, [[BOX]], [0], [1.0], size=SIZE),
+            r"`outputs` must be \(N, K\), and `top` 1 to K, but have shape \(1,\)",
+        ),
+        (lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, top=0), "and it is 0"),
+        (
+            lambda: localisation_error(PERFECT, [[BOX]], [1], [[1.0]], size=SIZE),
+            r"`labels` must be classes 0 to 0, but are \[1\]",
+        ),
+        (
+            lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, overlap=50),
+            r"`overlap` is an IoU, or several, in \(0, 1\], but is \(50,\)",
+        ),
+        (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=()), "`overlap` is an IoU"),
+        (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[]), "`thresholds` is empty"),
+        (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[0.0]), "`threshold` is a share"),
+        (lambda: max_box_accuracy(PERFECT, [BOX], size=SIZE), "sample 0 has .*; one box is a list of one"),
+        (lambda: box_masks([[(9, 9, 3, 3)]], SIZE), r"\(9, 9, 3, 3\), which ends before it starts; of \(x, y, width"),
+        (lambda: boxes(PERFECT, (12,)), r"`size` must be \(H, W\), but is \(12,\)"),
+        (lambda: grid.grid_pointing_game(PERFECT * np.nan, 0), "`maps` are NaN or infinite"),
+        (lambda: grid.grid_pointing_game(PERFECT - np.inf, 0), "`maps` are NaN or infinite"),
+        (lambda: grid.grid_pointing_game(PERFECT, 0, (0, 2)), r"`grid` must be .* at least 1, but is \(0, 2\)"),
+        (lambda: grid.grid_pointing_game(PERFECT, [0, 1]), r"`cells` must be ints, one or \(1,\), but have shape"),
+        (lambda: grid.grid_pointing_game(PERFECT, 0.5), "`cells` must be ints.*dtype float64"),
+        (lambda: grid.collages([PERFECT], (2, 2)), "a `grid` of 2 x 2 needs 4 different photographs, but got 1"),
         (lambda: grid.grid_pointing_game(PERFECT, 2), "`cells` must be 0 to 1, but are \\[2\\]"),
         (lambda: grid.grid_pointing_game(PERFECT[0], 0), r"`maps` must be \(N, h, w\)"),
         (lambda: grid.collage([PERFECT]), "a `grid` of 1 x 2 needs 2 photographs, but got 1"),
@@ -211,6 +276,13 @@ def test_collages_are_all_orders_and_both_ways():
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_without_scipy_the_tolerance_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
+    with pytest.raises(ImportError, match=r'a `tolerance` needs SciPy: pip install "gradcam\[images\]"'):
+        pointing_game(PERFECT, MASK, tolerance=1)
+    assert pointing_game(PERFECT, MASK).value == 1
 
 
 def test_the_module_says_what_is_public():

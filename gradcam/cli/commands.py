@@ -18,6 +18,7 @@ import gradcam
 from gradcam._arrays import to_numpy
 from gradcam.classifier import Classifier
 from gradcam.cli.models import Framework, load, subjects
+from gradcam.evaluation import DEFAULT
 from gradcam.explanation import Explanation
 from gradcam.images import read
 from gradcam.targets import TopClass
@@ -226,6 +227,97 @@ def bench(
     for price in failed:
         err.print(f"[red]error:[/] {price.subject}, {price.method}: {escape(str(price.failed))}", soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Photographs.")],
+    model: ModelOption = None,
+    framework: FrameworkOption = "torch",
+    layer: LayerOption = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="A class, by index or name. [default: each one's top class]")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Several times for several. [default: grad-cam]", autocompletion=_complete_method
+        ),
+    ] = None,
+    measure: Annotated[
+        list[str] | None, typer.Option("--measure", help="One of `gradcam measures`; several times for several.")
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations", "-a", help="Objects: a COCO .json, a .csv of boxes, a folder of VOC or of masks."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Where results go; run again, it goes on.")] = Path(
+        "evaluation"
+    ),
+) -> None:
+    """Measure methods over photographs, beside controls that know nothing of the model.
+
+    Prints a table of means with 95 % intervals, and saves it as JSON and as a picture. What was found before in --out
+    is not computed again. A file that cannot be read is reported and skipped, and the exit code is 1.
+    """
+    classifier = load(model, framework)
+    wanted = _classes(classifier, [target] if target else None)
+    chosen = measure or [*DEFAULT, *(["pointing-game", "energy"] if annotations else [])]
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+        task = progress.add_task("")
+        try:
+            found = gradcam.evaluate(
+                classifier,
+                folder,
+                method or ["grad-cam"],
+                chosen,
+                layer=layer,
+                target=wanted,
+                annotations=annotations,
+                out=output,
+                progress=lambda what: progress.update(task, description=what),
+            )
+        except FAULTS as error:
+            raise typer.BadParameter(str(error)) from error
+    out.print(_evaluation_table(found))
+    out.print(f"saved in {found.save(output)}", highlight=False, soft_wrap=True)
+    for name, why in found.skipped.items():
+        err.print(f"[red]skipped:[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
+    failed = [row for row in found.rows if "failed" in row]
+    for row in failed:
+        err.print(f"[red]error:[/] {row['photograph']}, {row['method']}: {escape(row['failed'])}", soft_wrap=True)
+    raise typer.Exit(1 if found.skipped or failed else 0)
+
+
+@app.command()
+def measures() -> None:
+    """List the measures of `gradcam evaluate`: what each needs, its range, which way is better, and its paper."""
+    table = Table("measure", "what it is", "needs", "range", "better", "paper")
+    for entry in gradcam.metrics.MEASURES.values():
+        table.add_row(entry.name, entry.about, entry.needs, entry.range, entry.better, entry.paper)
+    out.print(table)
+
+
+def _evaluation_table(found: gradcam.Evaluation) -> Table:
+    photographs = len({row["photograph"] for row in found.rows})
+    table = Table(title=f"mean of {photographs} photographs, and its 95 % interval", title_style="bold")
+    table.add_column("measure", no_wrap=True)
+    for name in (*found.methods, *found.controls):
+        table.add_column(name, style="dim" if name in found.controls else "", justify="right", no_wrap=True)
+    for measure in found.measures:
+        cells = []
+        for name in (*found.methods, *found.controls):
+            result = found.results.get((name, measure))
+            if result is None or not np.isfinite(result.value):
+                cells.append("-")
+                continue
+            low, high = result.interval()
+            cells.append(f"{result.value:.3f}\n{low:.2f}-{high:.2f}")
+        arrow = "\u2191" if gradcam.metrics.MEASURES[measure].better == "higher" else "\u2193"
+        table.add_row(f"{measure} {arrow}", *cells)
+    return table
 
 
 def _price_table(measured: gradcam.Benchmark) -> Table:

@@ -30,10 +30,10 @@ def centre(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarr
 
 def edges(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarray:
     """The magnitude of the picture's gradient, central differences of the channels' mean: what is easily mistaken for
-    an explanation (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
+    an explanation (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292). Along a side of one pixel it is 0.
     """
     grey = np.asarray(inputs, dtype=np.float64).mean(axis=channel_axis)
-    down, across = np.gradient(grey, axis=(1, 2))
+    down, across = (np.gradient(grey, axis=n) if grey.shape[n] > 1 else np.zeros_like(grey) for n in (1, 2))
     return np.array(np.hypot(down, across))
 
 

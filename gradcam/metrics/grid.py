@@ -37,6 +37,11 @@ def collages(
     mirrored: also with each photograph turned about its vertical axis, so that no side of a photograph always faces
     the middle.
     """
+    if len(photographs) < grid[0] * grid[1]:
+        raise ValueError(
+            f"a `grid` of {grid[0]} x {grid[1]} needs {grid[0] * grid[1]} different photographs, "
+            f"but got {len(photographs)}"
+        )
     found = []
     for order in permutations(range(len(photographs)), grid[0] * grid[1]):
         for turned in (False, True) if mirrored else (False,):
@@ -56,11 +61,21 @@ def grid_pointing_game(maps: Any, cells: Any, grid: tuple[int, int] = (1, 2)) ->
 
     In [0, 1]; higher is better, and 1 over the number of cells is chance. NaN where the map is nowhere positive.
     """
-    heat = np.maximum(to_numpy(maps).astype(np.float64), 0)
+    heat = to_numpy(maps).astype(np.float64)
     if heat.ndim != 3:
         raise ValueError(f"`maps` must be (N, h, w), but have shape {heat.shape}")
-    cells = np.broadcast_to(np.asarray(cells), (len(heat),))
+    if not np.isfinite(heat).all():
+        raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
+    heat = np.maximum(heat, 0)
     rows, columns = grid
+    if rows < 1 or columns < 1:
+        raise ValueError(f"`grid` must be (rows, columns), each at least 1, but is {grid}")
+    cells = np.asarray(cells)
+    if cells.shape not in ((), (len(heat),)) or cells.dtype.kind not in "iu":
+        raise ValueError(
+            f"`cells` must be ints, one or ({len(heat)},), but have shape {cells.shape} and dtype {cells.dtype}"
+        )
+    cells = np.broadcast_to(cells, (len(heat),))
     if (cells < 0).any() or (cells >= rows * columns).any():
         raise ValueError(f"`cells` must be 0 to {rows * columns - 1}, but are {np.unique(cells).tolist()}")
     down, across = _shares(heat.shape[1], rows), _shares(heat.shape[2], columns)

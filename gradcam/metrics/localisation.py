@@ -126,14 +126,11 @@ def mask_iou(maps: Any, masks: Any, *, threshold: float = 0.15) -> Result:
 def boxes(maps: Any, size: Sequence[int], *, threshold: float = 0.15) -> np.ndarray:
     """The box round each map's largest connected segment of at least `threshold` of its maximum: (N, 4) ints.
 
-    At `size` (H, W). All zeros where the map is nowhere positive. Selvaraju et al. 2017, section 4.1,
-    https://arxiv.org/abs/1610.02391. Needs SciPy.
+    At `size` (H, W). All zeros where the map is nowhere positive, all of the picture where it is positive and flat.
+    Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391. Needs SciPy.
     """
-    from gradcam import render
-
     _share(threshold)
-    scaled = maps_.scale(maps_.resize(_maps(maps), tuple(size)), 2, "max")
-    return np.stack([render.box(one, threshold) for one in scaled])
+    return _found(_relative(_maps(maps), size), threshold)
 
 
 def iou(a: Any, b: Any) -> float:
@@ -163,15 +160,21 @@ def localisation_error(
 
     maps: (N, top, h, w), of each sample's highest classes, the highest first; (N, h, w) for one.
     labels: (N,) ints; outputs: (N, K), by which the classes are ordered.
-    0 or 1 for each sample; lower is better.
+    0 or 1 for each sample; lower is better. NaN where a sample has no true box.
     """
     array, scores, labels = to_numpy(maps), to_numpy(outputs), np.asarray(labels)
     array = array[:, None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[1] != top:
         raise ValueError(f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, but are {array.shape}")
+    if scores.ndim != 2 or not 1 <= top <= scores.shape[1]:
+        raise ValueError(f"`outputs` must be (N, K), and `top` 1 to K, but have shape {scores.shape}, and it is {top}")
     _same_count(array, true_boxes=true_boxes, labels=labels, outputs=scores)
+    if ((labels < 0) | (labels >= scores.shape[1])).any():
+        raise ValueError(f"`labels` must be classes 0 to {scores.shape[1] - 1}, but are {np.unique(labels).tolist()}")
+    _check_boxes(true_boxes)
+    _check_overlaps((overlap,))
     classes = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    values = np.ones(len(array))
+    values = np.array([1.0 if len(some) else np.nan for some in true_boxes])
     for n, found in enumerate(
         boxes(array.reshape(-1, *array.shape[2:]), size, threshold=threshold).reshape(-1, top, 4)
     ):
@@ -192,24 +195,33 @@ def max_box_accuracy(
     """MaxBoxAcc: the best share of boxes that are right, over all thresholds: what a map is worth if its threshold is
     chosen well.
 
-    A box is right where its IoU with a true box is at least `overlap`; the mean over several overlaps is that of
-    MaxBoxAccV2, here too with the box of the largest segment. Choe et al. 2020, section 4.1,
+    A box is right where its IoU with a true box is at least `overlap`; the mean over several overlaps, (0.3, 0.5, 0.7)
+    in the paper, is that of MaxBoxAccV2, which takes any segment's box: here too it is the largest's. Thresholds are
+    shares of the maximum; the paper first shifts each map's minimum to 0. Choe et al. 2020, section 4.1,
     https://arxiv.org/abs/2001.07437.
 
-    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold; `value` is the
-    maximum over thresholds of the mean over samples, so it belongs to all of them together.
+    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold, NaN where a sample
+    has no true box; `value` is the maximum over thresholds of the mean over samples, so it belongs to all of them
+    together.
     """
-    overlaps = (overlap,) if isinstance(overlap, (int, float)) else tuple(overlap)
+    overlaps = tuple(float(one) for one in np.atleast_1d(overlap))
     array = _maps(maps)
     _same_count(array, true_boxes=true_boxes)
-    best = np.zeros((len(array), len(thresholds)))
+    _check_boxes(true_boxes)
+    _check_overlaps(overlaps)
+    if len(thresholds) == 0:
+        raise ValueError("`thresholds` is empty: pass at least one, a share of the maximum in (0, 1]")
+    scaled = _relative(array, size)
+    best = np.full((len(array), len(thresholds)), np.nan)
     for t, threshold in enumerate(thresholds):
-        for n, box in enumerate(boxes(array, size, threshold=threshold)):
-            best[n, t] = max((iou(box, true) for true in true_boxes[n]), default=0.0)
-    right = np.stack([best >= one for one in overlaps], axis=1).astype(np.float64)
+        _share(threshold)
+        for n, box in enumerate(_found(scaled, threshold)):
+            best[n, t] = max((iou(box, true) for true in true_boxes[n]), default=np.nan)
+    right = np.stack([np.where(np.isnan(best), np.nan, best >= one) for one in overlaps], axis=1)
 
     def summary(values: np.ndarray) -> float:
-        return mean(values.reshape(len(values), len(overlaps), -1).mean(0).max(-1))
+        values = values[~np.isnan(values).any(1)].reshape(-1, len(overlaps), len(thresholds))
+        return mean(values.mean(0).max(-1)) if len(values) else float("nan")
 
     settings = {"overlap": list(overlaps), "thresholds": [float(one) for one in thresholds]}
     return Result("max-box-accuracy", right.reshape(len(array), -1), "higher", settings, summary=summary)
@@ -221,6 +233,7 @@ def max_box_accuracy(
 def box_masks(true_boxes: Boxes, size: Sequence[int]) -> np.ndarray:
     """(N, H, W): whether a pixel lies in one of its sample's boxes."""
     height, width = size
+    _check_boxes(true_boxes)
     found = np.zeros((len(true_boxes), height, width), dtype=bool)
     for mask, some in zip(found, true_boxes, strict=True):
         for x0, y0, x1, y1 in some:
@@ -246,14 +259,31 @@ def _given(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array(maps_.resize(array, inside.shape[1:])), inside
 
 
+def _relative(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Maps at `size`, as shares of their maxima: a flat one is 1, and not 0 as of `gradcam.maps.scale`."""
+    if len(size) != 2:
+        raise ValueError(f"`size` must be (H, W), but is {tuple(size)}")
+    heat = np.maximum(np.asarray(maps_.resize(array, tuple(size))), 0)
+    top = heat.max((1, 2), keepdims=True)
+    return np.where(top > 0, heat / np.where(top > 0, top, 1), 0)
+
+
+def _found(scaled: np.ndarray, threshold: float) -> np.ndarray:
+    from gradcam import render
+
+    return np.array([render.box(one, threshold) for one in scaled], dtype=np.int64).reshape(-1, 4)
+
+
 def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
     """Masks with all pixels that are within `tolerance` of them."""
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative, but is {tolerance}")
     if tolerance == 0:
         return masks
-    from scipy.ndimage import distance_transform_edt
-
+    try:
+        from scipy.ndimage import distance_transform_edt
+    except ImportError as error:
+        raise ImportError('a `tolerance` needs SciPy: pip install "gradcam[images]"') from error
     near = [distance_transform_edt(~mask) <= tolerance if mask.any() else mask for mask in masks]
     return np.stack(near)
 
@@ -262,6 +292,26 @@ def _same_count(array: np.ndarray, **others: Any) -> None:
     for name, other in others.items():
         if len(other) != len(array):
             raise ValueError(f"`{name}` must have one entry for each of the {len(array)} maps, but have {len(other)}")
+
+
+def _check_boxes(true_boxes: Boxes) -> None:
+    for n, some in enumerate(true_boxes):
+        for box in some:
+            if np.ndim(box) != 1 or len(box) != 4:
+                raise ValueError(
+                    f"`true_boxes` must be a list of (x0, y0, x1, y1) for each sample, but sample {n} has {some}; "
+                    "one box is a list of one"
+                )
+            if box[2] < box[0] or box[3] < box[1]:
+                raise ValueError(
+                    f"`true_boxes` must be (x0, y0, x1, y1), but sample {n} has {tuple(box)}, which ends before it "
+                    "starts; of (x, y, width, height) make (x, y, x + width, y + height)"
+                )
+
+
+def _check_overlaps(overlaps: Sequence[float]) -> None:
+    if not overlaps or not all(0 < one <= 1 for one in overlaps):
+        raise ValueError(f"`overlap` is an IoU, or several, in (0, 1], but is {overlaps}")
 
 
 def _share(threshold: float) -> None:

@@ -23,16 +23,18 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     r"""Spearman's rank correlation of each a[n] with b[n], over all further axes: (N, ...), (N, ...) -> (N,).
 
     Pearson's correlation of the `ranks`. In [-1, 1]: 1 where one is a rising function of the other. NaN where either
-    is flat, and has no order. Spearman 1904, https://doi.org/10.2307/1412159
+    is flat, or NaN somewhere, and has no order. Spearman 1904, https://doi.org/10.2307/1412159
     """
     _same(a, b)
-    first, second = (ranks(np.asarray(one, dtype=np.float64).reshape(len(one), -1)) for one in (a, b))
+    rows = [np.asarray(one, dtype=np.float64).reshape(len(one), -1) for one in (a, b)]
+    unordered = np.isnan(rows[0]).any(1) | np.isnan(rows[1]).any(1)
+    first, second = map(ranks, rows)
     first -= first.mean(1, keepdims=True)
     second -= second.mean(1, keepdims=True)
     norm = np.sqrt((first**2).sum(1) * (second**2).sum(1))
     flat = norm == 0
     found = np.clip((first * second).sum(1) / np.where(flat, 1, norm), -1, 1)
-    return np.array(np.where(flat, np.nan, found))
+    return np.array(np.where(flat | unordered, np.nan, found))
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray, *, window: int = 7, span: float = 1.0) -> np.ndarray:
@@ -51,22 +53,23 @@ def structural_similarity(a: np.ndarray, b: np.ndarray, *, window: int = 7, span
     if window < 2:
         raise ValueError(f"`window` must be at least 2, but is {window}")
     shape = tuple(min(window, n) for n in a.shape[1:])
-    first, second = (_windows(one, shape) for one in (a, b))
-    mean_a, mean_b = first.mean(-1), second.mean(-1)
-    count = first.shape[-1]
+    first, second = (np.asarray(one, dtype=np.float64) for one in (a, b))
+    mean_a, mean_b = _window_means(first, shape), _window_means(second, shape)
+    count = shape[0] * shape[1]
     unbiased = count / max(count - 1, 1)
-    variance_a, variance_b = first.var(-1) * unbiased, second.var(-1) * unbiased
-    covariance = ((first * second).mean(-1) - mean_a * mean_b) * unbiased
+    variance_a = (_window_means(first * first, shape) - mean_a * mean_a) * unbiased
+    variance_b = (_window_means(second * second, shape) - mean_b * mean_b) * unbiased
+    covariance = (_window_means(first * second, shape) - mean_a * mean_b) * unbiased
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
     return np.array((luminance * structure).mean((1, 2)))
 
 
-def _windows(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(N, h', w', pixels of a window)."""
-    found = np.lib.stride_tricks.sliding_window_view(np.asarray(maps, dtype=np.float64), shape, axis=(1, 2))
-    return found.reshape(*found.shape[:3], -1)
+def _window_means(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, h', w'): the mean of every whole window, along one axis and then the other, so that no window is copied."""
+    down = np.lib.stride_tricks.sliding_window_view(maps, shape[0], axis=1).mean(-1)
+    return np.array(np.lib.stride_tricks.sliding_window_view(down, shape[1], axis=2).mean(-1))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> None:
