@@ -244,9 +244,16 @@ def test_collages_are_all_orders_and_both_ways():
         ),
         (
             lambda: localisation_error(PERFECT, [[BOX]], [0], [1.0], size=SIZE),
-            r"`outputs` must be \(N, K\), and `top` 1 to K, but have shape \(1,\)",
+            r"`outputs` must be \(N, K\) with at least 1 classes, for `top`, but have \(1,\)",
         ),
-        (lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, top=0), "and it is 0"),
+        (
+            lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, top=0),
+            "`top` must be at least 1, but is 0",
+        ),
+        (
+            lambda: localisation_error(PERFECT[:, None].repeat(2, 1), [[BOX]], [0], [[1.0]], size=SIZE, top=2),
+            r"with at least 2 classes, for `top`, but have \(1, 1\)",
+        ),
         (
             lambda: localisation_error(PERFECT, [[BOX]], [1], [[1.0]], size=SIZE),
             r"`labels` must be classes 0 to 0, but are \[1\]",

@@ -162,12 +162,14 @@ def localisation_error(
     labels: (N,) ints; outputs: (N, K), by which the classes are ordered.
     0 or 1 for each sample; lower is better. NaN where a sample has no true box.
     """
+    if top < 1:
+        raise ValueError(f"`top` must be at least 1, but is {top}")
     array, scores, labels = to_numpy(maps), to_numpy(outputs), np.asarray(labels)
     array = array[:, None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[1] != top:
         raise ValueError(f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, but are {array.shape}")
-    if scores.ndim != 2 or not 1 <= top <= scores.shape[1]:
-        raise ValueError(f"`outputs` must be (N, K), and `top` 1 to K, but have shape {scores.shape}, and it is {top}")
+    if scores.ndim != 2 or scores.shape[1] < top:
+        raise ValueError(f"`outputs` must be (N, K) with at least {top} classes, for `top`, but have {scores.shape}")
     _same_count(array, true_boxes=true_boxes, labels=labels, outputs=scores)
     if ((labels < 0) | (labels >= scores.shape[1])).any():
         raise ValueError(f"`labels` must be classes 0 to {scores.shape[1] - 1}, but are {np.unique(labels).tolist()}")
