@@ -6,6 +6,7 @@ import json
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from gradcam.explanation import versions
 from gradcam.images import read
 from gradcam.methods import METHODS
 from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
+from gradcam.metrics.localisation import best_threshold
 from gradcam.metrics.result import mean
 from gradcam.metrics.subject import Predict
 from gradcam.model import first_array, input_first
@@ -73,7 +75,8 @@ class Evaluation:
     """What `evaluate` measured: for each photograph and method a row of values.
 
     rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and "values", by measure:
-        a number, None where the measure is not defined there, or a list. A method that raised has "failed" instead.
+        a number ("inf" where it is infinite), None where the measure is not defined there, or a list. A method that
+        raised has "failed" instead.
     skipped: photographs that were not, and why.
     """
 
@@ -93,9 +96,14 @@ class Evaluation:
                 values = [row["values"].get(name) for row in self.rows if row["method"] == method and "values" in row]
                 array = _stacked(values)
                 if array is not None:
-                    summary = _best_threshold if name == "max-box-accuracy" else mean
+                    summary = best_threshold(self._overlaps) if name == "max-box-accuracy" else mean
                     found[method, name] = Result(name, array, MEASURES[name].better, summary=summary)
         return found
+
+    @property
+    def _overlaps(self) -> int:
+        options = self.about.get("settings", {}).get("options", {}).get("max-box-accuracy", {})
+        return int(np.size(options.get("overlap", 0.5)))
 
     @cached_property
     def seconds(self) -> dict[str, float]:
@@ -123,7 +131,7 @@ class Evaluation:
         ]
         whole = {"schema": 1, **self.about, "skipped": dict(self.skipped), "summary": summary, "rows": list(self.rows)}
         drawn = render.png(self.figure())
-        (folder / "evaluation.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        (folder / "evaluation.json").write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "evaluation.png").write_bytes(drawn)
         return folder
 
@@ -229,6 +237,8 @@ class _Seen:
     inputs: Array
     subject: Subject
     mask: np.ndarray | None
+    seed: int
+    """Of this photograph: what is drawn for one is not drawn for the next."""
     occluded: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -270,7 +280,7 @@ class _Evaluator:
         subject = Subject(self._predict, to_numpy(inputs), self.target, channel_axis=axis, batch=self.batch)
         if mask is not None and mask.shape != subject.size:
             raise ValueError(f"the mask has {mask.shape} pixels, but the network sees {subject.size}")
-        return _Seen(inputs, subject, mask)
+        return _Seen(inputs, subject, mask, self.seed ^ zlib.crc32(np.ascontiguousarray(subject.inputs).tobytes()))
 
     def row(self, seen: _Seen, method: str, measures: Sequence[str]) -> Row:
         subject = seen.subject
@@ -317,8 +327,8 @@ class _Evaluator:
         self, group: str, seen: _Seen, maps: np.ndarray, explain: Any, options: dict[str, Any]
     ) -> dict[str, Result]:
         if group == "confidence":
-            return metrics_.confidence_measures(seen.subject, maps, **options)
-        return metrics_.adcc_parts(seen.subject, maps, explain, **options)
+            return metrics_.confidence_measures(seen.subject, maps, **{"seed": seen.seed, **options})
+        return metrics_.adcc_parts(seen.subject, maps, explain, **{"seed": seen.seed, **options})
 
     def _one(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any) -> Result | None:
         options, subject = self.options[name], seen.subject
@@ -341,7 +351,7 @@ class _Evaluator:
             }
             return masked[name](maps, masks, **options)
         if name == "max-sensitivity":
-            return metrics_.max_sensitivity(subject, maps, explain, **options)
+            return metrics_.max_sensitivity(subject, maps, explain, **{"seed": seen.seed, **options})
         if name == "occlusion-correlation":
             if "costs" not in seen.occluded:  # the same for every method
                 seen.occluded["costs"] = metrics_.occlusion(subject, **options)
@@ -352,7 +362,7 @@ class _Evaluator:
             "road": metrics_.road_combined,
             "infidelity": metrics_.infidelity,
         }
-        return asked[name](subject, maps, **{"seed": self.seed, **options})
+        return asked[name](subject, maps, **{"seed": seen.seed, **options})
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -395,7 +405,7 @@ class _Store:
         self.rows.append(row)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def merged(self, methods: Sequence[str]) -> Iterable[Row]:
         """One row for each photograph and method asked for; of what failed and then did not, the latter."""
@@ -432,9 +442,9 @@ def _photographs(model: Any, images: Any) -> Iterable[tuple[str, Any]]:
     raise TypeError("`images` must be a folder, a list of files, RGB arrays by name, or a bare model's inputs (N, ...)")
 
 
-def _number(value: float) -> float | None:
-    """For JSON, which has no NaN; infinity stays, as a large number would not be true."""
-    return None if np.isnan(value) else value
+def _number(value: float) -> float | str | None:
+    """For JSON, which has neither NaN, here null, nor infinity, here "inf", as a large number would not be true."""
+    return None if np.isnan(value) else str(value) if np.isinf(value) else value
 
 
 def _stacked(values: Sequence[Any]) -> np.ndarray | None:
@@ -445,7 +455,3 @@ def _stacked(values: Sequence[Any]) -> np.ndarray | None:
     if isinstance(there[0], list):
         return np.array(there, dtype=np.float64)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _best_threshold(values: np.ndarray) -> float:
-    return float(values.mean(0).max())

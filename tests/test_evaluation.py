@@ -71,8 +71,13 @@ def test_the_object_that_makes_the_score_is_found_and_controls_do_worse():
 
 
 def test_every_measure_runs_and_each_is_that_of_the_library():
-    options = {"infidelity": {"samples": 4}, "max-sensitivity": {"samples": 2},
-               "occlusion-correlation": {"patch": 2, "stride": 2}, "road": {"shares": [0.5]}}  # fmt: skip
+    options = {
+        "infidelity": {"samples": 4},
+        "max-sensitivity": {"samples": 2},
+        "occlusion-correlation": {"patch": 2, "stride": 2},
+        "road": {"shares": [0.5]},
+        "insertion": {"seed": 0},
+    }
     found = run(measures=list(MEASURES), methods=["grad-cam"], controls=["centre"], options=options, target=0)
     assert not [row for row in found.rows if "failed" in row]
     assert {name for _, name in found.results} == set(MEASURES)
@@ -175,6 +180,40 @@ def test_it_is_saved_with_intervals_and_controls(tmp_path):
     assert entry["photographs"] == 2
     assert {one["method"] for one in saved["summary"] if one["control"]} == set(CONTROLS)
     assert (tmp_path / "evaluation.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_infinite_is_kept_as_such(tmp_path):
+    black = {name: np.where(picture == 255, picture, 0) for name, picture in photographs().items()}
+    given = {"methods": ["grad-cam"], "measures": ["box-contrast"], "annotations": MASKS, "target": 0}
+    found = gradcam.evaluate(classifier(), black, **given, out=tmp_path)  # the map is 0 outside of the square
+    assert found.results["grad-cam", "box-contrast"].value == np.inf
+    again = gradcam.evaluate(classifier(), black, **given, out=tmp_path)
+    assert again.results["grad-cam", "box-contrast"].value == np.inf
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found.save(tmp_path)
+    for line in [*(tmp_path / "rows.jsonl").read_text().splitlines(), (tmp_path / "evaluation.json").read_text()]:
+        json.loads(line, parse_constant=refuse)
+
+
+def test_the_best_threshold_of_several_overlaps_is_each_overlaps_own():
+    options = {"max-box-accuracy": {"overlap": (0.1, 0.9), "thresholds": (0.3, 0.6)}}
+    found = run(measures=("max-box-accuracy",), options=options, controls=())
+    values = found.results["grad-cam", "max-box-accuracy"].values.reshape(2, 2, 2)
+    assert found.results["grad-cam", "max-box-accuracy"].value == values.mean(0).max(-1).mean()
+
+
+def test_what_is_drawn_differs_between_photographs():
+    options = {"insertion": {"baseline": "noise"}}
+    found = run(measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",))
+    again = run(measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",))
+    assert [row["values"] for row in found.rows] == [row["values"] for row in again.rows]
+    seeds = {
+        evaluation._Evaluator(classifier(), None, 0, (), {}, 8, 0).see(p, None).seed for p in photographs().values()
+    }
+    assert len(seeds) == 2
 
 
 def test_a_broken_photograph_is_reported_and_skipped(tmp_path):

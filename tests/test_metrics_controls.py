@@ -31,6 +31,8 @@ def test_random_maps_differ_by_seed_and_sample():
     found = CONTROLS["random"](INPUTS, 1, 0)
     assert not np.array_equal(found[0], found[1])
     assert not np.array_equal(found, CONTROLS["random"](INPUTS, 1, 1))
+    assert not np.array_equal(found, CONTROLS["random"](INPUTS + 1, 1, 0))
+    np.testing.assert_array_equal(found[1:], CONTROLS["random"](INPUTS[1:], 1, 0))
 
 
 def test_the_centre_is_in_the_centre():
@@ -154,3 +156,9 @@ def test_the_interval_is_that_of_the_mean():
     narrow = Result("a", values, "higher").interval(level=0.5)
     assert low < narrow[0] < narrow[1] < high
     assert Result("a", np.array([4.0]), "higher").interval() == (4.0, 4.0)
+
+
+def test_the_interval_of_infinite_values_is_a_number_or_infinite():
+    low, high = Result("a", np.array([1.0, 2.0, np.inf]), "higher").interval()
+    assert low == 1.0
+    assert high == np.inf

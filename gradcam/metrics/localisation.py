@@ -6,7 +6,7 @@ pixels, x1 and y1 exclusive, a list of one or more for each sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -221,12 +221,20 @@ def max_box_accuracy(
             best[n, t] = max((iou(box, true) for true in true_boxes[n]), default=np.nan)
     right = np.stack([np.where(np.isnan(best), np.nan, best >= one) for one in overlaps], axis=1)
 
-    def summary(values: np.ndarray) -> float:
-        values = values[~np.isnan(values).any(1)].reshape(-1, len(overlaps), len(thresholds))
-        return mean(values.mean(0).max(-1)) if len(values) else float("nan")
-
     settings = {"overlap": list(overlaps), "thresholds": [float(one) for one in thresholds]}
-    return Result("max-box-accuracy", right.reshape(len(array), -1), "higher", settings, summary=summary)
+    return Result(
+        "max-box-accuracy", right.reshape(len(array), -1), "higher", settings, summary=best_threshold(len(overlaps))
+    )
+
+
+def best_threshold(overlaps: int = 1) -> Callable[[np.ndarray], float]:
+    """What sums up the values of `max_box_accuracy`: (N, overlaps * T) -> the best threshold's share of right boxes."""
+
+    def summary(values: np.ndarray) -> float:
+        values = values[~np.isnan(values).any(1)]
+        return mean(values.reshape(len(values), overlaps, -1).mean(0).max(-1)) if len(values) else float("nan")
+
+    return summary
 
 
 # ------------------------------------------------------------------------------------------------ their parts

@@ -25,7 +25,7 @@ def mean(values: np.ndarray) -> float:
 class Result:
     """One measure of one set of maps.
 
-    name: a key of `gradcam.metrics.METRICS`.
+    name: a key of `gradcam.metrics.MEASURES`, or what measured it.
     values: (N,) or (N, T), for each sample; NaN where the measure is not defined there.
     better: whether "higher" or "lower" is better.
     settings: what it was measured with, such as the baseline; plain values, for a manifest.
@@ -54,9 +54,11 @@ class Result:
         count = len(self.values)
         draws = np.random.default_rng(seed).integers(0, count, (resamples, count))
         found = np.array([self.summary(self.values[draw]) for draw in draws])
-        if np.isnan(found).all():
+        found = found[~np.isnan(found)]
+        if not len(found):
             return float("nan"), float("nan")
-        low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+        # one of the means themselves: nothing lies between a number and infinity, which a measure may be
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
         return float(low), float(high)
 
     def __str__(self) -> str:
