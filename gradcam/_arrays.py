@@ -11,7 +11,7 @@ from array_api_compat import device, is_jax_namespace, is_torch_array
 
 from gradcam._types import Array
 
-__all__ = ["array_namespace", "constant", "matmul", "quotient", "to_numpy", "widen"]
+__all__ = ["array_namespace", "constant", "eigh", "matmul", "quotient", "to_numpy", "widen"]
 
 _NAMESPACES: dict[tuple[type, ...], Any] = {}
 
@@ -35,6 +35,30 @@ def matmul(a: Array, b: Array) -> Array:
         with torch.autocast(a.device.type, enabled=False):
             return xp.matmul(a, b)
     return xp.matmul(a, b)
+
+
+def eigh(array: Array) -> tuple[Array, Array]:
+    """Eigenvalues (..., n), ascending, and vectors (..., n, n) of symmetric matrices (..., n, n).
+
+    JAX on the CPU is given them one at a time. Of a batch, jaxlib's kernel hands parts to the pool of threads that it
+    runs on itself, and waits: where as many run at once as there are threads, as methods compared in one program do,
+    all wait for ever (jaxlib 0.10.2, two cores: Eigen-CAM and KPCA-CAM of 8 maps in one `compare`).
+    """
+    xp = array_namespace(array)
+    if not is_jax_namespace(xp) or array.ndim < 3:
+        values, vectors = xp.linalg.eigh(array)
+        return values, vectors
+    jax = sys.modules["jax"]
+
+    def in_turn(flat: Array) -> tuple[Array, Array]:
+        return tuple(jax.lax.map(lambda one: tuple(xp.linalg.eigh(one)), flat))
+
+    def at_once(flat: Array) -> tuple[Array, Array]:
+        return tuple(xp.linalg.eigh(flat))
+
+    flat = array.reshape(-1, *array.shape[-2:])
+    values, vectors = jax.lax.platform_dependent(flat, cpu=in_turn, default=at_once)
+    return values.reshape(array.shape[:-1]), vectors.reshape(array.shape)
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -114,27 +115,46 @@ class Net(nn.Module):
         return nn.Dense(5, name="dense")(x.mean((1, 2)))
 
 
-def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():
+def lowered(net, variables, x, layer, target, methods):
+    """The one program of an explanation of a flax.linen `net`, before it is compiled."""
     from gradcam import backends
     from gradcam.backends.jax import _run, _Structure
     from gradcam.explainer import Pipeline
     from gradcam.methods import as_entry
     from gradcam.targets import as_target, split
 
+    model = backends.adapt((net, variables), x)
+    size = x.shape[1:3]
+    entries = tuple((as_entry(method), ()) for method in methods)
+    pipeline = Pipeline((layer,), entries, size, picture=(size, "max"))
+    indices, rest = split(as_target(target))
+    return _run.lower(_Structure(pipeline, model.run, False, rest), model.values, x, indices, ())
+
+
+def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():
     x = jnp.ones((4, 32, 32, 3))
-    variables = Net((32, 64)).init(jax.random.key(0), x)
-    bare = jax.jit(Net((32, 64)).apply).lower(variables, x).compile().cost_analysis()["flops"]
-    model = backends.adapt((Net((32, 64)), variables), x)
-    pipeline = Pipeline(("conv1",), ((as_entry("grad-cam"), ()),), (32, 32), picture=((32, 32), "max"))
-    indices, rest = split(as_target(1))
-    lowered = _run.lower(_Structure(pipeline, model.run, False, rest), model.values, x, indices, ())
-    explained = lowered.compile().cost_analysis()["flops"]
+    net = Net((32, 64))
+    variables = net.init(jax.random.key(0), x)
+    bare = jax.jit(net.apply).lower(variables, x).compile().cost_analysis()["flops"]
+    program = lowered(net, variables, x, "conv1", 1, ["grad-cam"])
+    explained = program.compile().cost_analysis()["flops"]
     assert bare < explained <= 1.05 * bare
     # no convolution runs backward
-    text = lowered.as_text()
+    text = program.as_text()
     assert text.count("stablehlo.convolution") == 2
     # weights are arguments: none of them is a constant of the program
     assert len(text) < 30_000
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's kernels")
+def test_eigenvectors_are_found_one_matrix_at_a_time_on_the_cpu():
+    """Two batches of them at once wait for each other for ever: see `gradcam._arrays.eigh`."""
+    x = jnp.ones((3, 16, 16, 3))
+    methods = ["eigen-cam", "eigen-grad-cam", "kpca-cam", "seg-eigen-cam"]
+    program = lowered(Net(), Net().init(jax.random.key(0), x), x, "conv1", [[1, 2]], methods)
+    matrices = re.findall(r"%eigh\S* = \(f32\[([\d,]*)\].* custom-call\(", program.compile().as_text())
+    assert len(matrices) == len(methods)
+    assert all(shape.count(",") == 1 for shape in matrices), matrices
 
 
 def counting(counter):

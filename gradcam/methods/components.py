@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradcam._arrays import array_namespace, matmul
+from gradcam._arrays import array_namespace, eigh, matmul
 from gradcam._types import Array
 from gradcam.maps import relu
 
@@ -11,7 +11,7 @@ __all__ = ["channel_sum", "first_component", "first_kernel_component", "oriented
 
 def _largest_eigenpair(gram: Array) -> tuple[Array, Array]:
     """(..., n, n) symmetric -> the largest eigenvalue (..., 1), and its vector (..., n, 1), of unit length."""
-    values, vectors = array_namespace(gram).linalg.eigh(gram)
+    values, vectors = eigh(gram)
     return values[..., -1:], vectors[..., -1:]
 
 
@@ -68,7 +68,7 @@ def first_kernel_component(kernel: Array, reference: Array) -> Array:
     positions = int(kernel.shape[-1])
     rows = xp.mean(kernel, axis=-1, keepdims=True)
     centred = kernel - rows - xp.matrix_transpose(rows) + xp.mean(rows, axis=-2, keepdims=True)
-    values, vectors = xp.linalg.eigh(centred)
+    values, vectors = eigh(centred)
     largest = _beyond_rounding(values[..., -1:], xp.max(xp.abs(kernel), axis=(-2, -1))[..., None], positions)
     spread = reference - xp.mean(reference, axis=-1, keepdims=True)
     spread = _beyond_rounding(spread, xp.max(xp.abs(reference), axis=-1, keepdims=True), positions)
