@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 import array_api_compat
@@ -11,7 +12,7 @@ from array_api_compat import device, is_jax_namespace, is_torch_array
 
 from gradcam._types import Array
 
-__all__ = ["array_namespace", "constant", "eigh", "matmul", "quotient", "to_numpy", "widen"]
+__all__ = ["SPREAD", "array_namespace", "constant", "eigh", "matmul", "quotient", "to_numpy", "widen"]
 
 _NAMESPACES: dict[tuple[type, ...], Any] = {}
 
@@ -40,12 +41,13 @@ def matmul(a: Array, b: Array) -> Array:
 def eigh(array: Array) -> tuple[Array, Array]:
     """Eigenvalues (..., n), ascending, and vectors (..., n, n) of symmetric matrices (..., n, n).
 
-    JAX on the CPU is given them one at a time. Of a batch, jaxlib's kernel hands parts to the pool of threads that it
+    JAX on one CPU is given them one at a time. Of a batch, jaxlib's kernel hands parts to the pool of threads that it
     runs on itself, and waits: where as many run at once as there are threads, as methods compared in one program do,
-    all wait for ever (jaxlib 0.10.2, two cores: Eigen-CAM and KPCA-CAM of 8 maps in one `compare`).
+    all wait for ever (jaxlib 0.10.2, two cores: Eigen-CAM and KPCA-CAM of 8 maps in one `compare`). A batch that
+    is known to lie on several devices stays there, and is one batch on each.
     """
     xp = array_namespace(array)
-    if not is_jax_namespace(xp) or array.ndim < 3:
+    if not is_jax_namespace(xp) or array.ndim < 3 or SPREAD.get() or _lies_spread(array):
         values, vectors = xp.linalg.eigh(array)
         return values, vectors
     jax = sys.modules["jax"]
@@ -59,6 +61,17 @@ def eigh(array: Array) -> tuple[Array, Array]:
     flat = array.reshape(-1, *array.shape[-2:])
     values, vectors = jax.lax.platform_dependent(flat, cpu=in_turn, default=at_once)
     return values.reshape(array.shape[:-1]), vectors.reshape(array.shape)
+
+
+SPREAD: ContextVar[bool] = ContextVar("SPREAD", default=False)
+"""Whether the batch that a JAX program is traced for lies on several devices, which its tracers do not always tell."""
+
+
+def _lies_spread(array: Array) -> bool:
+    jax = sys.modules["jax"]
+    if isinstance(array, jax.core.Tracer):
+        return any(axis is not None for axis in jax.typeof(array).sharding.spec)
+    return len(array.sharding.device_set) > 1
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -14,6 +14,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from gradcam import targets
+from gradcam._arrays import SPREAD
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax_program import Run, Tap, bind, called, held, traced
 from gradcam.model import (
@@ -228,7 +229,11 @@ def _spread(inputs: Inputs) -> bool:
 @functools.partial(jax.jit, static_argnums=0)
 def _run(structure: _Structure, values: Any, inputs: Inputs, indices: Sequence[Array], arrays: Sequence[Any]) -> Any:
     model = JaxModel(structure.run, values, structure.channels_first, structure.spread)
-    return structure.what(model, inputs, targets.join(indices, structure.target), *arrays)
+    before = SPREAD.set(structure.spread)
+    try:
+        return structure.what(model, inputs, targets.join(indices, structure.target), *arrays)
+    finally:
+        SPREAD.reset(before)
 
 
 def _pulled(scores: Array, pullback: Callable[[Array], Any], spread: bool = False) -> Any:
