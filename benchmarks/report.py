@@ -36,16 +36,59 @@ def extrapolated(rows: list[Row]) -> list[Row]:
 NOTE = "ten times their 10 classes"
 
 
-def write(results: Row, folder: Path) -> None:
+def write(results: Row, folder: Path, readme: Path | None = None) -> None:
+    """The page, its JSON and its picture to `folder`, and the short of it to `readme`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     text = page(results)
     path = folder / "README.md"
-    whole = path.read_text(encoding="utf-8") if path.exists() else INTRODUCTION
-    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    path.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole), encoding="utf-8")
+    if not path.exists():
+        path.write_text(INTRODUCTION, encoding="utf-8")
+    between(path, text)
+    if readme is not None:
+        between(readme, short(results))
     picture(results, folder / "bench.png")
     print(text)
+
+
+def between(path: Path, text: str) -> None:
+    """Write what is between the markers."""
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole), encoding="utf-8")
+
+
+SHORT = {
+    ("one class", 1): "Grad-CAM",
+    ("one class", 8): "Grad-CAM of 8 images",
+    ("10 classes", 1): "10 classes",
+    ("100 classes", 1): "100 classes",
+    ("methods", 1): "12 methods",
+    ("eigen-cam", 1): "Eigen-CAM",
+    ("ablation-cam", 1): "Ablation-CAM, 2048 channels",
+}
+
+
+def short(results: Row) -> str:
+    """ResNet-50's, for the main README: medians alone."""
+    found = {(batch, case): some for (model, batch, case), some in grouped(results["rows"]) if model == "resnet50"}
+    rows = []
+    for (case, batch), name in SHORT.items():
+        some = found.get((batch, case), {})
+        cells = [re.sub(r" \(.*\)", "", cell(some.get(who))) for who in WHO]
+        rows.append((name, *cells))
+    memory = {row["who"]: row.get("megabytes") for row in results["rows"] if row["case"] == "memory"}
+    plain = {row["framework"]: row.get("megabytes") for row in results["rows"] if row["who"] == "forward pass"}
+    held = [
+        f"{memory[who] / plain['jax' if who == WHO[-1] else 'torch']:.2f}" if memory.get(who) else "—" for who in WHO
+    ]
+    rows.append(("peak memory, 16 images", *held))
+    about = (
+        f"*ResNet-50, 224 x 224: time and memory over those of a bare forward pass of the same framework, medians; "
+        f"`{results['command']}`, {results['date']}, {results['machine']}. ~ is ten times their 10 classes, > was "
+        "stopped, — is not offered; torchcam has 4 of the 12 methods.*"
+    )
+    return "\n".join([*table(("", *WHO), rows), "", about, ""])
 
 
 def page(results: Row) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Annotation", "read_annotations", "seen_mask"]
+__all__ = ["Annotation", "polygons_mask", "read_annotations", "seen_mask"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _coco(path: Path) -> dict[str, Annotation]:
         name = Path(image["file_name"]).stem
         polygons = one.get("segmentation")
         if isinstance(polygons, list) and polygons:
-            drawn = _polygons(polygons, (int(image["height"]), int(image["width"])))
+            drawn = polygons_mask(polygons, (int(image["height"]), int(image["width"])))
             masks[name] = masks[name] | drawn if name in masks else drawn
         else:
             x, y, width, height = one["bbox"]
@@ -140,7 +140,8 @@ def _coco(path: Path) -> dict[str, Annotation]:
     return found
 
 
-def _polygons(polygons: Any, size: tuple[int, int]) -> np.ndarray:
+def polygons_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W): whether a pixel lies in one of the polygons, each x, y, x, y, ... in pixels."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("L", (size[1], size[0]))
