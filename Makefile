@@ -4,6 +4,8 @@
 # make check   the same without making the environment anew
 # make zoo     capture against plain autograd, on all of torchvision's classifiers
 # make bench   the price of an explanation, beside other libraries'; benchmarks/README.md
+# make growth  how it grows with the problem
+# make choices what may make it cheaper, and what that changes; docs/speed.md
 # make measures  metrics beside other libraries'; docs/evaluation.md
 # make study   which methods point where they should; docs/which-method.md
 # make networks  real networks for tests/test_tasks.py, which skips those that are not there
@@ -12,7 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo bench measures study format clean
+.PHONY: demo docs test check networks zoo bench growth choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -49,6 +51,12 @@ bench: .venv-bench/.bench
 .venv-bench/.bench: .venv-bench/.zoo benchmarks/requirements.txt
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements.txt
 	touch $@
+
+growth: .venv-bench/.bench
+	.venv-bench/bin/python benchmarks/growth.py
+
+choices: .venv-bench/.bench
+	.venv-bench/bin/python benchmarks/choices.py
 
 measures: .venv-bench/.bench
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt pandas==3.1.1 cachetools==8.0.1 tqdm==4.70.1

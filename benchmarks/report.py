@@ -21,6 +21,11 @@ the picture. `make zoo` checks captures against plain autograd; [price.py](price
 
 {BEGIN}
 {END}
+
+## How it grows
+
+<!-- written by benchmarks/growth.py -->
+<!-- end of growth -->
 """
 
 

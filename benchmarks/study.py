@@ -52,6 +52,7 @@ SLOW = {
     "full-grad": {},
 }
 """With settings that end: Score-CAM and its kin on their strongest channels."""
+BATCH = 6
 NETWORKS: dict[str, Callable[[str], gradcam.Classifier]] = {"demo": efficientnet_lite0, "mobilenet_v2": mobilenet}
 BOUNDS = {"demo": 0.95, "mobilenet_v2": 0.85}
 
@@ -68,18 +69,21 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def grid(net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, methods: Any) -> dict[str, np.ndarray]:
-    """(2 N,) for each method: the shares of the left classes' maps on the left, and the right ones' on the right."""
+    """(N, 2) for each method: the shares of the left classes' maps on the left, and the right ones' on the right."""
     assert net.preprocess is not None
-    inputs = net.preprocess(seen)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     together = [name for name in methods if name not in SLOW]
-    explained = gradcam.compare(net, inputs, net.layer, classes, together) if together else {}
-    for name in methods:
-        one = explained.get(name) or gradcam.explain(net, inputs, net.layer, classes, name, **SLOW[name])
-        maps = to_numpy(one.maps).astype(np.float64)
-        sides = [metrics.grid_pointing_game(maps[:, side], side).values for side in (0, 1)]
-        found[name] = np.concatenate(sides)
-    return found
+    for start in range(0, len(seen), BATCH):
+        inputs, some = net.preprocess(seen[start : start + BATCH]), classes[start : start + BATCH]
+        explained = gradcam.compare(net, inputs, net.layer, some, together) if together else {}
+        for name in methods:
+            one = explained.get(name) or gradcam.explain(net, inputs, net.layer, some, name, **SLOW[name])
+            maps = to_numpy(one.maps).astype(np.float64)
+            sides = [metrics.grid_pointing_game(maps[:, side], side).values for side in (0, 1)]
+            found[name].append(np.stack(sides, axis=1))
+            if name in SLOW:
+                print(f"  {name}, collages {start} to {start + len(some) - 1}", flush=True)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def chosen_collages(quick: bool) -> tuple[list[np.ndarray], np.ndarray]:
@@ -199,7 +203,13 @@ def main() -> int:
     path.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole), encoding="utf-8")
     draw(folder / "which-method.png", methods, shares, control)
     draw_checks(folder / "sanity.png", checks)
-    kept = {n: {m: [round(float(v), 4) for v in values] for m, values in some.items()} for n, some in shares.items()}
+    kept = {
+        n: {
+            m: [[None if np.isnan(v) else round(float(v), 4) for v in pair] for pair in values]
+            for m, values in some.items()
+        }
+        for n, some in shares.items()
+    }
     found = {"shares": kept, "shuffled": {n: v.round(4).tolist() for n, v in control.items()}}
     (ROOT / "benchmarks" / "study.json" if not quick else folder / "study.json").write_text(json.dumps(found) + "\n")
     print(text)
