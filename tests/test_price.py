@@ -134,3 +134,13 @@ def test_all_methods_together_make_one_forward_and_one_backward_pass():
     found = gradcam.compare(model, x, "conv", 3, names, relu=False)
     assert len(found) == len(names) > 10
     assert calls["forward"] == 1
+
+
+def test_full_grad_resizes_no_channel_by_itself():
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3, stride=4), nn.ReLU(), nn.Conv2d(40, 40, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    x = torch.randn(2, 3, 32, 32)
+    with Largest() as largest:
+        gradcam.explain(model.eval(), x, "1", 3, "full-grad")
+    assert x.numel() <= largest.values < 2 * 40 * 32 * 8  # the channels at one full axis are not there

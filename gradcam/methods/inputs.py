@@ -25,8 +25,8 @@ def full_grad(contributions: Sequence[Array], size: tuple[int, ...]) -> Array:
     total = None
     for contribution in contributions:
         xp = array_namespace(contribution)
-        found = resize(scale(xp.abs(contribution), len(size), "minmax"), size)
-        found = xp.sum(found, axis=-len(size) - 1)
+        found = xp.sum(scale(xp.abs(contribution), len(size), "minmax"), axis=-len(size) - 1)
+        found = resize(found, size)  # linear, so what is summed before is the same, and thousands of channels are one
         total = found if total is None else total + found
     if total is None:
         raise ValueError("`contributions` is empty: pass at least the input's")
