@@ -26,6 +26,7 @@ import numpy as np
 import gradcam
 from gradcam import benchmark
 from gradcam._arrays import to_numpy
+from gradcam.maps import scale
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
@@ -61,7 +62,7 @@ def in_torch(repeats: int) -> list[tuple[str, str, str]]:
     net, inputs = seen("torch")
     explainer = gradcam.Explainer(net, net.layer)
     target = to_numpy(net.model(inputs).detach()).argmax(-1)
-    expected = gradcam.scale(to_numpy(explainer(inputs, target).maps), 2, "max")
+    expected = scale(to_numpy(explainer(inputs, target).maps), 2, "max")
 
     def plain() -> Any:
         return benchmark.finished(explainer(inputs, target).maps)
@@ -84,7 +85,7 @@ def in_torch(repeats: int) -> list[tuple[str, str, str]]:
             with context():
                 return benchmark.finished(chosen(given, target).maps)
 
-        maps = gradcam.scale(to_numpy(call()).astype(np.float64), 2, "max")
+        maps = scale(to_numpy(call()).astype(np.float64), 2, "max")
         low, middle, high = beside(plain, call, repeats)
         rows.append((name, f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{np.abs(maps - expected).max():.0e}"))
     return rows

@@ -23,12 +23,14 @@ from zoo import torchvision  # noqa: F401  (so that the peers can import it on a
 import gradcam
 from gradcam import benchmark, metrics
 from gradcam.evaluation import predictor
+from gradcam.maps import scale
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
 PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
 BEGIN, END = "<!-- written by benchmarks/measures.py -->", "<!-- end -->"
 NAMES = ("chelsea", "coffee", "camera", "rocket")
+LAYER = "_conv_head"  # torchcam hears the last call of a module, and the network's last activation is used twice
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -49,12 +51,12 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
     modules = dict(net.model.named_modules())
     for n in range(len(inputs)):
         one = inputs[n : n + 1]
-        extractor = GradCAM(net.model, target_layer=modules[net.layer], input_shape=tuple(one.shape[1:]))
+        extractor = GradCAM(net.model, target_layer=modules[LAYER], input_shape=tuple(one.shape[1:]))
         steps = DeletionInsertionMetric(extractor, softmax, steps=20)
         shown = ClassificationMetric(extractor, softmax)
         steps.update(one)
         shown.update(one)
-        outputs = net.model(one)
+        outputs = softmax(net.model(one))  # what they explain is the probability
         low = extractor(outputs.argmax(-1).tolist(), outputs)[0].detach()
         theirs["deletion"].append(float(steps.summary()["deletion_auc"]))
         theirs["insertion"].append(float(steps.summary()["insertion_auc"]))
@@ -65,10 +67,10 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
         ours["deletion"].append(metrics.deletion(alone, low, ties="rows").value)
         ours["insertion"].append(metrics.insertion(alone, low, ties="rows", baseline="zero").value)
         # their masks: each map's minimum and maximum brought to 0 and 1 before it is resized
-        found = metrics.confidence_measures(alone, gradcam.scale(low.numpy(), 2))
+        found = metrics.confidence_measures(alone, scale(low.numpy(), 2, "minmax"))
         ours["drop"].append(found["average-drop"].value)
         ours["increase"].append(found["increase-in-confidence"].value)
-    plain = metrics.average_drop(subject, gradcam.explain(net, inputs).maps).value
+    plain = metrics.average_drop(subject, gradcam.explain(net, inputs, LAYER).maps).value
     torchcams = float(np.mean(theirs["drop"]))
     name = f"torchcam {version('torchcam')}"
     return [
@@ -83,8 +85,8 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
             "average-drop",
             name,
             largest(ours["drop"], theirs["drop"]),
-            f"maps shifted to a minimum of 0 first, as theirs are: {torchcams:.4f}; ours, whose zero "
-            f"stays where it is, {plain:.4f}",
+            f"maps shifted to a minimum of 0 first, as theirs are ({torchcams:.4f}; ours, whose zero stays where it "
+            f"is, {plain:.4f}); what is left is that theirs are divided by the maximum before they are resized",
         ),
         ("increase-in-confidence", name, largest(ours["increase"], theirs["increase"]), "maps shifted likewise"),
     ]
@@ -160,12 +162,16 @@ def main() -> int:
     assert net.view is not None
     inputs = net.preprocess([net.view(photograph(name)) for name in NAMES])
     subject = metrics.Subject(predictor(net, inputs), inputs.numpy())
-    maps = gradcam.explain(net, inputs).maps.numpy()
+    maps = gradcam.explain(net, inputs, LAYER).maps.numpy()
     rows = curves(net, inputs, subject)
     difference, ratios = imputation(inputs.numpy(), subject.heat(maps))
     name = f"pytorch-grad-cam {version('grad-cam')}"
     rows.append(("road, imputation", name, difference, "without noise; in standardised inputs' units"))
-    rows.append(("road", name, road(subject, maps), "their imputation, our mean over the same shares"))
+    untied = subject.heat(maps)
+    untied += 1e-6 * untied.max() * np.random.default_rng(0).random(untied.shape)
+    rows.append(
+        ("road", name, road(subject, untied), "their imputation, our mean over the same shares; maps without ties")
+    )
     rows += localisation(subject, maps)
     lines = [
         f"{date.today().isoformat()}, {benchmark.machine()}; `make measures`: EfficientNet-Lite0, Grad-CAM, "

@@ -362,7 +362,7 @@ def draw(path: Path, methods: Any, shares: Any, control: Any) -> None:
         spread = control[name]
         rows.append(("weights shuffled", (spread.min(), spread.mean(), spread.max()), True))
         rows.append(("uniform map", (0.5, 0.5, 0.5), True))
-        panels.append((f"{name}: share of the map on its own side", rows))
+        panels.append((f"{name}: share on its own side", rows))
     path.write_bytes(render.png(render.dots(panels), 110))
 
 

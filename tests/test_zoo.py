@@ -110,3 +110,24 @@ def test_ablation_of_1280_channels_runs_the_body_twice_at_most():
 def test_frameworks_have_names():
     with pytest.raises(ValueError, match='`framework` must be "torch" or "jax"'):
         efficientnet_lite0("tensorflow")
+
+
+def test_grad_cam_keeps_to_its_photograph_and_shuffled_weights_do_not():
+    """The grid pointing game of docs/which-method.md, on two of its collages, at the batch norm."""
+    from gradcam import metrics
+    from gradcam.sanity import randomised
+
+    net = efficientnet_lite0("torch")
+    classes = {"chelsea": 285, "coffee": 967, "camera": 872}
+    seen = {name: net.view(photograph(name)) for name in classes}
+    pairs = [("chelsea", "coffee"), ("coffee", "camera")]
+    inputs = net.preprocess([metrics.collage([seen[name] for name in pair]) for pair in pairs])
+    target = [[classes[name] for name in pair] for pair in pairs]
+
+    def shares(model):
+        maps = gradcam.explain(model, inputs, "_bn1", target).maps
+        return [metrics.grid_pointing_game(maps[:, side], side).value for side in (0, 1)]
+
+    assert min(shares(net)) >= 0.95
+    _, twin = next(iter(randomised(net, inputs[:1], steps=1)))
+    assert 0.3 <= np.mean(shares(twin)) <= 0.7
