@@ -84,7 +84,7 @@ def main() -> int:
         f"{len(METHODS)} methods and {len(found.controls)} controls, {len(MEASURES)} measures, {len(some)} photographs"
     )
     print(f"{whole:.0f} s, of which {model.seconds:.0f} s ({model.seconds / whole:.0%}) in the model")
-    failed = [row for row in found.rows if "failed" in row]
+    failed = [row for row in found.rows if row["failed"]]
     print(f"{len(failed)} rows failed")
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)

@@ -29,7 +29,7 @@ from gradcam.methods import METHODS
 from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
 from gradcam.metrics.localisation import best_threshold
 from gradcam.metrics.result import mean
-from gradcam.metrics.subject import Predict
+from gradcam.metrics.subject import Confidence, Predict
 from gradcam.model import first_array, input_first
 from gradcam.targets.outputs import class_scores
 
@@ -46,6 +46,9 @@ SHARED = {
     "complexity": "adcc",
 }
 """Measures that come from one pass together."""
+
+FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, OSError)
+"""What a photograph, a model or a measure may raise; the others are measured."""
 
 DEFAULT = ("average-drop", "increase-in-confidence", "insertion", "deletion", "road")
 
@@ -75,8 +78,8 @@ class Evaluation:
     """What `evaluate` measured: for each photograph and method a row of values.
 
     rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and "values", by measure:
-        a number ("inf" where it is infinite), None where the measure is not defined there, or a list. A method that
-        raised has "failed" instead.
+        a number ("inf" where it is infinite), None where the measure is not defined there, or a list. What raised is in
+        "failed", by measure.
     skipped: photographs that were not, and why.
     """
 
@@ -125,7 +128,7 @@ class Evaluation:
                 "value": _number(result.value),
                 "interval": [_number(one) for one in result.interval()],
                 "better": result.better,
-                "photographs": int(np.isfinite(result.values.reshape(len(result.values), -1)).all(1).sum()),
+                "photographs": result.count,
             }
             for (method, name), result in self.results.items()
         ]
@@ -162,9 +165,11 @@ def evaluate(
     layer: Any = None,
     target: int | None = None,
     annotations: Any = None,
+    category: str | None = None,
     controls: Sequence[str] = tuple(CONTROLS),
     out: str | os.PathLike[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    confidence: Confidence = "softmax",
     batch: int = 8,
     seed: int = 0,
     progress: Callable[[str], Any] = lambda _: None,
@@ -176,14 +181,20 @@ def evaluate(
         bare model, its inputs: an array (N, ...).
     methods: names in `gradcam.METHODS`; measures: names in `gradcam.metrics.MEASURES`.
     target: the class to explain; None: each photograph's top class.
-    annotations: for the measures that need a mask: what `gradcam.annotations.read_annotations` takes, or its result.
-        A photograph that has none has no value of them.
+    annotations: for the measures that need a mask: what `gradcam.annotations.read_annotations` takes, or its result,
+        by file name with or without its ending. They are of the class that is explained: leave others out, by
+        `category` where the file names them.
+        A photograph that has none has no value of these measures.
     controls: names in `gradcam.metrics.CONTROLS`.
-    out: a folder that each row is written to as it is found (`rows.jsonl`); what is there already is not computed
-        again, as long as the settings are the same.
+    out: a folder that each row is written to as it is found (`rows.jsonl`). What is there already of the same
+        photographs, objects, options and model, told by what it puts out for them, is not computed again.
     options: keyword arguments of a measure or method, by its name, such as {"insertion": {"baseline": "mean"}}.
+    confidence: what the measures take for a class's confidence: see `gradcam.metrics.Subject`.
     batch: how many inputs the model is given at a time. progress: told what comes next.
     """
+    methods, measures, controls = (
+        (one,) if isinstance(one, str) else tuple(one) for one in (methods, measures, controls)
+    )
     known: dict[str, tuple[Sequence[str], list[str]]] = {
         "methods": (methods, list(METHODS)),
         "measures": (measures, list(MEASURES)),
@@ -196,35 +207,64 @@ def evaluate(
         raise ValueError("`methods` and `measures` must not be empty")
     marks = annotations if isinstance(annotations, Mapping) else None
     if annotations is not None and marks is None:
-        marks = read_annotations(annotations)
+        marks = read_annotations(annotations, category)
     if marks is None and (without := [name for name in measures if name in MASKED]):
         raise ValueError(f"{', '.join(without)} need `annotations`: a COCO file, VOC files, masks or a table of boxes")
-    chosen = {name: dict((options or {}).get(name, {})) for name in (*methods, *measures)}
-    settings = {
-        "layer": layer if isinstance(layer, str) else None if layer is None else str(layer),
-        "target": target,
-        "options": {name: some for name, some in chosen.items() if some},
-        "seed": seed,
+    options = dict(options or {})
+    if unknown := [name for name in options if name not in METHODS and name not in MEASURES]:
+        raise ValueError(
+            f"`options` {unknown} are of no method or measure; known are {', '.join((*METHODS, *MEASURES))}"
+        )
+    if out is not None and not isinstance(layer, (str, type(None))):
+        raise TypeError("give `layer` by its path, as `gradcam.layers` lists it, for rows that are kept in `out`")
+    chosen = {name: dict(options.get(name, {})) for name in (*methods, *controls, *measures)}
+    settings: Row = {
+        "layer": layer if layer is None else str(layer),
+        "target": None if target is None else int(target),
+        "confidence": confidence,
+        "seed": int(seed),
     }
+    photographs = list(_photographs(model, images))
+    if marks is not None and any(name in MASKED for name in measures):
+        _check_names(marks, [name for name, _ in photographs])
     store = _Store(out, settings)
-    evaluator = _Evaluator(model, layer, target, tuple(measures), chosen, batch, seed)
+    evaluator = _Evaluator(model, layer, None if target is None else int(target), confidence, chosen, batch, seed)
     skipped: dict[str, str] = {}
-    for name, photograph in _photographs(model, images):
+    rows = []
+    for name, photograph in photographs:
         try:
-            seen = evaluator.see(photograph, marks.get(Path(name).stem) if marks is not None else None)
-        except (OSError, ValueError) as error:
-            skipped[name] = str(error)
+            seen = evaluator.see(photograph, None if marks is None else _named(marks, name))
+        except FAULTS as error:  # a file that cannot be read, or that the model does not take
+            skipped[name] = f"{error}"
             continue
         for method in (*methods, *controls):
-            missing = [one for one in measures if one not in store.known(name, method)]
+            key = {"photograph": name, "method": method, **seen.key}
+            row = store.find(key, chosen)
+            missing = [one for one in measures if one not in row["values"]]
             if missing:
                 progress(f"{name}: {method}")
-                store.add({"photograph": name, **evaluator.row(seen, method, missing)})
-    if not store.rows and skipped:
-        raise ValueError(f"no photograph could be read: {'; '.join(skipped.values())}")
-    about = {"settings": settings, "versions": versions()}
-    rows = tuple(store.merged((*methods, *controls)))
-    return Evaluation(rows, tuple(methods), tuple(controls), tuple(measures), skipped, about)
+                found = evaluator.row(seen, method, missing)
+                store.add({**key, "options": {one: chosen[one] for one in (method, *missing)}, **found})
+                row = _merged(row, found)
+            values = {one: row["values"][one] for one in measures if one in row["values"]}
+            rows.append({"photograph": name, **row, "values": values})
+    if not rows and skipped:
+        raise ValueError(f"no photograph could be measured: {'; '.join(skipped.values())}")
+    about = {"settings": {**settings, "options": {name: some for name, some in chosen.items() if some}}}
+    return Evaluation(tuple(rows), methods, controls, measures, skipped, {**about, "versions": versions()})
+
+
+def _named(marks: Mapping[str, Annotation], name: str) -> Annotation | None:
+    """By the file's name, with its ending or without."""
+    return next((marks[key] for key in (name, Path(name).name, Path(name).stem) if key in marks), None)
+
+
+def _check_names(marks: Mapping[str, Annotation], names: Sequence[str]) -> None:
+    if not any(_named(marks, name) is not None for name in names):
+        raise ValueError(
+            f"no photograph has annotations: they are of {', '.join(list(marks)[:3]) or 'nothing'}, ..., and the "
+            f"photographs are {', '.join(names[:3])}, ..."
+        )
 
 
 # ------------------------------------------------------------------------------------------------ one photograph
@@ -237,8 +277,11 @@ class _Seen:
     inputs: Array
     subject: Subject
     mask: np.ndarray | None
+    boxes: list[tuple[int, int, int, int]]
     seed: int
     """Of this photograph: what is drawn for one is not drawn for the next."""
+    key: Row
+    """What it is, its objects, and what the model says of it: whether a row that was kept is of the same."""
     occluded: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -250,42 +293,64 @@ class _Evaluator:
         model: Any,
         layer: Any,
         target: int | None,
-        measures: tuple[str, ...],
+        confidence: Confidence,
         options: dict[str, dict[str, Any]],
         batch: int,
         seed: int,
     ) -> None:
-        self.model, self.layer, self.target, self.measures = model, layer, target, measures
+        self.model, self.layer, self.target, self.confidence = model, layer, target, confidence
         self.options, self.batch, self.seed = options, batch, seed
         self._explainers: dict[str, Explainer] = {}
         self._predict: Predict | None = None
 
     def see(self, photograph: Any, annotation: Annotation | None) -> _Seen:
-        mask = None
+        view = None
         if isinstance(photograph, Path):
             photograph = read(photograph)
+            if not isinstance(self.model, Classifier) or self.model.preprocess is None:
+                raise ValueError(
+                    "photographs need a gradcam.Classifier with `preprocess`, which makes the model's inputs"
+                )
+        bare = self.model.model if isinstance(self.model, Classifier) else self.model
         if isinstance(self.model, Classifier) and self.model.preprocess is not None:
             view = self.model.view
-            mask = None if annotation is None else seen_mask(annotation, photograph, view)
             inputs = self.model.preprocess([photograph if view is None else view(photograph)])
         else:
             inputs = photograph
-            mask = None if annotation is None or annotation.mask is None else annotation.mask
-        if self._predict is None:
-            self._predict = predictor(self.model, inputs)
         from gradcam import backends
 
-        bare = self.model.model if isinstance(self.model, Classifier) else self.model
-        axis = 1 if input_first(backends.adapt(bare, inputs), inputs) else -1
-        subject = Subject(self._predict, to_numpy(inputs), self.target, channel_axis=axis, batch=self.batch)
-        if mask is not None and mask.shape != subject.size:
-            raise ValueError(f"the mask has {mask.shape} pixels, but the network sees {subject.size}")
-        return _Seen(inputs, subject, mask, self.seed ^ zlib.crc32(np.ascontiguousarray(subject.inputs).tobytes()))
+        adapted = backends.adapt(bare, inputs)
+        if getattr(adapted, "trains", False):
+            raise ValueError(
+                "the model is in training mode, in which it changes with what it is shown; call model.eval()"
+            )
+        if self._predict is None:
+            self._predict = predictor(self.model, inputs)
+        axis = 1 if input_first(adapted, inputs) else -1
+        subject = Subject(
+            self._predict,
+            to_numpy(inputs),
+            self.target,
+            channel_axis=axis,
+            confidence=self.confidence,
+            batch=self.batch,
+        )
+        whole, boxes = (None, []) if annotation is None else _objects(annotation, photograph, subject.size, view)
+        if not np.isfinite(subject.outputs).all():
+            raise ValueError("the model's outputs for it are NaN or infinite")
+        content = zlib.crc32(np.ascontiguousarray(subject.inputs).tobytes())
+        outputs = [subject.outputs.mean(), subject.outputs.std(), subject.outputs.max(), subject.clean[0]]
+        key = {
+            "content": content,
+            "objects": None if whole is None else [zlib.crc32(np.packbits(whole).tobytes()), *map(list, boxes)],
+            "outputs": [float(f"{one:.6g}") for one in outputs],
+        }
+        return _Seen(inputs, subject, whole, boxes, self.seed ^ content, key)
 
     def row(self, seen: _Seen, method: str, measures: Sequence[str]) -> Row:
         subject = seen.subject
         row: Row = {"method": method, "control": method in CONTROLS}
-        row |= {"class": int(subject.classes[0]), "score": float(subject.clean[0])}
+        row |= {"class": int(subject.classes[0]), "score": float(subject.clean[0]), "values": {}, "failed": {}}
 
         def explain(inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
             if row["control"]:
@@ -303,25 +368,28 @@ class _Evaluator:
             start = time.perf_counter()
             maps = explain(subject.inputs, subject.classes)
             row["seconds"] = time.perf_counter() - start
-            row["values"] = self._values(seen, maps, explain, measures)
-        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
-            row["failed"] = f"{type(error).__name__}: {error}"
-        return row
-
-    def _values(self, seen: _Seen, maps: np.ndarray, explain: Any, measures: Sequence[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        except FAULTS as error:
+            row["failed"] = dict.fromkeys(measures, f"{type(error).__name__}: {error}")
+            return row
         done: dict[str, dict[str, Result]] = {}
         for name in measures:
-            group = SHARED.get(name)
-            if group is None:
-                result = self._one(name, seen, maps, explain)
-            else:
-                if group not in done:
-                    done[group] = self._together(group, seen, maps, explain, self.options[name])
-                result = done[group][name]
-            value = None if result is None else result.values[0]
-            found[name] = value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
-        return found
+            try:
+                row["values"][name] = self._value(name, seen, maps, explain, done)
+            except FAULTS as error:
+                row["failed"][name] = f"{type(error).__name__}: {error}"
+        return row
+
+    def _value(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any, done: dict[str, dict[str, Result]]) -> Any:
+        group = SHARED.get(name)
+        if group is None:
+            result = self._one(name, seen, maps, explain)
+        else:
+            same = f"{group} {sorted(self.options[name].items())}"
+            if same not in done:
+                done[same] = self._together(group, seen, maps, explain, self.options[name])
+            result = done[same][name]
+        value = None if result is None else result.values[0]
+        return value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
 
     def _together(
         self, group: str, seen: _Seen, maps: np.ndarray, explain: Any, options: dict[str, Any]
@@ -333,15 +401,13 @@ class _Evaluator:
     def _one(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any) -> Result | None:
         options, subject = self.options[name], seen.subject
         if name in MASKED:
-            if seen.mask is None or not seen.mask.any():
+            if seen.mask is None:
                 return None
             masks = seen.mask[None]
-            rows, columns = np.flatnonzero(seen.mask.any(1)), np.flatnonzero(seen.mask.any(0))
-            box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
             if name == "max-box-accuracy":
-                return metrics_.max_box_accuracy(maps, [[box]], size=subject.size, **options)
+                return metrics_.max_box_accuracy(maps, [seen.boxes], size=subject.size, **options)
             if name == "box-error":
-                error = metrics_.localisation_error(maps, [[box]], [0], [[0.0]], size=subject.size, **options)
+                error = metrics_.localisation_error(maps, [seen.boxes], [0], [[0.0]], size=subject.size, **options)
                 return Result(name, error.values, error.better)
             masked: dict[str, Callable[..., Result]] = {
                 "pointing-game": metrics_.pointing_game,
@@ -365,6 +431,27 @@ class _Evaluator:
         return asked[name](subject, maps, **{"seed": seen.seed, **options})
 
 
+def _objects(
+    annotation: Annotation, photograph: Any, size: tuple[int, int], view: Any
+) -> tuple[np.ndarray | None, list[tuple[int, int, int, int]]]:
+    """The mask of what the network sees of the objects, and the box round each; None and none where it sees nothing."""
+    picture = (
+        photograph if isinstance(photograph, np.ndarray) and photograph.ndim == 3 else np.zeros((*size, 3), np.uint8)
+    )
+    whole = seen_mask(annotation, picture, view)
+    if whole.shape != size:
+        raise ValueError(f"the mask has {whole.shape} pixels, but the network sees {size}")
+    if not whole.any():
+        return None, []
+    each = [seen_mask(Annotation((box,)), picture, view) for box in annotation.boxes] or [whole]
+    return whole, [_bounds(mask) for mask in each if mask.any()]
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
@@ -378,10 +465,9 @@ class _Store:
             return
         directory = Path(folder)
         directory.mkdir(parents=True, exist_ok=True)
-        self.path, before = directory / "rows.jsonl", directory / "settings.json"
-        wanted = json.loads(json.dumps(settings))
-        if before.exists():
-            if json.loads(before.read_text(encoding="utf-8")) != wanted:
+        self.path, self.before, self.settings = directory / "rows.jsonl", directory / "settings.json", settings
+        if self.before.exists():
+            if json.loads(self.before.read_text(encoding="utf-8")) != settings:
                 raise ValueError(f"`out` {directory} holds an evaluation with other settings; choose another folder")
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             for line in lines:
@@ -391,36 +477,44 @@ class _Store:
                     continue
             # whole lines alone, so that what is added starts a new one
             self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        else:
-            if any(directory.iterdir()):
-                raise ValueError(f"`out` {directory} is not empty, and holds no evaluation; choose another folder")
-            before.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        elif any(directory.iterdir()):
+            raise ValueError(f"`out` {directory} is not empty, and holds no evaluation; choose another folder")
 
-    def known(self, photograph: str, method: str) -> set[str]:
-        """The measures that are there."""
-        some = [row for row in self.rows if (row["photograph"], row["method"]) == (photograph, method)]
-        return {name for row in some for name in row.get("values", ())}
+    def find(self, key: Row, options: Mapping[str, Row]) -> Row:
+        """What is known of this photograph, method and model, of measures with these options, as one row."""
+        wanted = json.loads(json.dumps(options))
+        merged: Row = {"method": key["method"], "values": {}, "failed": {}}
+        for row in self.rows:
+            if any(row.get(name) != key[name] for name in ("photograph", "method", "content")):
+                continue
+            if not np.allclose(row["outputs"], key["outputs"], rtol=1e-3):  # of another model
+                continue
+            used = row["options"]
+            if used.get(key["method"]) != wanted[key["method"]]:
+                continue
+            values = {
+                name: value
+                for name, value in row["values"].items()
+                if used.get(name) == wanted.get(name) and (name not in MASKED or row["objects"] == key["objects"])
+            }
+            merged = _merged(merged, {**row, "values": values, "failed": {}})
+        return {name: value for name, value in merged.items() if name not in ("options", *key) or name == "method"}
 
     def add(self, row: Row) -> None:
+        row = json.loads(json.dumps(row, allow_nan=False))
         self.rows.append(row)
         if self.path is not None:
+            if not self.before.exists():
+                self.before.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.write(json.dumps(row) + "\n")
 
-    def merged(self, methods: Sequence[str]) -> Iterable[Row]:
-        """One row for each photograph and method asked for; of what failed and then did not, the latter."""
-        together: dict[tuple[str, str], Row] = {}
-        for row in self.rows:
-            key = (row["photograph"], row["method"])
-            if row["method"] not in methods:
-                continue
-            old = together.get(key, {})
-            values = {**old.get("values", {}), **row.get("values", {})}
-            whole = {**old, **row}
-            if values:
-                whole = {**{k: v for k, v in whole.items() if k != "failed"}, "values": values}
-            together[key] = whole
-        return together.values()
+
+def _merged(old: Row, new: Row) -> Row:
+    """One row of two; what failed before and then did not has not failed."""
+    values = {**old["values"], **new["values"]}
+    failed = {name: why for name, why in {**old["failed"], **new["failed"]}.items() if name not in values}
+    return {**old, **new, "values": values, "failed": failed}
 
 
 def _photographs(model: Any, images: Any) -> Iterable[tuple[str, Any]]:

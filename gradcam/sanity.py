@@ -22,6 +22,7 @@ from gradcam.diagnosis import BlankMapWarning
 from gradcam.explainer import Explainer, layers
 from gradcam.explanation import Explanation
 from gradcam.guided import guided_backprop, guided_grad_cam
+from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 
 __all__ = ["SanityCheck", "randomised", "sanity_check"]
@@ -36,7 +37,8 @@ class SanityCheck:
     """How alike maps stay, (S, N) for S steps and N samples.
 
     groups: what each step randomises, layers from the top down; of order "cascading" also all that came before.
-    rank: Spearman's rank correlation with the original map, in [-1, 1]; 0 where a map is flat, which has no ranks.
+    rank: Spearman's rank correlation with the original map, in [-1, 1]; 0 where a copy's map is flat, which has no
+        ranks, and NaN where the original is: it has nothing to lose.
     structure: structural similarity (SSIM) with it, each map scaled by its maximum.
     maps: (S + 1, N, h, w), the original's first.
     """
@@ -52,7 +54,7 @@ class SanityCheck:
         lines = [f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original map"]
         for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
             name = group[0] if len(group) == 1 else f"{group[0]} .. {group[-1]}"
-            lines.append(f"  {rank.mean():6.3f} {structure.mean():6.3f}  {name}")
+            lines.append(f"  {mean(rank):6.3f} {structure.mean():6.3f}  {name}")
         return "\n".join(lines)
 
 
@@ -114,7 +116,15 @@ def sanity_check(
         every.append(_explained(twin, inputs, path, classes, method, parameters)[0])
         groups.append(group)
     scaled = [maps_.scale(one, 2, "max") for one in every]
-    rank = np.stack([np.nan_to_num(rank_correlation(original, one)) for one in every[1:]])
+    flat = np.ptp(original, (1, 2)) == 0
+    if flat.any():
+        blank = ", ".join(map(str, np.flatnonzero(flat)))
+        warnings.warn(
+            f"the original map of sample {blank} is blank, of which nothing can be lost; leave it out",
+            BlankMapWarning,
+            stacklevel=2,
+        )
+    rank = np.stack([np.where(flat, np.nan, np.nan_to_num(rank_correlation(original, one))) for one in every[1:]])
     structure = np.stack([structural_similarity(scaled[0], one) for one in scaled[1:]])
     return SanityCheck(method, order, tuple(groups), rank, structure, np.stack(every))
 

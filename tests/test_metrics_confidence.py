@@ -79,7 +79,7 @@ def test_the_right_map_scores_best_and_its_inverse_worst():
     subject = Subject(left_not_right, np.ones((1, 1, 4, 4)), 0)
     # the scores are 4 for the left alone, 4 - 2 for both, 0 for neither and -2 for the right alone
     both, left, neither, right = 1 / (1 + np.exp(-np.array([2.0, 4.0, 0.0, -2.0])))
-    found = [confidence.confidence_measures(subject, maps) for maps in (LEFT, np.ones_like(LEFT), 1 - LEFT)]
+    found = [confidence.confidence_measures(subject, maps) for maps in (LEFT, 0 * LEFT, 1 - LEFT)]
     drops = [one["average-drop"].value for one in found]
     np.testing.assert_allclose(drops, [0, (both - neither) / both, (both - right) / both])
     assert drops[0] < drops[1] < drops[2]
@@ -222,12 +222,20 @@ def test_what_is_negative_in_a_map_counts_as_nothing():
         assert expected[name].value == pytest.approx(found[name].value)
 
 
+def test_a_map_that_shows_everything_drops_nothing_and_one_of_zeros_all():
+    subject = Subject(left_not_right, np.ones((1, 1, 4, 4)), 0)
+    everything, nothing = (confidence.average_drop(subject, level * np.ones((1, 2, 2))).value for level in (0.3, 0))
+    neither, both = 1 / 2, 1 / (1 + np.exp(-2.0))
+    assert everything == 0
+    assert nothing == pytest.approx((both - neither) / both)
+
+
 def test_a_flat_map_before_or_after_scores_0():
     maps = np.array([[[1.0, 1], [0, 0]], [[0, 0], [0, 0]], [[7, 7], [7, 7]]])
     again = np.array([[[2.0, 2], [2, 2]], [[1, 1], [0, 0]], [[7, 7], [7, 7]]])
     found = confidence.adcc_parts(of_ones(3), maps, lambda inputs, target: again)
     np.testing.assert_array_equal(found["coherency"].values, [0, 0, 0])
-    np.testing.assert_array_equal(found["complexity"].values, [1 / 2, 0, 0])
+    np.testing.assert_array_equal(found["complexity"].values, [1 / 2, 0, 1])
     np.testing.assert_array_equal(found["adcc"].values, [0, 0, 0])
 
 

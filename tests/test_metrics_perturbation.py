@@ -46,7 +46,8 @@ def test_infidelity_by_hand():
 def test_max_sensitivity_by_hand():
     # the map is the input's first channel: it moves by at most radius x range in each pixel
     def explain(inputs, classes):
-        assert classes.tolist() == [0, 0]
+        assert classes.tolist() == [0] * len(inputs)
+        assert len(inputs) <= linear().batch
         return inputs[:, 0]
 
     found = max_sensitivity(linear(), INPUTS[:, 0], explain, radius=0.1, samples=50).values
@@ -55,9 +56,9 @@ def test_max_sensitivity_by_hand():
     assert (found > 0.5 * bound).all()  # of uniform shifts the norm is 1 / sqrt(3) of the largest
     doubled = max_sensitivity(linear(), 2 * INPUTS[:, 0], lambda x, c: 2 * x[:, 0], radius=0.1, samples=50)
     np.testing.assert_allclose(doubled.values, found)
-    constant = max_sensitivity(linear(), MAPS, lambda x, c: MAPS)
+    constant = max_sensitivity(linear(), MAPS[[0, 0]], lambda x, c: MAPS[[0] * len(x)])
     np.testing.assert_array_equal(constant.values, 0)
-    assert np.isnan(max_sensitivity(linear(), 0 * MAPS, lambda x, c: 0 * MAPS).values).all()
+    assert np.isnan(max_sensitivity(linear(), 0 * MAPS, lambda x, c: 0 * x[:, 0]).values).all()
 
 
 @pytest.mark.parametrize("channel_axis", [1, -1])
@@ -102,8 +103,8 @@ def test_occlusion_is_shared_between_methods():
         (lambda: infidelity(linear(), MAPS, samples=1), "`samples` must be at least 2, but is 1"),
         (lambda: infidelity(linear(), MAPS, perturbation="hole"), '`perturbation` must be "square" or "noise"'),
         (lambda: max_sensitivity(linear(), MAPS, lambda x, c: MAPS, radius=0), "`radius` must be positive"),
-        (lambda: max_sensitivity(linear(), MAPS, lambda x, c: x), r"`explain` must give maps \(2, 12, 16\)"),
-        (lambda: occlusion(linear(), patch=13), "`patch` must be 1 to 12 and `stride` at least 1: are 13 and 16"),
+        (lambda: max_sensitivity(linear(), MAPS, lambda x, c: x), r"`explain` must give maps \(20, 12, 16\)"),
+        (lambda: occlusion(linear(), patch=13), "`patch` must be 1 to 12 and `stride` at least 1: are 13 and 6"),
         (
             lambda: occlusion_correlation(linear(), MAPS, patch=4, stride=4, occluded=np.zeros((2, 1, 1))),
             r"`occluded` must be \(2, 3, 4\)",
@@ -113,3 +114,18 @@ def test_occlusion_is_shared_between_methods():
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_integers_are_refused():
+    given = Subject(lambda x: x.mean((2, 3)), np.ones((1, 2, 4, 4), np.uint8), 0)
+    for call in (
+        lambda: infidelity(given, np.ones((1, 4, 4))),
+        lambda: max_sensitivity(given, np.ones((1, 4, 4)), None),
+    ):
+        with pytest.raises(ValueError, match="`inputs` must be floats to be changed by a little"):
+            call()
+
+
+def test_squares_are_a_seventh_of_the_shorter_side():
+    small = Subject(lambda x: x.mean((2, 3)), np.random.default_rng(0).random((1, 2, 14, 20)), 0, confidence="outputs")
+    np.testing.assert_array_equal(occlusion(small), occlusion(small, patch=2, stride=1))

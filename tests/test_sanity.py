@@ -167,3 +167,20 @@ def test_a_model_without_weights_is_an_error():
     pytest.importorskip("jax")
     with pytest.raises(TypeError, match="the weights of a function cannot be found"):
         weights(lambda x: x)
+
+
+def test_an_original_that_is_blank_has_nothing_to_lose():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 2),
+    ).eval()
+    with torch.no_grad():
+        model[4].weight[0] = -model[4].weight[0].abs()  # evidence against class 0 alone
+    with pytest.warns(gradcam.BlankMapWarning, match="the original map of sample 0, 1 is blank"):
+        check = gradcam.sanity_check(model, torch.rand(2, 3, 8, 8), "1", 0)
+    assert np.isnan(check.rank).all()
+    assert "nan" in str(check)

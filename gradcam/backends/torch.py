@@ -101,10 +101,15 @@ class TorchModel:
                 module = copy.deepcopy(module)
         object.__setattr__(self, "module", module)
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is in training mode, which is not allowed."""
+        return not self.allow_training and self._trains()
+
     @contextlib.contextmanager
     def _tapped(self, modules: Sequence[str], tap: Tap) -> Iterator[None]:
         """Every output of these modules passes through `tap` while the context lasts, in this thread alone."""
-        if not self.allow_training and self._trains():
+        if self.trains:
             raise ValueError(
                 "the model is in training mode, where samples of a batch depend on each other and on chance; call "
                 "model.eval() first, or pass allow_training=True"

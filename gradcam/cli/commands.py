@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -253,6 +253,12 @@ def evaluate(
             "--annotations", "-a", help="Objects: a COCO .json, a .csv of boxes, a folder of VOC or of masks."
         ),
     ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", help="Of a COCO or VOC annotation, the objects of this name alone.")
+    ] = None,
+    confidence: Annotated[
+        str, typer.Option("--confidence", help="What a class's confidence is: softmax, sigmoid, or the outputs.")
+    ] = "softmax",
     output: Annotated[Path, typer.Option("--out", "-o", help="Where results go; run again, it goes on.")] = Path(
         "evaluation"
     ),
@@ -276,6 +282,8 @@ def evaluate(
                 layer=layer,
                 target=wanted,
                 annotations=annotations,
+                category=category,
+                confidence=cast(Any, confidence),
                 out=output,
                 progress=lambda what: progress.update(task, description=what),
             )
@@ -285,9 +293,13 @@ def evaluate(
     out.print(f"saved in {found.save(output)}", highlight=False, soft_wrap=True)
     for name, why in found.skipped.items():
         err.print(f"[red]skipped:[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
-    failed = [row for row in found.rows if "failed" in row]
-    for row in failed:
-        err.print(f"[red]error:[/] {row['photograph']}, {row['method']}: {escape(row['failed'])}", soft_wrap=True)
+    failed = [(row, *fault) for row in found.rows for fault in row["failed"].items()]
+    for row, measure_, why in failed:
+        err.print(
+            f"[red]error:[/] {row['photograph']}, {row['method']}, {measure_}: {escape(why)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     raise typer.Exit(1 if found.skipped or failed else 0)
 
 
@@ -302,21 +314,25 @@ def measures() -> None:
 
 def _evaluation_table(found: gradcam.Evaluation) -> Table:
     photographs = len({row["photograph"] for row in found.rows})
-    table = Table(title=f"mean of {photographs} photographs, and its 95 % interval", title_style="bold")
-    table.add_column("measure", no_wrap=True)
-    for name in (*found.methods, *found.controls):
-        table.add_column(name, style="dim" if name in found.controls else "", justify="right", no_wrap=True)
+    table = Table(title=f"means over {photographs} photographs, or as many as have a value", title_style="bold")
+    for name in ("measure", "method", "mean", "95 % interval", "of"):
+        table.add_column(name, justify="left" if name in ("measure", "method") else "right", no_wrap=True)
     for measure in found.measures:
-        cells = []
+        arrow = "\u2191" if gradcam.metrics.MEASURES[measure].better == "higher" else "\u2193"
         for name in (*found.methods, *found.controls):
             result = found.results.get((name, measure))
-            if result is None or not np.isfinite(result.value):
-                cells.append("-")
-                continue
-            low, high = result.interval()
-            cells.append(f"{result.value:.3f}\n{low:.2f}-{high:.2f}")
-        arrow = "\u2191" if gradcam.metrics.MEASURES[measure].better == "higher" else "\u2193"
-        table.add_row(f"{measure} {arrow}", *cells)
+            cells = ["-", "", "0"]
+            if result is not None and result.count:
+                low, high = result.interval()
+                cells = [
+                    f"{result.value:.3f}",
+                    f"{low:.2f} to {high:.2f}" if result.count > 1 else "",
+                    f"{result.count}",
+                ]
+            first = f"{measure} {arrow}" if name == found.methods[0] else ""
+            last = name == (*found.methods, *found.controls)[-1]
+            style = "dim" if name in found.controls else ""
+            table.add_row(first, name, *cells, style=style, end_section=last)
     return table
 
 

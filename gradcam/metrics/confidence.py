@@ -22,8 +22,9 @@ def average_drop(subject: Subject, maps: Any, *, baseline: Baseline = "zero", se
     $x \odot M + b \odot (1 - M)$: `maps` (N, h, w) as `Subject.masks`, $M \in [0, 1]$, and the `baseline` $b$, which
     in the paper is 0. Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063, section 4.1.
 
-    In [0, 1], as a share and not in per cent; lower is better. A flat map hides all of the input. NaN where $Y = 0$.
-    A map that shows everything drops nothing: read it together with a complexity, as `adcc` does.
+    In [0, 1], as a share and not in per cent; lower is better. A map of zeros hides all of the input. NaN where
+    $Y = 0$. A map that shows everything, as a flat one does, drops nothing: read it together with a complexity, as
+    `adcc` does.
     """
     return confidence_measures(subject, maps, baseline=baseline, seed=seed)["average-drop"]
 
@@ -86,7 +87,7 @@ def adcc_parts(
     - "coherency": $(1 + \rho) / 2$, the Pearson correlation $\rho$ of $M$ and $M'$ brought to [0, 1]; higher is better,
       and 1/2 is chance. 0, the worst, where $M$ or $M'$ is flat and has no correlation, so that no method gains by
       saying nothing.
-    - "complexity": the mean of $M$, which is its L1 norm for each pixel; in [0, 1], lower is better, 0 for a flat map.
+    - "complexity": the mean of $M$, which is its L1 norm for each pixel; in [0, 1], lower is better, 1 for a flat map.
     - "average-drop": see `average_drop`.
     - "adcc": see `adcc`.
 

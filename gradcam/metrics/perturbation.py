@@ -44,6 +44,7 @@ def infidelity(
         raise ValueError(f"`samples` must be at least 2, but is {samples}: of one the scale is exact")
     if perturbation not in ("square", "noise"):
         raise ValueError(f'`perturbation` must be "square" or "noise", but is {perturbation!r}')
+    _must_be_floats(subject)
     heat = subject.heat(maps)
     products = np.zeros((len(heat), samples))
     gone = subject.baseline(baseline, seed)
@@ -78,6 +79,14 @@ def infidelity(
     return Result("infidelity", values, "lower", settings)
 
 
+def _must_be_floats(subject: Subject) -> None:
+    if subject.inputs.dtype.kind != "f":  # differences of unsigned integers wrap
+        raise ValueError(
+            f"`inputs` must be floats to be changed by a little, but have dtype {subject.inputs.dtype}; "
+            "pass inputs.astype(np.float32), and let `predict` undo it"
+        )
+
+
 def _square(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     side = int(random.integers(1, max(min(size) // 2, 1) + 1))
@@ -102,6 +111,7 @@ def max_sensitivity(
     """
     if radius <= 0 or samples < 1:
         raise ValueError(f"`radius` must be positive and `samples` at least 1, but are {radius} and {samples}")
+    _must_be_floats(subject)
     raw = np.asarray(to_numpy(maps), dtype=np.float64)
     subject.heat(raw)  # which checks them
     random = np.random.default_rng(seed)
@@ -110,25 +120,29 @@ def max_sensitivity(
     spread = np.ptp(subject.inputs.reshape(len(raw), -1), axis=1) * radius
     worst = np.zeros(len(raw))
     norm = np.sqrt((raw**2).sum((1, 2)))
-    for shift in shifts:
-        for start in range(0, len(raw), subject.batch):
-            some = slice(start, start + subject.batch)
-            moved = subject.inputs[some] + spread[some].reshape(-1, 1, 1, 1) * shift
-            found = to_numpy(explain(moved.astype(subject.inputs.dtype), subject.classes[some])).astype(np.float64)
-            if found.shape != raw[some].shape:
-                raise ValueError(f"`explain` must give maps {raw[some].shape} as `maps` are, but gave {found.shape}")
-            worst[some] = np.maximum(worst[some], np.sqrt(((found - raw[some]) ** 2).sum((1, 2))))
+    pairs = [(n, s) for n in range(len(raw)) for s in range(samples)]
+    for start in range(0, len(pairs), subject.batch):
+        which, drawn = (np.array(some) for some in zip(*pairs[start : start + subject.batch], strict=True))
+        moved = subject.inputs[which] + spread[which].reshape(-1, 1, 1, 1) * shifts[drawn]
+        found = to_numpy(explain(moved.astype(subject.inputs.dtype), subject.classes[which])).astype(np.float64)
+        if found.shape != raw[which].shape:
+            raise ValueError(f"`explain` must give maps {raw[which].shape} as `maps` are, but gave {found.shape}")
+        np.maximum.at(worst, which, np.sqrt(((found - raw[which]) ** 2).sum((1, 2))))
     values = np.where(norm > 0, worst / np.where(norm > 0, norm, 1), np.nan)
     return Result("max-sensitivity", values, "lower", {"radius": radius, "samples": samples, "seed": seed})
 
 
-def occlusion(subject: Subject, *, patch: int = 32, stride: int = 16, baseline: Baseline = "mean") -> np.ndarray:
+def occlusion(
+    subject: Subject, *, patch: int | None = None, stride: int | None = None, baseline: Baseline = "mean"
+) -> np.ndarray:
     """By how much the confidence falls when a square is covered by the `baseline`: (N, rows, columns).
 
     Squares of `patch` pixels a side, `stride` apart from the top left corner, as many as fit. One forward pass each.
+    None: a seventh of the shorter side, 32 of 224, and half the patch.
     Zeiler and Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901.
     """
     height, width = subject.size
+    patch, stride = _squares(subject, patch, stride)
     if not 1 <= patch <= min(height, width) or stride < 1:
         raise ValueError(f"`patch` must be 1 to {min(height, width)} and `stride` at least 1: are {patch} and {stride}")
     tops, lefts = range(0, height - patch + 1, stride), range(0, width - patch + 1, stride)
@@ -151,12 +165,17 @@ def occlusion(subject: Subject, *, patch: int = 32, stride: int = 16, baseline: 
     return np.array((subject.clean[:, None] - scores).reshape(-1, len(tops), len(lefts)))
 
 
+def _squares(subject: Subject, patch: int | None, stride: int | None) -> tuple[int, int]:
+    patch = max(min(subject.size) // 7, 1) if patch is None else patch
+    return patch, max(patch // 2, 1) if stride is None else stride
+
+
 def occlusion_correlation(
     subject: Subject,
     maps: Any,
     *,
-    patch: int = 32,
-    stride: int = 16,
+    patch: int | None = None,
+    stride: int | None = None,
     baseline: Baseline = "mean",
     occluded: np.ndarray | None = None,
 ) -> Result:
@@ -170,6 +189,7 @@ def occlusion_correlation(
     rising function of a map that is constant on each square changes nothing.
     """
     heat = subject.heat(maps)
+    patch, stride = _squares(subject, patch, stride)
     costs = occlusion(subject, patch=patch, stride=stride, baseline=baseline) if occluded is None else occluded
     sums = np.pad(heat.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     tops = np.arange(0, subject.size[0] - patch + 1, stride)[:, None]

@@ -44,6 +44,11 @@ class Result:
     def value(self) -> float:
         return self.summary(self.values)
 
+    @property
+    def count(self) -> int:
+        """How many samples have a value."""
+        return int((~np.isnan(self.values.reshape(len(self.values), -1))).all(1).sum())
+
     def interval(self, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
         """The percentile bootstrap's confidence interval of `value`: samples are drawn with replacement.
 

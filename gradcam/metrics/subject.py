@@ -108,8 +108,10 @@ class Subject:
         return np.asarray(maps_.resize(array, self.size))
 
     def masks(self, maps: Any) -> np.ndarray:
-        """(N, H, W) in [0, 1]: `heat`, its positive part over its maximum; 0 where that is 0."""
-        return np.asarray(maps_.scale(self.heat(maps), 2, "max"))
+        """(N, H, W) in [0, 1]: `heat`, its positive part over its maximum, 1 where it is flat; 0 where that is 0."""
+        heat = np.maximum(self.heat(maps), 0)
+        top = heat.max((1, 2), keepdims=True)
+        return np.where(top > 0, heat / np.where(top > 0, top, 1), 0)
 
     def spread(self, weights: np.ndarray) -> np.ndarray:
         """Weights (..., H, W) with an axis of channels, to multiply inputs by, in the inputs' dtype."""
@@ -155,6 +157,11 @@ class Subject:
 
     def _confidence(self, outputs: np.ndarray) -> np.ndarray:
         if self.confidence == "softmax":
+            if outputs.shape[-1] == 1:
+                raise ValueError(
+                    'a "softmax" of one output is always 1; pass confidence="sigmoid", or "outputs" where the model '
+                    "gives probabilities"
+                )
             powers = np.exp(outputs - outputs.max(-1, keepdims=True))
             return np.asarray(powers / powers.sum(-1, keepdims=True))
         if self.confidence == "sigmoid":
