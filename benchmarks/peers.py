@@ -99,6 +99,7 @@ PLAN: tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...] = (
     ("vit_b_16", "torch", ((1, "one class"), (1, "classes"), (2, "agreement"))),
 )
 CASES = ("one class", "classes", "methods", "eigen-cam", "ablation-cam", "score-cam", "memory", "agreement")
+LATE = "not run: the time was over"
 OURS = {"torch": "gradcam", "jax": "gradcam (JAX)"}
 
 
@@ -456,6 +457,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=1800, help="seconds, after which no further case begins")
     parser.add_argument("--quick", action="store_true", help="3 repeats, 3 seconds")
     parser.add_argument("--framework", choices=list(OURS))
+    parser.add_argument("--add", action="store_true", help="replace these cases alone in what an earlier run wrote")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -473,7 +475,7 @@ def main() -> int:
         for batch, case in wanted:
             began = time.perf_counter()
             if began - start > options.budget:
-                found = [{"case": case, "batch": batch, "who": OURS[framework], "failed": "not run: the time was over"}]
+                found = [{"case": case, "batch": batch, "who": OURS[framework], "failed": LATE}]
             elif case == "memory":
                 found = memory(name, framework, batch, limit)
             elif case == "agreement":
@@ -483,10 +485,26 @@ def main() -> int:
             rows += [{"model": name, "framework": framework, "layer": net.layer, **row} for row in found]
             print(f"{name}, {framework}, {case}, batch {batch}: {time.perf_counter() - began:.1f} s", flush=True)
     rows += report.extrapolated(rows)
-    full = not (options.model or options.case or options.quick or options.framework)
-    results = {**about(), "repeats": repeats, "seconds": round(time.perf_counter() - start), "rows": rows}
+    full = options.add or not (options.model or options.case or options.quick or options.framework)
+    seconds = round(time.perf_counter() - start)
+    if options.add:
+        before = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+        rows, seconds = added(before["rows"], rows), seconds + before["seconds"]
+    results = {**about(), "repeats": repeats, "seconds": seconds, "rows": rows}
     report.write(results, HERE if full else Path("out/bench"), HERE.parent / "README.md" if full else None)
     return 0
+
+
+def added(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row is a ratio in a run of its own, so that rows of several runs may stand together."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in ("model", "framework", "case", "batch", "who", "method"))
+
+    fresh = {key(row) for row in new}
+    measured = {(row["model"], row["framework"]) for row in new}
+    late = [row for row in old if row.get("failed") == LATE and (row["model"], row["framework"]) in measured]
+    return [row for row in old if key(row) not in fresh and row not in late] + new
 
 
 def about() -> dict[str, Any]:
