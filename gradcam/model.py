@@ -216,11 +216,13 @@ def merged_scores(run: Callable[[Array], Outputs], target: Callable[[Outputs], A
 class Scorer:
     """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M, N) or (M, N, K).
 
+    value: what to make variants of, where it had better lie in memory in another order than it does.
     axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing else of them.
     averaged: then the same for variants of that mean, of size 1 over these axes: as many times smaller.
     """
 
     run: Callable[[Array], Array]
+    value: Array | None = None
     axes: tuple[int, ...] = ()
     averaged: Callable[[Array], Array] | None = None
 

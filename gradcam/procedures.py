@@ -248,20 +248,28 @@ def _masked(
         )
     size = run.size
     view = _strongest(layout.view(widen(capture.activations[0])), channels)
-    grids = layout.maps(view)
     xp = array_namespace(view)
+    # a flat channel shows nothing of the input, and one such stands for all
+    uneven = to_numpy(xp.any(xp.max(view, axis=-1) != xp.min(view, axis=-1), axis=0))
+    alive, flat = np.flatnonzero(uneven), np.flatnonzero(~uneven)
+    used = np.concatenate([alive, flat[:1]])
+    place = np.full(len(uneven), len(alive))
+    place[alive] = np.arange(len(alive))
+    grids = xp.take(layout.maps(view), constant(used, like=view, dtype=xp.int32), axis=1)
+    score = run.scorer(INPUT)
+    array = array if score.value is None else score.value
 
     def seen(index: np.ndarray) -> Array:
         chosen = xp.take(grids, constant(index // samples, like=grids, dtype=xp.int32), axis=1)
-        chosen = chosen if before is None else before(chosen, index)
+        chosen = chosen if before is None else before(chosen, used[index // samples] * samples + index % samples)
         masks = maps_.scale(maps_.resize(chosen, size), len(size), "minmax")
         masks = masks if after is None else after(masks, index)
         masks = xp.astype(xp.moveaxis(masks, 1, 0), array.dtype)
         return array * input_layout.broadcast(masks)
 
-    count = int(view.shape[1])
-    scores = run.score(run.scorer(INPUT), seen, count * samples, "masking the input")
-    masked = xp.mean(xp.reshape(scores, (*scores.shape[:-1], count, samples)), axis=-1)
+    scores = run.score(score, seen, len(used) * samples, "masking the input")
+    means = xp.mean(xp.reshape(scores, (*scores.shape[:-1], len(used), samples)), axis=-1)
+    masked = xp.take(means, constant(place, like=means, dtype=xp.int32), axis=-1)
     return layout.maps(methods.score_cam(_shared(view, capture.scores), masked)), capture
 
 

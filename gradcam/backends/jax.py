@@ -147,7 +147,7 @@ class JaxModel:
 
         if not axes:
             return Scorer(score)
-        return Scorer(score, axes, functools.partial(score, structure=replace(structure, averaged=True)))
+        return Scorer(score, None, axes, functools.partial(score, structure=replace(structure, averaged=True)))
 
     def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
         from gradcam.backends import jax_guided

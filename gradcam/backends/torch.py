@@ -30,6 +30,7 @@ from gradcam.backends.torch_states import (
     unwrapped,
 )
 from gradcam.backends.torch_tape import Tape
+from gradcam.backends.torch_variants import input_scorer
 from gradcam.model import (
     INPUT,
     Capture,
@@ -38,7 +39,6 @@ from gradcam.model import (
     Scorer,
     arguments,
     first_array,
-    merged_scores,
     unknown_layer,
     with_first_array,
 )
@@ -288,22 +288,7 @@ class TorchModel:
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run as one batch; those of a layer run its head alone, from a tape."""
         if layer == INPUT:
-            swift = [True]
-
-            def forward(merged: torch.Tensor) -> Outputs:
-                # convolutions of many samples take less time in this memory format, which some models' code forbids
-                if swift[0] and merged.ndim == 4:
-                    try:
-                        return self._forward(_repeated(inputs, merged.contiguous(memory_format=torch.channels_last)))
-                    except RuntimeError:
-                        swift[0] = False
-                return self._forward(_repeated(inputs, merged))
-
-            def seen(variants: torch.Tensor) -> torch.Tensor:
-                with quiet():
-                    return merged_scores(forward, target, variants)
-
-            return Scorer(seen)
+            return input_scorer(self._forward, inputs, target)
         with quiet():
             tape = self._tape(inputs, layer)
 
@@ -531,19 +516,6 @@ def _reached(gradients: Sequence[torch.Tensor | None], layers: Sequence[str]) ->
         if gradient is None:
             raise _unreached(path)
     return tuple(gradient for gradient in gradients if gradient is not None)
-
-
-def _repeated(inputs: Inputs, merged: torch.Tensor) -> Inputs:
-    """The inputs of a batch of variants: `merged` in the first array's place, the others repeated to its length."""
-    samples = first_array(inputs).shape[0]
-    count = merged.shape[0] // samples
-
-    def repeat(value: Any) -> Any:
-        batched = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == samples
-        return value.repeat(count, *[1] * (value.ndim - 1)) if batched else value
-
-    first = first_array(inputs)
-    return tree_map(lambda value: merged if value is first else repeat(value), inputs)
 
 
 class _UnreachedError(RuntimeError):

@@ -140,4 +140,4 @@ class Tape(TorchDispatchMode):
         def spread(variants: torch.Tensor) -> torch.Tensor:  # what has that mean, at every position
             return otherwise(variants.expand(-1, *self._first.shape))
 
-        return Scorer(whole, axes, batched(averaged, spread))
+        return Scorer(whole, None, axes, batched(averaged, spread))
