@@ -279,11 +279,15 @@ def timed(call: Call) -> float:
 
 
 def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: float) -> dict[str, dict[str, Any]]:
-    """For each call the ratios of its time to that of a forward pass right before it, or right after, in turn."""
+    """For each call the ratios of its time to that of forward passes right before it, or right after, in turn.
+
+    The first call is ours: "over_ours" is the median of the ratios of each other call's time to ours of the same turn.
+    """
     found: dict[str, dict[str, Any]] = {}
     bare()
     usual = statistics.median(timed(bare) for _ in range(5))
     pairs: dict[str, list[tuple[float, float]]] = {}
+    turns: dict[str, dict[int, float]] = {}
     spent = dict.fromkeys(calls, 0.0)
     for who, call in calls.items():
         start = time.perf_counter()
@@ -305,9 +309,12 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
             if spent[who] + spent[who] / (len(measured) + 1) > limit and measured:
                 continue
             bare()  # what ran before has left its mark on caches and memory
-            before = timed(bare) if turn % 2 else 0.0
+            # beside a call of seconds one forward pass would be chance
+            count = min(21, 1 + int(0.05 * spent[who] / (len(measured) + 1) / usual))
+            before = [timed(bare) for _ in range(count)] if turn % 2 else []
             taken = timed(calls[who])
-            measured.append((taken, before or timed(bare)))
+            measured.append((taken, statistics.median(before or [timed(bare) for _ in range(count)])))
+            turns.setdefault(who, {})[turn] = taken
             spent[who] += taken
     for who, measured in pairs.items():
         ratios = [taken / plain for taken, plain in measured]
@@ -316,6 +323,9 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
         plain = statistics.median(plain for _, plain in measured)
         found[who] = {"ratio": middle, "low": low, "high": high, "repeats": len(ratios)}
         found[who] |= {"seconds": seconds, "forward_seconds": plain}
+        ours, theirs = turns.get(next(iter(calls)), {}), turns.get(who, {})
+        if shared := sorted(ours.keys() & theirs.keys()):
+            found[who]["over_ours"] = statistics.median(theirs[turn] / ours[turn] for turn in shared)
     return found
 
 
