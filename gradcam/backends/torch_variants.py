@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for n, leaf in enumerate(tree_leaves((args, kwargs))):
+        for n, leaf in enumerate(_arguments(args, kwargs)):
             if id(leaf) in self._made:
                 normed = func is _BATCH_NORM and n == 0
                 self._users.setdefault(id(leaf), []).append(args if normed else None)
@@ -147,7 +147,7 @@ class _Folded(TorchDispatchMode):
             self._past[id(made)] = weakref.ref(made)
             empty = mean.new_empty(0)  # the statistics, where it does not train
             return torch.ops.aten.alias(made), empty, empty
-        for leaf in tree_leaves((args, kwargs)):
+        for leaf in _arguments(args, kwargs):
             past = self._past.get(id(leaf))
             if id(leaf) in self._due or (past is not None and past() is leaf):
                 self._astray = True
@@ -159,6 +159,15 @@ class _Folded(TorchDispatchMode):
         whole = not self._due and not self._astray
         self._past.clear()
         return whole
+
+
+def _arguments(args: Any, kwargs: Any) -> Iterator[Any]:
+    """What an operation takes; its schema allows lists of tensors, and nothing deeper."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
