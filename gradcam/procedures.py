@@ -250,12 +250,14 @@ def _masked(
     view = _strongest(layout.view(widen(capture.activations[0])), channels)
     xp = array_namespace(view)
     # a flat channel shows nothing of the input, and one such stands for all
-    uneven = to_numpy(xp.any(xp.max(view, axis=-1) != xp.min(view, axis=-1), axis=0))
+    uneven_each = xp.max(view, axis=-1, keepdims=True) != xp.min(view, axis=-1, keepdims=True)
+    uneven = to_numpy(xp.any(uneven_each[..., 0], axis=0))
     alive, flat = np.flatnonzero(uneven), np.flatnonzero(~uneven)
     used = np.concatenate([alive, flat[:1]])
     place = np.full(len(uneven), len(alive))
     place[alive] = np.arange(len(alive))
-    grids = xp.take(layout.maps(view), constant(used, like=view, dtype=xp.int32), axis=1)
+    shown = xp.where(uneven_each, view, xp.zeros_like(view))  # resized, a constant is one up to rounding alone
+    grids = xp.take(layout.maps(shown), constant(used, like=view, dtype=xp.int32), axis=1)
     score = run.scorer(INPUT)
     array = array if score.value is None else score.value
 

@@ -9,6 +9,7 @@ from gradcam import maps as maps_
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn.functional import batch_norm, conv2d  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from gradcam.backends import torch_variants  # noqa: E402
@@ -96,17 +97,63 @@ class Twice(nn.Module):
         return shared
 
 
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1).view(x.shape)
+
+
+class Slices(nn.Module):
+    """Weights that are made in the pass, whose identities are used again, and one batch norm for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights, self.norm = nn.Parameter(torch.randn(4, 6, 4, 3, 3)), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        return sum(k * self.norm(conv2d(x, self.weights[n])) for n, k in enumerate((1, -2, 3, 0)))
+
+
+class Kept(nn.Module):
+    """What the convolution made stays where another may read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        self.there = self.conv(x)
+        return self.norm(self.there)
+
+
+class Computed(nn.Module):
+    """A part that depends on the input: of the mean of all the samples."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.conv, self.norm, self.part, self.what = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Linear(4, 6), what
+
+    def forward(self, x):
+        part, norm = self.part(x.mean((0, 2, 3))), self.norm
+        y = conv2d(x, self.conv.weight, part if self.what == "bias" else self.conv.bias)
+        gain, shift = (part if self.what == one else None for one in ("gain", "shift"))
+        return batch_norm(y, norm.running_mean, norm.running_var, gain, shift)
+
+
 FOLDED = {
     "plain": lambda: nn.Sequential(nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.Conv2d(5, 6, 1)),
     "with a bias": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True)),
     "not affine": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False)),
     "grouped": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, stride=2, dilation=2), nn.BatchNorm2d(6, eps=0.1)),
+    "a model that forbids channels_last": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), Flat()),
     "padded": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(6)),
 }
 WHOLE = {
     "of a batch": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)),
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6)),
     "not behind": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)),
+    "weights made on the way": lambda: Slices(),
+    "kept by the model": lambda: Kept(),
+    **{f"its own {what}": lambda what=what: Computed(what) for what in ("bias", "gain", "shift")},
     **{
         how: lambda how=how: Twice(how)
         for how in ("added", "normed twice", "changed in place", "branched on", "a view", "used for two inputs")
@@ -117,16 +164,117 @@ WHOLE = {
 @pytest.mark.parametrize("name", [*FOLDED, *WHOLE])
 def test_a_batch_norm_is_part_of_its_convolution_where_nothing_else_sees_it(name):
     model, x = made((FOLDED | WHOLE)[name])
-    if name == "of a batch":
-        x = x[:1]  # its statistics are those of whatever runs together
+    if name == "of a batch" or name.startswith("its own"):
+        x = x[:1]  # what runs together is not told apart
+    chunk = 1 if name.startswith("its own") else 32
     with Counted() as counted:
-        found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False).maps
+        found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False, chunk=chunk).maps
     if name != "of a batch":
         torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    norms += {"normed twice": 1, "used for two inputs": 1}.get(name, 0)
+    norms += {"normed twice": 1, "used for two inputs": 1, "weights made on the way": 3}.get(name, 0)
     # the capture and the first variant, which is watched, run all of them; the other five variants run at once
-    assert len(counted.rows["native_batch_norm"]) == 2 * norms + (1 if name in FOLDED else norms)
+    batches = 1 if chunk > 1 else 5
+    vain = 1 if name == "a model that forbids channels_last" else 0
+    assert len(counted.rows["native_batch_norm"]) == 2 * norms + vain + batches * (1 if name in FOLDED else norms)
+
+
+class Outputs(dict):
+    """A mapping that PyTorch's trees do not know."""
+
+
+class Telling(nn.Module):
+    """Its output tells what the convolution made as well, or leaves it where the target finds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        self.raw = self.conv(x)
+        raw = self.raw.mean((1, 2, 3))
+        shown = self.raw if self.kept else None
+        out = self.head(self.norm(self.raw).relu().mean((2, 3)))
+        return Outputs(raw=shown, logits=out) if self.kept else (out, raw)
+
+
+def test_what_the_outputs_or_the_target_may_read_is_not_folded():
+    torch.manual_seed(0)
+    model, x = Telling().double().eval(), torch.rand(1, 4, 9, 8, dtype=torch.float64)
+    model.norm.running_mean.uniform_(-1, 1)
+    model.kept = False
+    plain = gradcam.explain(model, x, "conv", lambda out: out[0][:, 1] + out[1], "score-cam", relu=False).maps
+    model.kept = True
+    target = lambda out: out["logits"][:, 1] + out["raw"].mean((1, 2, 3))  # noqa: E731
+    shown = gradcam.explain(model, x, "conv", target, "score-cam", relu=False).maps
+    stashed = lambda out: out["logits"][:, 1] + model.raw.mean((1, 2, 3))  # noqa: E731
+    found = gradcam.explain(model, x, "conv", stashed, "score-cam", relu=False, chunk=1).maps
+    torch.testing.assert_close(shown, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_that_cannot_be_watched_is_run_as_it_is():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.loud = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), False
+
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise NotImplementedError("no rule for this operator in a mode")
+            return (
+                torch.sparse.mm(torch.eye(7, dtype=y.dtype).to_sparse(), y.transpose(0, 2).flatten(1))
+                .reshape(7, 6, len(x), 6)
+                .transpose(0, 2)
+            )
+
+    model, x = made(Sparse)
+    with torch.no_grad():
+        found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False).maps
+    torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_does_not_grow_with_the_batch_is_not_counted(monkeypatch):
+    class Weighty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3)
+            self.register_buffer("large", torch.ones(1000, 1000))
+
+        def forward(self, x):
+            return self.conv(x) + (self.large + 0).double()[0, 0] + torch.zeros(1000, 1000)[0, 0]
+
+    model, x = made(Weighty)
+    monkeypatch.setattr(torch_variants, "LIMIT", 10 * 2 * 6 * 9 * 8 * 8)
+    with Counted() as counted:
+        gradcam.explain(model, x, "block", 1, "score-cam")
+    assert counted.rows["convolution"] == [2, 2, 10]
+
+
+def test_a_watched_pass_keeps_nothing():
+    """Of twenty layers no more live at once, watched and folded, than in a plain pass and one."""
+    alive, most = [], []
+
+    def hook(module, args, out):
+        alive.append(torch.utils.weak.TensorWeakRef(out))
+        most.append(sum(one() is not None for one in alive))
+
+    def block():
+        return nn.Sequential(*[nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(20)])
+
+    model, x = made(lambda: nn.Sequential(block(), nn.Conv2d(4, 6, 1)))
+    for module in model.block[0]:
+        module[2].register_forward_hook(hook)
+    model(x)
+    plain = max(most)
+    most.clear()
+    with torch.no_grad():
+        model(x)
+    plain = max(most)
+    alive.clear(), most.clear()
+    gradcam.explain(model, x, "block", 1, "score-cam", relu=False, chunk=1)
+    assert max(most) <= plain + 1
 
 
 @pytest.mark.parametrize("way", ["another norm", "no norm", "added", "swallowed"])
@@ -220,3 +368,21 @@ def test_a_channel_that_is_flat_for_one_image_alone_keeps_its_score():
     for n in (0, 1):
         one = gradcam.explain(model, features[n : n + 1], target=1, method="score-cam", relu=False).numpy().maps
         np.testing.assert_allclose(both[n], one[0], rtol=1e-12)
+
+
+def test_a_constant_that_resizing_would_round_shows_nothing():
+    """0.1 resized to 9 x 8 is 0.1 up to rounding, which minmax would blow up to a mask."""
+    random = np.random.default_rng(0)
+    features = random.random((1, 3, 7, 6), dtype=np.float32)
+    features[0, 1], features[0, 2] = 0.1, 0.3
+    image = random.random((1, 4, 9, 8), dtype=np.float32)
+    seen = []
+
+    def constant(x):
+        seen.extend(np.asarray(x).copy())
+        return np.repeat(features, len(x), axis=0)
+
+    gradcam.explain(gradcam.Split(constant, lambda a: a.sum((2, 3))), image, method="score-cam", target=1)
+    shown = {one.tobytes() for one in seen}
+    assert len(shown) == 3  # the image, seen through the first channel, and nothing of it
+    assert np.zeros_like(image[0]).tobytes() in shown

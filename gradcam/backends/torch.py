@@ -288,7 +288,7 @@ class TorchModel:
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run as one batch; those of a layer run its head alone, from a tape."""
         if layer == INPUT:
-            return input_scorer(self._forward, inputs, target)
+            return input_scorer(self.module, self._forward, inputs, target)
         with quiet():
             tape = self._tape(inputs, layer)
 
