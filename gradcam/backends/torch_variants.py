@@ -115,7 +115,10 @@ class _Folding:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes of one pass how large a tensor it makes of the input, and which convolutions go to a batch norm alone."""
+    """Notes of one pass how large a tensor it makes of the input, and which convolutions go to a batch norm alone.
+
+    What reads a tensor past PyTorch's operations is not seen: another thread, DLPack, a kernel with a raw pointer.
+    """
 
     def __init__(self, own: dict[int, torch.Tensor]) -> None:
         super().__init__()
