@@ -8,7 +8,7 @@
 # make choices what may make it cheaper, and what that changes; docs/speed.md
 # make measures  metrics beside other libraries'; docs/evaluation.md
 # make study   which methods point where they should; docs/which-method.md
-# make networks  real networks for tests/test_tasks.py, which skips those that are not there
+# make networks  real networks for tests/targets/test_tasks.py, which skips those that are not there
 
 PYTHON ?= python3
 VENV := .venv

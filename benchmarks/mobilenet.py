@@ -15,7 +15,7 @@ import torch
 from zoo import torchvision  # which can be imported on a CPU build
 
 import gradcam
-from gradcam.images import crop
+from gradcam.pictures.images import crop
 from gradcam.zoo import imagenet
 
 __all__ = ["mobilenet"]

@@ -323,9 +323,9 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
         plain = statistics.median(plain for _, plain in measured)
         found[who] = {"ratio": middle, "low": low, "high": high, "repeats": len(ratios)}
         found[who] |= {"seconds": seconds, "forward_seconds": plain}
-        ours, theirs = turns.get(next(iter(calls)), {}), turns.get(who, {})
-        if shared := sorted(ours.keys() & theirs.keys()):
-            found[who]["over_ours"] = statistics.median(theirs[turn] / ours[turn] for turn in shared)
+        mine, theirs = turns.get(next(iter(calls)), {}), turns.get(who, {})
+        if shared := mine.keys() & theirs.keys():
+            found[who]["over_ours"] = statistics.median(theirs[turn] / mine[turn] for turn in shared)
     return found
 
 

@@ -231,9 +231,9 @@ def goals(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
 
     def over(model: str, case: str, batch: int, peer: str) -> float | None:
         """A peer's time over ours: of calls of the same turn, where there are."""
-        told = timed.get((model, case, batch, peer), {}).get("over_ours")
+        turns = timed.get((model, case, batch, peer), {}).get("over_ours")
         theirs, mine = ratio(model, case, batch, peer), ratio(model, case, batch, "gradcam")
-        return told or (theirs / mine if theirs and mine else None)
+        return turns or (theirs / mine if theirs and mine else None)
 
     def told(name: str, bound: str, found: float | None, good: Callable[[float], bool], form: str = ".2f") -> Any:
         if found is None:

@@ -27,8 +27,8 @@ from mobilenet import mobilenet
 import gradcam
 from gradcam import benchmark, metrics
 from gradcam._arrays import to_numpy
-from gradcam.annotations import polygons_mask
-from gradcam.sanity import randomised
+from gradcam.evaluation.annotations import polygons_mask
+from gradcam.evaluation.sanity import randomised
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
@@ -120,8 +120,8 @@ def objects() -> list[tuple[np.ndarray, np.ndarray, int]]:
     """Photographs with masks of their object, as the network sees them, and its class: the motorcycle, whose disparity
     stands out against the floor and the wall behind, and imgaug's quokka, whose outline is drawn.
     """
-    from gradcam.annotations import Annotation, seen_mask
-    from gradcam.images import read
+    from gradcam.evaluation.annotations import Annotation, seen_mask
+    from gradcam.pictures.images import read
 
     view = efficientnet_lite0("torch").view
     folder = importlib.util.find_spec("imgaug")
@@ -349,7 +349,7 @@ def met(good: bool) -> str:
 
 
 def draw(path: Path, methods: Any, shares: Any, control: Any) -> None:
-    from gradcam import render
+    from gradcam.pictures import render
 
     order = sorted(methods, key=lambda m: -np.nanmean([np.nanmean(shares[n][m]) for n in shares]))
     panels = []

@@ -31,7 +31,7 @@ _LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor
 import torchvision  # noqa: E402
 
 import gradcam  # noqa: E402
-from gradcam.backends.torch import TorchModel  # noqa: E402
+from gradcam.backends.torch.model import TorchModel  # noqa: E402
 from gradcam.targets import TopClass  # noqa: E402
 
 TOLERANCE = 1e-5

@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from gradcam.backends import Split
     from gradcam.benchmark import Benchmark, bench
     from gradcam.classifier import Classifier
-    from gradcam.concepts import Concepts, Words, factorise, words
     from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
-    from gradcam.evaluation import Evaluation, evaluate, predictor
-    from gradcam.explainer import Explainer, combine, compare, explain, layers
-    from gradcam.explanation import Explanation
-    from gradcam.guided import guided_backprop, guided_grad_cam
+    from gradcam.evaluation import Evaluation, SanityCheck, evaluate, predictor, sanity_check
+    from gradcam.explaining.concepts import Concepts, Words, factorise, words
+    from gradcam.explaining.explainer import Explainer, combine, compare, explain, layers
+    from gradcam.explaining.explanation import Explanation
+    from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+    from gradcam.explaining.smoothing import Smoothing
     from gradcam.layouts import Tokens
     from gradcam.methods import METHODS
-    from gradcam.sanity import SanityCheck, sanity_check
-    from gradcam.smoothing import Smoothing
     from gradcam.verification import Verification, verify
 
 __version__ = "0.1.0"
@@ -74,32 +73,32 @@ _HOME = {
     "Benchmark": "benchmark",
     "BlankMapWarning": "diagnosis",
     "Classifier": "classifier",
-    "Concepts": "concepts",
+    "Concepts": "explaining.concepts",
     "Diagnosis": "diagnosis",
     "Evaluation": "evaluation",
-    "Explainer": "explainer",
-    "Explanation": "explanation",
+    "Explainer": "explaining.explainer",
+    "Explanation": "explaining.explanation",
     "Finding": "diagnosis",
     "METHODS": "methods",
-    "SanityCheck": "sanity",
-    "Smoothing": "smoothing",
+    "SanityCheck": "evaluation",
+    "Smoothing": "explaining.smoothing",
     "Split": "backends",
     "Tokens": "layouts",
     "Verification": "verification",
-    "Words": "concepts",
+    "Words": "explaining.concepts",
     "bench": "benchmark",
-    "combine": "explainer",
-    "compare": "explainer",
+    "combine": "explaining.explainer",
+    "compare": "explaining.explainer",
     "evaluate": "evaluation",
-    "explain": "explainer",
-    "factorise": "concepts",
-    "guided_backprop": "guided",
-    "guided_grad_cam": "guided",
-    "layers": "explainer",
+    "explain": "explaining.explainer",
+    "factorise": "explaining.concepts",
+    "guided_backprop": "explaining.guided",
+    "guided_grad_cam": "explaining.guided",
+    "layers": "explaining.explainer",
     "predictor": "evaluation",
-    "sanity_check": "sanity",
+    "sanity_check": "evaluation",
     "verify": "verification",
-    "words": "concepts",
+    "words": "explaining.concepts",
 }
 """The module of each name that is none itself."""
 

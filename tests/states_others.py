@@ -99,7 +99,7 @@ def without_params() -> Explained:
     return explained(networks.haiku_network()[0], "network/second", True)
 
 
-@of_keras("a built model, its layer by name; on torch the same, in a run of its own (`tests/test_keras.py`)")
+@of_keras("a built model, its layer by name; on torch the same, in a run of its own (`tests/backends/test_keras.py`)")
 def built() -> Explained:
     return explained(networks.keras_network(), "second", True)
 

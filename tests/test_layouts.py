@@ -186,7 +186,7 @@ def test_in_one_dimension_the_layers_type_tells_or_the_inputs_length(shape, size
 
 def test_pytorchs_layers_say_where_their_channels_are():
     torch = pytest.importorskip("torch")
-    from gradcam.backends.torch import TorchModel
+    from gradcam.backends.torch.model import TorchModel
     from gradcam.model import INPUT
 
     nn = torch.nn

@@ -66,21 +66,21 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
 
         return TorchModel(model, allow_training)
     if _is(model, "flax.nnx", "Module"):
-        from gradcam.backends import nnx
+        from gradcam.backends.jax import nnx
 
         return nnx.adapt(model)
     transformed = [_is(model, "haiku", kind) for kind in ("Transformed", "TransformedWithState")]
     parts = model if isinstance(model, tuple) and model and not any(transformed) else (model,)
     if len(parts) <= 2 and _is(parts[0], "flax.linen", "Module"):
-        from gradcam.backends import linen
+        from gradcam.backends.jax import linen
 
         return linen.adapt(*parts)
     if len(parts) <= 2 and _is(parts[0], "equinox", "Module"):
-        from gradcam.backends import equinox
+        from gradcam.backends.jax import equinox
 
         return equinox.adapt(*parts)
     if _is(parts[0], "haiku", "Transformed") or _is(parts[0], "haiku", "TransformedWithState"):
-        from gradcam.backends import haiku
+        from gradcam.backends.jax import haiku
 
         return haiku.adapt(*parts)
     if isinstance(model, Model):
@@ -126,12 +126,12 @@ def layer_path(model: Any, layer: Any) -> str:
 
         return backend.path_of(model, layer)
     if _is(model, "flax.nnx", "Module") and _is(layer, "flax.nnx", "Module"):
-        from gradcam.backends import nnx
+        from gradcam.backends.jax import nnx
 
         return nnx.path_of(model, layer)
     first = model[0] if isinstance(model, tuple) and model else model
     if _is(first, "equinox", "Module") and _is(layer, "equinox", "Module"):
-        from gradcam.backends import equinox
+        from gradcam.backends.jax import equinox
 
         return equinox.path_of(first, layer)
     raise TypeError(f"`layer` must be a path, a module of the model, a list of them, or None, but is {layer!r}")

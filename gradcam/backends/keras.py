@@ -141,8 +141,8 @@ class _Run:
         return hash((id(self.model), self.settings))
 
     def __call__(self, tap: Any, values: Any, inputs: Inputs) -> Outputs:
-        from gradcam.backends.jax import Biases
-        from gradcam.backends.jax_tapped import active
+        from gradcam.backends.jax.model import Biases
+        from gradcam.backends.jax.tapped import active
 
         model = self.model()
         assert model is not None
@@ -162,8 +162,8 @@ class _Run:
 def _tapped(path: str, layer: Any, is_affine: bool) -> Any:
     import jax.numpy as jnp
 
-    from gradcam.backends.jax import Biases
-    from gradcam.backends.jax_tapped import current
+    from gradcam.backends.jax.model import Biases
+    from gradcam.backends.jax.tapped import current
 
     call = layer.call
 
@@ -188,7 +188,7 @@ def _restored(layer: Any, own: Any) -> Any:
 
 
 def _jax(model: Any) -> Model:
-    from gradcam.backends.jax import JaxModel
+    from gradcam.backends.jax.model import JaxModel
 
     variables = model.trainable_variables, model.non_trainable_variables
     values = tuple([variable.value for variable in group] for group in variables)
@@ -199,8 +199,8 @@ def _jax(model: Any) -> Model:
 
 
 def _torch(model: Any) -> Model:
-    from gradcam.backends.torch import TorchModel
-    from gradcam.backends.torch_states import Session, quiet
+    from gradcam.backends.torch.model import TorchModel
+    from gradcam.backends.torch.states import Session, quiet
 
     class KerasTorch(TorchModel):
         """`TorchModel` whose layers have Keras's names, and whose mode is an argument of the call."""

@@ -18,9 +18,9 @@ import gradcam
 from gradcam._arrays import to_numpy
 from gradcam.classifier import Classifier
 from gradcam.cli.models import Framework, load, subjects
-from gradcam.evaluation import DEFAULT
-from gradcam.explanation import Explanation
-from gradcam.images import read
+from gradcam.evaluation.evaluation import DEFAULT
+from gradcam.explaining.explanation import Explanation
+from gradcam.pictures.images import read
 from gradcam.targets import TopClass
 
 __all__ = ["app"]

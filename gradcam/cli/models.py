@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from gradcam.classifier import Classifier
-from gradcam.images import crop
+from gradcam.pictures.images import crop
 from gradcam.zoo import efficientnet_lite0
 
 __all__ = ["Framework", "load", "subjects"]

@@ -279,7 +279,7 @@ def _relative(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def _found(scaled: np.ndarray, threshold: float) -> np.ndarray:
-    from gradcam import render
+    from gradcam.pictures import render
 
     return np.array([render.box(one, threshold) for one in scaled], dtype=np.int64).reshape(-1, 4)
 

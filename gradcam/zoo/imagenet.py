@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradcam.images import crop
+from gradcam.pictures.images import crop
 
 __all__ = ["batch", "labels", "view"]
 

@@ -1,0 +1,1 @@
+"""From a model and its inputs to an explanation."""

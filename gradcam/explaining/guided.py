@@ -1,0 +1,160 @@
+r"""Gradients at the input itself, with ReLUs that pass evidence for the target alone: fine detail for a coarse map.
+
+Where a ReLU $y = \max(x, 0)$ lies on the way back from the score, what comes in, $R_\text{out}$, goes on as
+
+- guided backpropagation: $R_\text{in} = R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$
+  (Springenberg et al. 2014, section 3.4, https://arxiv.org/abs/1412.6806)
+- deconvnet: $R_\text{in} = R_\text{out} \, [R_\text{out} > 0]$
+  (Zeiler and Fergus 2013, section 2.1, https://arxiv.org/abs/1311.2901)
+
+and all other layers as in the gradient. The model stays as it is; ReLUs are found in what it computes. In both
+frameworks these are the module, function, method and in-place forms of ReLU, ReLU6 and hardtanh from 0, a clamp or
+maximum at 0 and `where(x > 0, x, 0)`. One that is multiplied out, `x * (x > 0)`, or hidden in an autograd function of
+your own, passes its plain derivative.
+
+GELU, SiLU, Softplus, ELU, LeakyReLU and their kind are no ReLUs. With `smooth="plain"` they pass their derivative;
+with `smooth="guided"` a smooth activation $f$ follows the generalised rule
+$R_\text{in} = f'(x) \, R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$, or for deconvnet the same rule as a ReLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from gradcam import backends, layouts
+from gradcam import maps as maps_
+from gradcam._arrays import array_namespace, to_numpy
+from gradcam._types import Array, Inputs, Outputs
+from gradcam.classifier import Classifier
+from gradcam.explaining.explainer import LayerLike, explain
+from gradcam.model import Model, compiled, first_array, input_first
+from gradcam.targets import ClassScore, Target, TargetLike, as_target
+
+__all__ = ["Guided", "guided_backprop", "guided_grad_cam"]
+
+Rule = Literal["guided", "deconvnet"]
+Smooth = Literal["plain", "guided"]
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """What `guided_backprop` and `guided_grad_cam` found, in the model's own framework.
+
+    gradients: signed, in the input's shape (N, ...), or (N, K, ...) for K targets.
+    scores: what was explained, (N,) or (N, K).
+    target: whose scores these are: class indices, or the function that was passed.
+    """
+
+    gradients: Array
+    scores: Array
+    target: Any
+
+    def numpy(self) -> Guided:
+        """The same with NumPy arrays."""
+        target = to_numpy(self.target) if hasattr(self.target, "shape") else self.target
+        return Guided(to_numpy(self.gradients), to_numpy(self.scores), target)
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """What a backend that compiles may compile."""
+
+    rule: Rule
+    smooth: Smooth
+
+    def __call__(self, model: Any, inputs: Inputs, target: Any) -> tuple[Array, Array, Outputs]:
+        capture = model.input_gradients(inputs, target, self.rule, self.smooth)
+        return capture.gradients[0], capture.scores, capture.outputs
+
+
+def guided_backprop(
+    model: Any,
+    inputs: Inputs,
+    target: TargetLike = None,
+    *,
+    rule: Rule = "guided",
+    smooth: Smooth = "plain",
+    allow_training: bool = False,
+) -> Guided:
+    """Guided backpropagation, or the deconvnet, from the score of `target` to the input.
+
+    See the module `gradcam.guided` for the equations, the papers, and what is found to be a ReLU.
+
+    model, target: as in `gradcam.Explainer`; the model is one of PyTorch or JAX.
+    inputs: what the model is called with. Of several arrays the gradient is that of the first with three or more axes,
+        else of the first; it must be of floating point: for token ids, pass embeddings to the layers behind them.
+    rule: "guided" or "deconvnet".
+    smooth: what activations such as GELU do: "plain", their derivative, or "guided".
+    allow_training: take a PyTorch model that is in training mode all the same.
+
+    Every ReLU between the input and the score follows the rule, those of a target function too. It is an error where
+    there is none (or only smooth activations, and these are plain): it would be the gradient by another name.
+    """
+    _check_choice("rule", rule, Rule)
+    _check_choice("smooth", smooth, Smooth)
+    if isinstance(model, Classifier):
+        model, target = model.model, model.indices(target)
+    adapted = _adapted(model, inputs, allow_training)
+    wanted = as_target(target)
+    gradients, scores, outputs = compiled(adapted, _Backward(rule, smooth))(inputs, wanted)
+    if isinstance(wanted, Target):
+        wanted.check(outputs)
+        wanted = wanted.resolve(outputs)
+    return Guided(gradients, scores, wanted.index if isinstance(wanted, ClassScore) else wanted)
+
+
+def guided_grad_cam(
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike = None,
+    target: TargetLike = None,
+    *,
+    rule: Rule = "guided",
+    smooth: Smooth = "plain",
+    allow_training: bool = False,
+    **options: Any,
+) -> Guided:
+    """Guided Grad-CAM: guided backpropagation times the Grad-CAM map, resized to the input.
+
+    Selvaraju et al. 2017, section 3.2, https://arxiv.org/abs/1610.02391. The map is raw and ReLU'd, and interpolated
+    linearly, as in the paper: its amplitude stays in the product. All channels of the input share it.
+
+    layer: as in `gradcam.Explainer`; `options` are others of its own, such as `method` or `layout`.
+    The rest is that of `guided_backprop`, but the input must have channels and as many spatial axes as the map.
+    """
+    plain = model.model if isinstance(model, Classifier) else model
+    array = first_array(inputs)
+    layout = layouts.input_layout(array.shape, input_first(_adapted(plain, inputs, allow_training), inputs))
+    explanation = explain(model, inputs, layer, target, allow_training=allow_training, **options)
+    found = guided_backprop(plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training)
+    grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
+    if layout is None or len(grid) != len(layout.grid):
+        raise ValueError(
+            f"Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but they have shape "
+            f"{tuple(array.shape)} and the map's grid is {grid}"
+        )
+    return replace(found, gradients=found.gradients * layout.broadcast(maps_.resize(explanation.maps, layout.grid)))
+
+
+def _adapted(model: Any, inputs: Inputs, allow_training: bool) -> Model:
+    """The backend's view of the model, if it can do this."""
+    adapted = backends.adapt(model, inputs, allow_training)
+    if not hasattr(adapted, "input_gradients"):
+        raise TypeError(
+            f"guided backpropagation changes how ReLUs are differentiated, which {type(adapted).__name__} cannot: it "
+            "has no `input_gradients`; pass a PyTorch or JAX model"
+        )
+    array = first_array(inputs)
+    if not array_namespace(array).isdtype(array.dtype, "real floating"):
+        raise TypeError(
+            f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for token ids their "
+            "embeddings, to the part of the model behind the embedding"
+        )
+    return adapted
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        known = " or ".join(f'"{choice}"' for choice in get_args(choices))
+        raise ValueError(f"`{name}` must be {known}, but is {value!r}")

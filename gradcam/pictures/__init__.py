@@ -1,0 +1,1 @@
+"""What people see: photographs read, maps coloured, figures drawn."""
