@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Shape
 
-__all__ = ["Habit", "Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]
+__all__ = ["ChannelOrder", "Layout", "Spec", "Tokens", "infer", "input_layout", "input_size"]
 
 MAX_PREFIX = 16
 """So many class, distillation and register tokens at most are looked for where patches tile the input exactly;
@@ -122,22 +122,22 @@ def _token_grids(count: int, size: Shape) -> list[Tokens]:
     return sorted(found, key=lambda tokens: found[tokens])
 
 
-class Habit(NamedTuple):
-    """Where a layer's channels are: the framework's habit, or, where it is sure, what the layer's type says."""
+class ChannelOrder(NamedTuple):
+    """Where a layer's channels are: the framework's default, or, where it is sure, what the layer's type says."""
 
     channels_first: bool
     sure: bool = False
 
 
-def infer(shape: Sequence[int], size: Shape | None, habit: bool | Habit, spec: Spec = None) -> Layout | None:
+def infer(shape: Sequence[int], size: Shape | None, order: bool | ChannelOrder, spec: Spec = None) -> Layout | None:
     """The layout of a layer whose samples have `shape`, in a model whose input has the spatial `size`.
 
-    The habit decides where the shapes alone do not. In one dimension, where nearly any shape fits, a habit that is
-    sure decides, and else the axis that is exactly as long as the input. None: the layer has no space (a vector of
+    The channel order decides where the shapes alone do not. In one dimension, where nearly any shape fits, an order
+    that is sure decides, and else the axis that is exactly as long as the input. None: the layer has no space (a vector of
     features). Raises ValueError where tokens can be laid out in no way; of several, it is the one whose patches tile
     the input, with the fewest prefix tokens.
     """
-    channels_first, sure = habit if isinstance(habit, Habit) else Habit(habit)
+    channels_first, sure = order if isinstance(order, ChannelOrder) else ChannelOrder(order)
     shape = tuple(int(n) for n in shape)
     if isinstance(spec, Tokens):
         if len(shape) != 2 or shape[0] < spec.prefix + math.prod(spec.grid):
@@ -176,7 +176,7 @@ def _infer_tokens(shape: Shape, size: Shape) -> Layout:
 def input_layout(shape: Sequence[int], channels_first: bool) -> Layout | None:
     """The layout of the samples of an input (N, ...), where they have channels and space.
 
-    The framework's habit says where the channels are, unless only the other end has 4 channels or fewer.
+    The framework's channel order says where the channels are, unless only the other end has 4 channels or fewer.
     """
     sample = tuple(int(n) for n in shape[1:])
     if len(sample) < 2:

@@ -1,18 +1,22 @@
 """The seam between this library and the frameworks: a model that can be tapped, its two verbs and their laws.
 
-A backend is an object with the two verbs `capture` and `replay`; your own, with nothing more, can be passed wherever
-a model can. The laws, which one test suite holds for every backend:
+A backend is an object with the two verbs `capture` and `replay`. Your own object, with nothing more, can be
+passed wherever a model can. The laws, which one test suite holds for every backend:
 
 - Replaying the captured activations gives the captured outputs.
 - One sample's result does not depend on the others in its batch.
 - Finite differences of `replay`, along any direction, agree with the gradients.
 - Nothing that the caller owns has changed afterwards, also when something raised.
+
+What a backend can do besides is one small protocol for each power, below. A backend offers a power by having its
+methods; the rest of the library asks `isinstance(model, HasLayers)` and never for a framework.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -20,30 +24,38 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from gradcam import layouts
-from gradcam._arrays import array_namespace, constant
+from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.layouts import Habit, input_layout
+from gradcam.inputs import first_array, rows, with_first_array
+from gradcam.layouts import ChannelOrder
 
 __all__ = [
     "INPUT",
     "Capture",
+    "Compiles",
+    "HasAttention",
+    "HasBiases",
+    "HasChannelOrder",
+    "HasFloat64",
+    "HasInputGradients",
+    "HasLayers",
+    "HasScorer",
+    "HasTraining",
+    "HasWeights",
     "Layer",
+    "MakesArrays",
     "Model",
     "PooledAxes",
+    "RunsBare",
     "Scorer",
-    "arguments",
+    "channel_order",
     "compiled",
-    "first_array",
-    "habit",
-    "input_first",
+    "input_channels_first",
     "input_size",
     "merged_scores",
-    "noise",
     "nothing_guided",
-    "rows",
     "scorer",
     "unknown_layer",
-    "with_first_array",
 ]
 
 INPUT = "<input>"
@@ -84,16 +96,7 @@ class Capture:
 
 @runtime_checkable
 class Model(Protocol):
-    """A model tapped at its layers.
-
-    Optional, and used where they are there: `layers(inputs) -> list[Layer]`; `compile(function)`, which makes a
-    faster `(inputs, target, *arrays) -> result` of `function(model, inputs, target, *arrays) -> result`;
-    `float64(inputs)`, a context manager that gives the model and its inputs in double precision; `scorer(inputs,
-    layer, target)`, see the function of that name; `input_gradients(inputs, target, rule, smooth) -> Capture`, guided
-    backpropagation to the input, `first_array` of the inputs, which stands in for the one layer of a capture (see
-    `gradcam.guided`); `channels_first`, the framework's habit (True unless told), and `channels_first_at(path)`, what a
-    layer's type says of it, or of the input itself for the path INPUT (None where it says nothing).
-    """
+    """A model tapped at its layers: the two verbs that everything else is made of."""
 
     def capture(
         self,
@@ -122,101 +125,159 @@ class Model(Protocol):
         """
 
 
+# ------------------------------------------------------------------------------------------ optional powers
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """Its layers can be listed. Without this, `layer` must be named."""
+
+    def layers(self, inputs: Inputs) -> Sequence[Layer]:
+        """Every output that can be tapped, in the order in which they run.
+
+        Law: each path can be captured, and has the shape that is listed.
+        """
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """Functions of the model can be compiled."""
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """From `function(model, inputs, target, *arrays)` a faster `(inputs, target, *arrays)`.
+
+        Law: it returns what `function` returns.
+        """
+
+
+@runtime_checkable
+class HasFloat64(Protocol):
+    """It can be run in double precision, for finite differences."""
+
+    def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[Any, Inputs]]:
+        """The model and its inputs in double precision, for as long as the context lasts.
+
+        Where the model allows no such copy, the model and inputs as they are.
+        """
+
+
+@runtime_checkable
+class HasScorer(Protocol):
+    """Scores of many variants are cheaper than as many replays."""
+
+    def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
+        """See the function `scorer`. Law: the scores are those of `replay`, one variant at a time."""
+
+
+@runtime_checkable
+class HasInputGradients(Protocol):
+    """Its ReLUs can be given another derivative: guided backpropagation."""
+
+    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+        """The gradient at the input by that rule, `first_array` standing in for the one layer of a capture.
+
+        `rule` and `smooth` are those of `gradcam.guided_backprop`.
+        """
+
+
+@runtime_checkable
+class HasBiases(Protocol):
+    """Its layers' biases are known, which full-grad needs."""
+
+    def biases(self, inputs: Inputs) -> Sequence[tuple[str, Array]]:
+        """(path, the layer's output at an input of zeros) of every affine layer, in the order in which they run."""
+
+
+@runtime_checkable
+class HasAttention(Protocol):
+    """Its attention weights can be tapped."""
+
+    def attentions(self, inputs: Inputs) -> Sequence[Layer]:
+        """The attention weights (N, heads, T, T), in the order in which they run. Their paths can be captured."""
+
+
+@runtime_checkable
+class HasChannelOrder(Protocol):
+    """Layers' types say where their channels are."""
+
+    channels_first: bool
+    """What the framework's layers do unless they say otherwise."""
+
+    def channels_first_at(self, path: str) -> bool | None:
+        """What the type of this layer says, or of the input for the path INPUT; None where it says nothing."""
+
+
+@runtime_checkable
+class HasTraining(Protocol):
+    """It has a training mode, in which samples may depend on each other."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is in training mode and was not allowed to be."""
+
+
+@runtime_checkable
+class HasWeights(Protocol):
+    """Its weights are known by name, for checks that randomise or hash them."""
+
+    def weights(self) -> Mapping[str, Array]:
+        """The trained arrays, without running statistics, by names that begin with their layer's path."""
+
+    def with_weights(self, weights: Mapping[str, Array]) -> Any:
+        """A copy of the user's own model with these weights replaced. Law: the model itself stays as it is."""
+
+
+@runtime_checkable
+class RunsBare(Protocol):
+    """It can be run as a user who wants the outputs alone would run it, for fair prices."""
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        """A forward pass without taps: under inference mode in PyTorch, compiled in JAX."""
+
+
+@runtime_checkable
+class MakesArrays(Protocol):
+    """It says which arrays it takes."""
+
+    def array(self, values: np.ndarray) -> Array:
+        """NumPy values as an array of the framework, on the model's device."""
+
+
 def compiled(model: Model, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(model, ...)` as `(...)`, compiled where the backend compiles."""
-    compile_ = getattr(model, "compile", None)
-    return compile_(function) if compile_ is not None else partial(function, model)
+    if isinstance(model, Compiles):
+        return model.compile(function)
+    return partial(function, model)
 
 
-def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the model is called with: an array, a tuple of positional or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    return (inputs,), {}
-
-
-def first_array(inputs: Inputs) -> Array:
-    """The array in the inputs that has space: the first with three or more axes, else the first of all."""
-    args, kwargs = arguments(inputs)
-    arrays = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape") and len(value.shape) > 0]
-    if not arrays:
-        raise TypeError(
-            f"`inputs` must be an array (N, ...), or a tuple or mapping of them, but is a {type(inputs).__name__}"
-        )
-    return next((array for array in arrays if len(array.shape) >= 3), arrays[0])
-
-
-def with_first_array(inputs: Inputs, array: Array) -> Inputs:
-    """The same inputs with another array in the place of `first_array`."""
-    first = first_array(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: array if value is first else value for key, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(array if value is first else value for value in inputs)
-    return array
-
-
-def habit(model: Model, path: str) -> Habit:
+def channel_order(model: Model, path: str) -> ChannelOrder:
     """Where the channels of a layer are, as far as the model can tell without running."""
-    told = getattr(model, "channels_first_at", None)
-    found = told(path) if told is not None else None
-    return Habit(getattr(model, "channels_first", True)) if found is None else Habit(found, True)
+    told = model.channels_first_at(path) if hasattr(model, "channels_first_at") else None
+    if told is not None:
+        return ChannelOrder(told, sure=True)
+    return ChannelOrder(getattr(model, "channels_first", True))
 
 
-def input_first(model: Model, inputs: Inputs) -> bool:
-    """Whether the input's channels are in front: of sequences (N, ., .) the first layer's type tells."""
+def input_channels_first(model: Model, inputs: Inputs) -> bool:
+    """Whether the input's channels come first. Of sequences (N, ., .) the first layer's type tells."""
     if len(first_array(inputs).shape) == 3:
-        return habit(model, INPUT).channels_first
+        return channel_order(model, INPUT).channels_first
     return bool(getattr(model, "channels_first", True))
 
 
 def input_size(model: Model, inputs: Inputs) -> Shape | None:
     """The spatial size of the input, see `layouts.input_size`."""
-    return layouts.input_size(first_array(inputs).shape, input_first(model, inputs))
+    return layouts.input_size(first_array(inputs).shape, input_channels_first(model, inputs))
 
 
-def noise(inputs: Inputs, channels_first: bool, deviation: float, random: np.random.Generator) -> Array:
-    """Gaussian noise for the input: the same for each sample but for its range, and in every framework and layout."""
-    array = first_array(inputs)
-    xp = array_namespace(array)
-    axes = tuple(range(1, array.ndim))
-    spread = xp.max(array, axis=axes, keepdims=True) - xp.min(array, axis=axes, keepdims=True)
-    layout = input_layout(array.shape, channels_first)
-    sample = tuple(int(n) for n in array.shape[1:])
-    if layout is not None and layout.kind == "channels_last":
-        sample = (sample[-1], *sample[:-1])
-    drawn = random.standard_normal((1, *sample)) * deviation
-    return spread * constant(drawn if layout is None else layout.arranged(drawn), like=array)
-
-
-def rows(outputs: Outputs, start: int, count: int) -> Outputs:
-    """These samples of the outputs, so that a target always sees a batch of the size that it was made for."""
-    if isinstance(outputs, Mapping):
-        return {key: rows(value, start, count) for key, value in outputs.items()}
-    if isinstance(outputs, list) and outputs and all(isinstance(one, Mapping) for one in outputs):
-        return outputs[start : start + count]  # a detector's: one dictionary for each sample
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        return type(outputs)(*(rows(value, start, count) for value in outputs))
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(rows(value, start, count) for value in outputs)
-    return outputs[start : start + count] if getattr(outputs, "ndim", 0) > 0 else outputs
-
-
-def merged_scores(run: Callable[[Array], Outputs], target: Callable[[Outputs], Array], variants: Array) -> Array:
-    """Scores of variants (M, N, ...) of a batch, run as one batch of M N: (M, N) or (M, N, K)."""
-    xp = array_namespace(variants)
-    count, samples = (int(n) for n in variants.shape[:2])
-    outputs = run(xp.reshape(variants, (count * samples, *variants.shape[2:])))
-    return xp.stack([target(rows(outputs, m * samples, samples)) for m in range(count)])
+# ------------------------------------------------------------------------------------------ many variants
 
 
 @dataclass(frozen=True)
 class Scorer:
     """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M, N) or (M, N, K).
 
-    value: what to make variants of, where it had better lie in memory in another order than it does.
+    value: the array to make variants of, where a copy in another memory format is faster than the original.
     axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing else of them.
     averaged: then the same for variants of that mean, of size 1 over these axes: as many times smaller.
     """
@@ -235,19 +296,30 @@ def scorer(model: Model, inputs: Inputs, layer: str, target: Callable[[Outputs],
 
     Nothing below the layer runs again where the backend can see to it.
     """
-    own = getattr(model, "scorer", None)
-    if own is not None:
-        made = own(inputs, layer, target)
-        return made if isinstance(made, Scorer) else Scorer(made)
+    if isinstance(model, HasScorer):
+        own = model.scorer(inputs, layer, target)
+        return own if isinstance(own, Scorer) else Scorer(own)
+
+    def replay(variant: Array) -> Outputs:
+        if layer == INPUT:
+            return model.replay(with_first_array(inputs, variant), (), ())
+        return model.replay(inputs, (layer,), (variant,))
 
     def score(variants: Array) -> Array:
-        if layer == INPUT:
-            outputs = [model.replay(with_first_array(inputs, one), (), ()) for one in variants]
-        else:
-            outputs = [model.replay(inputs, (layer,), (one,)) for one in variants]
-        return array_namespace(variants).stack([target(one) for one in outputs])
+        return array_namespace(variants).stack([target(replay(variant)) for variant in variants])
 
     return Scorer(score)
+
+
+def merged_scores(run: Callable[[Array], Outputs], target: Callable[[Outputs], Array], variants: Array) -> Array:
+    """Scores of variants (M, N, ...) of a batch, run as one batch of M N: (M, N) or (M, N, K)."""
+    xp = array_namespace(variants)
+    count, samples = (int(n) for n in variants.shape[:2])
+    outputs = run(xp.reshape(variants, (count * samples, *variants.shape[2:])))
+    return xp.stack([target(rows(outputs, m * samples, samples)) for m in range(count)])
+
+
+# ------------------------------------------------------------------------------------------ errors of all backends
 
 
 def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
@@ -260,11 +332,11 @@ def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
 def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
     """The error where no ReLU was on the way from the score to the input; `smooth` names what was there instead."""
     names = sorted(set(smooth))
-    hint = (
-        f'the model has {" and ".join(names)} there: pass smooth="guided" to have their derivative guided as well'
-        if names
-        else "guided backpropagation is made for models with ReLUs"
-    )
+    hint = "guided backpropagation is made for models with ReLUs"
+    if names:
+        hint = (
+            f'the model has {" and ".join(names)} there: pass smooth="guided" to have their derivative guided as well'
+        )
     return ValueError(
         f'no ReLU was found between the input and the score, so that rule="{rule}" would be the plain gradient; {hint}'
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradcam.layouts import Habit, Layout, Tokens, infer, input_layout, input_size
+from gradcam.layouts import ChannelOrder, Layout, Tokens, infer, input_layout, input_size
 
 IMAGE = (224, 224)
 
@@ -170,18 +170,18 @@ def test_the_inputs_layout():
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "habit", "kind"),
+    ("shape", "size", "order", "kind"),
     [
         ((9, 8), (9,), True, "channels_last"),  # token ids of length 9, an embedding
         ((7, 9), (9,), False, "channels_first"),  # the same, behind a convolution
         ((9, 9), (9,), True, "channels_first"),  # both: the framework's habit
-        ((9, 4), (9,), Habit(True, True), "channels_first"),  # a strided convolution of 9 channels
-        ((4, 9), (9,), Habit(False, True), "channels_last"),
+        ((9, 4), (9,), ChannelOrder(True, True), "channels_first"),  # a strided convolution of 9 channels
+        ((4, 9), (9,), ChannelOrder(False, True), "channels_last"),
         ((16, 5), (40,), True, "channels_first"),
     ],
 )
-def test_in_one_dimension_the_layers_type_tells_or_the_inputs_length(shape, size, habit, kind):
-    assert infer(shape, size, habit).kind == kind
+def test_in_one_dimension_the_layers_type_tells_or_the_inputs_length(shape, size, order, kind):
+    assert infer(shape, size, order).kind == kind
 
 
 def test_pytorchs_layers_say_where_their_channels_are():

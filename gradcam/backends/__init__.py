@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.model import Model, first_array
+from gradcam.inputs import first_array
+from gradcam.model import Model
 
 __all__ = ["Split", "adapt", "layer_path"]
 

@@ -16,7 +16,8 @@ from typing import Any
 import keras  # type: ignore[import-untyped]
 
 from gradcam._types import Inputs, Outputs
-from gradcam.model import Model, arguments, unknown_layer
+from gradcam.inputs import arguments
+from gradcam.model import Model, unknown_layer
 
 __all__ = ["adapt", "path_of"]
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.model import INPUT, Capture, Layer, PooledAxes, arguments, merged_scores, rows, unknown_layer
+from gradcam.inputs import arguments, rows
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores, unknown_layer
 from gradcam.targets import Target
 
 __all__ = ["NumpyModel"]

@@ -22,7 +22,8 @@ from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import versions
-from gradcam.model import Model, arguments, compiled, first_array
+from gradcam.inputs import arguments, first_array
+from gradcam.model import Model, compiled
 
 __all__ = ["Benchmark", "Price", "bench"]
 

@@ -11,7 +11,8 @@ import numpy as np
 from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Inputs
 from gradcam.diagnosis.source import Source
-from gradcam.model import Model, arguments, compiled, first_array
+from gradcam.inputs import arguments, first_array
+from gradcam.model import Model, compiled
 
 __all__ = ["not_finite"]
 

@@ -13,7 +13,7 @@ from gradcam.diagnosis.classes import Classes
 from gradcam.diagnosis.findings import Diagnosis, Finding, Seen
 from gradcam.diagnosis.look import ONE_POSITION, Look
 from gradcam.diagnosis.source import Source
-from gradcam.model import first_array
+from gradcam.inputs import first_array
 from gradcam.targets import as_target
 
 __all__ = ["diagnose"]

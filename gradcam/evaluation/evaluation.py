@@ -24,12 +24,13 @@ from gradcam.diagnosis import BlankMapWarning
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import versions
+from gradcam.inputs import first_array
 from gradcam.methods import METHODS
 from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
 from gradcam.metrics.localisation import best_threshold
 from gradcam.metrics.result import mean
 from gradcam.metrics.subject import Confidence, Predict
-from gradcam.model import first_array, input_first
+from gradcam.model import input_channels_first
 from gradcam.pictures.images import read
 from gradcam.targets.outputs import class_scores
 
@@ -326,7 +327,7 @@ class _Evaluator:
             )
         if self._predict is None:
             self._predict = predictor(self.model, inputs)
-        axis = 1 if input_first(adapted, inputs) else -1
+        axis = 1 if input_channels_first(adapted, inputs) else -1
         subject = Subject(
             self._predict,
             to_numpy(inputs),

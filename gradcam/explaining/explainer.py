@@ -18,10 +18,11 @@ from gradcam.diagnosis import Source, held, not_finite, warn_blank
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.procedures import PROCEDURES, Run
 from gradcam.explaining.smoothing import Smoothing
+from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import POOLED, Entry, as_entry, check_parameters
-from gradcam.model import Layer, Model, PooledAxes, compiled, first_array, habit, input_first, input_size
+from gradcam.model import Layer, Model, PooledAxes, channel_order, compiled, input_channels_first, input_size
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
 __all__ = ["Explainer", "combine", "compare", "explain", "last_spatial_layer", "layers"]
@@ -52,7 +53,7 @@ class Pipeline:
     picture: tuple[Shape, Scaling] | None = None
 
     def layout_of(self, path: str, sample: Sequence[int], model: Model) -> Layout:
-        layout = layouts.infer(sample, self.size, habit(model, path), self.layout)
+        layout = layouts.infer(sample, self.size, channel_order(model, path), self.layout)
         if layout is None:
             raise ValueError(
                 f'layer "{path}" gives vectors of shape {tuple(sample)}, which have no space to map; choose one of '
@@ -177,7 +178,7 @@ class _Runs:
             return plain
         signed = replace(pipeline, relu=False, picture=None)
         total: list[Array] | None = None
-        variants = list(self.smoothing.variants(inputs, input_first(model, inputs)))
+        variants = list(self.smoothing.variants(inputs, input_channels_first(model, inputs)))
         for variant, back in variants:
             maps = [back(m) for m in self.once(model, signed, variant, target)["maps"]]
             total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
@@ -440,7 +441,7 @@ def last_spatial_layer(model: Model, inputs: Inputs, layout: layouts.Spec = None
     tokens: list[str] = []
     for found in reversed(_layers(model, inputs)):
         try:
-            shape = layouts.infer(found.shape[1:], size, habit(model, found.path), layout)
+            shape = layouts.infer(found.shape[1:], size, channel_order(model, found.path), layout)
         except ValueError:
             continue
         if shape is None or int(np.prod(shape.grid)) < 2:

@@ -28,7 +28,8 @@ from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.classifier import Classifier
 from gradcam.explaining.explainer import LayerLike, explain
-from gradcam.model import Model, compiled, first_array, input_first
+from gradcam.inputs import first_array
+from gradcam.model import Model, compiled, input_channels_first
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
 __all__ = ["Guided", "guided_backprop", "guided_grad_cam"]
@@ -125,7 +126,7 @@ def guided_grad_cam(
     """
     plain = model.model if isinstance(model, Classifier) else model
     array = first_array(inputs)
-    layout = layouts.input_layout(array.shape, input_first(_adapted(plain, inputs, allow_training), inputs))
+    layout = layouts.input_layout(array.shape, input_channels_first(_adapted(plain, inputs, allow_training), inputs))
     explanation = explain(model, inputs, layer, target, allow_training=allow_training, **options)
     found = guided_backprop(plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training)
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])

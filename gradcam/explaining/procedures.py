@@ -17,9 +17,10 @@ from gradcam import layouts, methods
 from gradcam import maps as maps_
 from gradcam._arrays import array_namespace, constant, to_numpy, widen
 from gradcam._types import Array, Inputs, Shape
+from gradcam.inputs import first_array, with_first_array
+from gradcam.inputs import noise as noise_
 from gradcam.layouts import Layout
-from gradcam.model import INPUT, Capture, Model, Scorer, compiled, first_array, input_first, scorer, with_first_array
-from gradcam.model import noise as noise_
+from gradcam.model import INPUT, Capture, Model, Scorer, compiled, input_channels_first, scorer
 from gradcam.targets import Target
 
 __all__ = ["PROCEDURES", "Procedure", "Run", "contributions"]
@@ -118,7 +119,7 @@ class Run:
         """Copies of the inputs with Gaussian noise, `noise` times each sample's range: the same noise for each."""
         array, random = first_array(self.inputs), np.random.default_rng(seed)
         for _ in range(samples):
-            added = noise_(self.inputs, input_first(self.model, self.inputs), noise, random)
+            added = noise_(self.inputs, input_channels_first(self.model, self.inputs), noise, random)
             yield with_first_array(self.inputs, array + added)
 
 
@@ -245,7 +246,7 @@ def _masked(
     run = run.settled(capture)
     layout = run.layout(capture)
     array = first_array(run.inputs)
-    input_layout = layouts.input_layout(array.shape, input_first(run.model, run.inputs))
+    input_layout = layouts.input_layout(array.shape, input_channels_first(run.model, run.inputs))
     if run.size is None or input_layout is None or len(run.size) != len(layout.grid):
         raise ValueError(
             f"this method shows the model its input through the maps of layer {run.path!r}, and so needs an input with "
@@ -349,7 +350,7 @@ def contributions(run: Run) -> tuple[Capture, list[tuple[str, Layout | None, Arr
     xp = array_namespace(array)
     each = [array, *(bias for _, bias in found)]
     values = [xp.expand_dims(value, axis=1) for value in each] if several else each
-    places: list[Layout | None] = [layouts.input_layout(array.shape, input_first(run.model, run.inputs))]
+    places: list[Layout | None] = [layouts.input_layout(array.shape, input_channels_first(run.model, run.inputs))]
     for path, gradient in zip(paths[1:], capture.gradients[1:], strict=True):
         shape = tuple(int(n) for n in gradient.shape[1 + several :])
         places.append(run.layout_of(path, shape) if len(shape) > 1 else None)

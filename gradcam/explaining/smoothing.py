@@ -9,8 +9,8 @@ import numpy as np
 
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs
+from gradcam.inputs import first_array, noise, with_first_array
 from gradcam.layouts import input_layout
-from gradcam.model import first_array, noise, with_first_array
 
 __all__ = ["Smoothing"]
 

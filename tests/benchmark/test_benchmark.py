@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gradcam
-from gradcam.benchmark import prices as benchmark
 from gradcam._arrays import to_numpy
+from gradcam.benchmark import prices as benchmark
 
 
 class Slow:

@@ -15,7 +15,7 @@ from gradcam._types import Inputs, Outputs
 from gradcam.backends.jax.model import Biases, Function, JaxModel
 from gradcam.backends.jax.program import Tap, held
 from gradcam.backends.jax.tapped import active, current, tapped
-from gradcam.model import arguments, first_array
+from gradcam.inputs import arguments, first_array
 
 __all__ = ["Equinox", "adapt", "path_of"]
 

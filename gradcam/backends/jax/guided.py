@@ -18,7 +18,8 @@ import numpy as np
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax.model import JaxModel, _checked, _pulled
 from gradcam.backends.jax.program import Body, bind, body_of, called, held
-from gradcam.model import Capture, first_array, nothing_guided
+from gradcam.inputs import first_array
+from gradcam.model import Capture, nothing_guided
 
 __all__ = ["input_gradients"]
 

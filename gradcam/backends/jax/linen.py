@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradcam._types import Inputs, Outputs
 from gradcam.backends.jax.model import Biases, JaxModel
 from gradcam.backends.jax.program import Tap
-from gradcam.model import arguments
+from gradcam.inputs import arguments
 
 __all__ = ["Linen", "adapt"]
 

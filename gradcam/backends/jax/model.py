@@ -17,16 +17,8 @@ from gradcam import targets
 from gradcam._arrays import SPREAD
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax.program import Run, Tap, bind, called, held, traced
-from gradcam.model import (
-    INPUT,
-    Capture,
-    Layer,
-    PooledAxes,
-    Scorer,
-    arguments,
-    first_array,
-    with_first_array,
-)
+from gradcam.inputs import arguments, first_array, with_first_array
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
 
 __all__ = ["Biases", "Function", "JaxModel", "SplitRun"]
 

@@ -17,7 +17,7 @@ from gradcam._types import Inputs, Outputs
 from gradcam.backends.jax.model import Biases, JaxModel
 from gradcam.backends.jax.program import Tap
 from gradcam.backends.jax.tapped import active, current, tapped
-from gradcam.model import arguments
+from gradcam.inputs import arguments
 
 __all__ = ["Nnx", "adapt", "path_of"]
 

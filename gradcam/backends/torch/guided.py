@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch.model import TorchModel, _detached, _gradients
 from gradcam.backends.torch.states import outside_inference
-from gradcam.model import INPUT, Capture, first_array, nothing_guided, with_first_array
+from gradcam.inputs import first_array, with_first_array
+from gradcam.model import INPUT, Capture, nothing_guided
 
 __all__ = ["input_gradients"]
 

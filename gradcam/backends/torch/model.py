@@ -31,17 +31,8 @@ from gradcam.backends.torch.states import (
 )
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.variants import input_scorer
-from gradcam.model import (
-    INPUT,
-    Capture,
-    Layer,
-    PooledAxes,
-    Scorer,
-    arguments,
-    first_array,
-    unknown_layer,
-    with_first_array,
-)
+from gradcam.inputs import arguments, first_array, with_first_array
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer, unknown_layer
 
 __all__ = ["SplitModule", "TorchModel", "path_of"]
 

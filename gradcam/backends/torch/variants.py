@@ -15,7 +15,8 @@ from torch.utils.weak import TensorWeakRef
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch.states import quiet, uncompiled
-from gradcam.model import Scorer, first_array, merged_scores
+from gradcam.inputs import first_array
+from gradcam.model import Scorer, merged_scores
 
 __all__ = ["LIMIT", "input_scorer"]
 
