@@ -42,7 +42,9 @@ def seen(framework: str) -> tuple[gradcam.Classifier, Any]:
     return net, net.preprocess([net.view(photograph(name)) for name in NAMES] * 2)
 
 
-def beside(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+def beside(
+    first: Callable[[], Any], second: Callable[[], Any], repeats: int
+) -> tuple[float, float, float]:
     """The quartiles of the second's time over the first's, in turn."""
     ratios = []
     first(), second()
@@ -87,7 +89,9 @@ def in_torch(repeats: int) -> list[tuple[str, str, str]]:
 
         maps = scale(to_numpy(call()).astype(np.float64), 2, "max")
         low, middle, high = beside(plain, call, repeats)
-        rows.append((name, f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{np.abs(maps - expected).max():.0e}"))
+        rows.append(
+            (name, f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{np.abs(maps - expected).max():.0e}")
+        )
     return rows
 
 
@@ -104,7 +108,10 @@ def cached(repeats: int) -> tuple[str, str, str]:
     ratios = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            flags = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+            flags = {
+                "JAX_COMPILATION_CACHE_DIR": folder,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
             times = [
                 float(
                     subprocess.run(
@@ -127,7 +134,9 @@ def cached(repeats: int) -> tuple[str, str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--first-call", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

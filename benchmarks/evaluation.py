@@ -36,7 +36,9 @@ MEASURES = (
 def photographs() -> dict[str, np.ndarray]:
     found = {name: photograph(name) for name in ("chelsea", "coffee", "camera", "rocket")}
     found["motorcycle"] = np.asarray(data.stereo_motorcycle()[0])
-    mirrored = {f"{name}, mirrored": np.ascontiguousarray(found[name][:, ::-1]) for name in list(found)[:3]}
+    mirrored = {
+        f"{name}, mirrored": np.ascontiguousarray(found[name][:, ::-1]) for name in list(found)[:3]
+    }
     return found | mirrored
 
 
@@ -61,10 +63,14 @@ class Clock:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--framework", choices=["torch", "jax"], default="torch")
     parser.add_argument("--photographs", type=int, default=8)
-    parser.add_argument("--profile", action="store_true", help="what takes the time, function by function")
+    parser.add_argument(
+        "--profile", action="store_true", help="what takes the time, function by function"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     net = efficientnet_lite0(options.framework)
@@ -83,7 +89,9 @@ def main() -> int:
     print(
         f"{len(METHODS)} methods and {len(found.controls)} controls, {len(MEASURES)} measures, {len(some)} photographs"
     )
-    print(f"{whole:.0f} s, of which {model.seconds:.0f} s ({model.seconds / whole:.0%}) in the model")
+    print(
+        f"{whole:.0f} s, of which {model.seconds:.0f} s ({model.seconds / whole:.0%}) in the model"
+    )
     failed = [row for row in found.rows if row["failed"]]
     print(f"{len(failed)} rows failed")
     if options.profile:

@@ -65,7 +65,9 @@ def torch_chain(size: Size) -> tuple[Any, Any]:
     for _ in range(size.depth - 1):
         convolutions += [nn.Conv2d(size.channels, size.channels, 3, padding=1), nn.ReLU()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(size.channels, CLASSES)]
-    return nn.Sequential(*convolutions, *head).eval(), torch.randn(size.batch, 3, size.side, size.side)
+    return nn.Sequential(*convolutions, *head).eval(), torch.randn(
+        size.batch, 3, size.side, size.side
+    )
 
 
 def flax_chain(size: Size) -> tuple[Any, Any]:
@@ -83,7 +85,9 @@ def flax_chain(size: Size) -> tuple[Any, Any]:
                 x = nnx.relu(conv(x))
             return self.head(x.mean((1, 2)))
 
-    return Chain(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (size.batch, size.side, size.side, 3))
+    return Chain(nnx.Rngs(0)), jax.random.normal(
+        jax.random.key(0), (size.batch, size.side, size.side, 3)
+    )
 
 
 CHAINS = {"torch": torch_chain, "jax": flax_chain}
@@ -131,11 +135,20 @@ def growth(framework: str, repeats: int, memory: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"sizes": values, "seconds": mine, "forward_seconds": plain}
         row |= {"exponent": exponent(values, mine), "forward_exponent": exponent(values, plain)}
         if memory and name in MEMORY:
-            held, base = zip(*(peaks(framework, replace(Size(), **{name: value})) for value in values), strict=True)
+            held, base = zip(
+                *(peaks(framework, replace(Size(), **{name: value})) for value in values),
+                strict=True,
+            )
             row |= {"megabytes": held, "forward_megabytes": base}
-            row |= {"memory_exponent": exponent(values, held), "forward_memory_exponent": exponent(values, base)}
+            row |= {
+                "memory_exponent": exponent(values, held),
+                "forward_memory_exponent": exponent(values, base),
+            }
         found[name] = row
-        print(f"{framework}, {name}: {row['exponent']:.2f}, forward {row['forward_exponent']:.2f}", flush=True)
+        print(
+            f"{framework}, {name}: {row['exponent']:.2f}, forward {row['forward_exponent']:.2f}",
+            flush=True,
+        )
     return found
 
 
@@ -227,7 +240,11 @@ def page(results: dict[str, Any]) -> str:
         rows = [results[framework][name] for framework in CHAINS]
         cells = [cell(row, what) for what in ("exponent", "memory_exponent") for row in rows]
         lines.append(f"| {name} | {values[0]} to {values[-1]} | " + " | ".join(cells) + " |")
-    lines += ["", "The call's own cost, on two 1 x 1 convolutions of an 8 x 8 input, beyond a forward pass:", ""]
+    lines += [
+        "",
+        "The call's own cost, on two 1 x 1 convolutions of an 8 x 8 input, beyond a forward pass:",
+        "",
+    ]
     lines += ["| | milliseconds (quartiles) |", "|---|---|"]
     for name, row in results["overhead"].items():
         lines.append(f"| {name} | {row['milliseconds']:.2f} ({row['low']:.2f}–{row['high']:.2f}) |")
@@ -235,7 +252,9 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true")
     options = parser.parse_args()

@@ -38,7 +38,9 @@ def largest(ours: object, theirs: object) -> str:
     return f"{np.abs(np.asarray(ours, float) - np.asarray(theirs, float)).max():.0e}"
 
 
-def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subject) -> list[tuple[str, str, str, str]]:
+def curves(
+    net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subject
+) -> list[tuple[str, str, str, str]]:
     """torchcam's, of its own Grad-CAM, sample by sample."""
     from torchcam.methods import GradCAM
     from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
@@ -46,12 +48,16 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
     def softmax(outputs: torch.Tensor) -> torch.Tensor:
         return outputs.softmax(-1)
 
-    ours: dict[str, list[float]] = {name: [] for name in ("deletion", "insertion", "drop", "increase")}
+    ours: dict[str, list[float]] = {
+        name: [] for name in ("deletion", "insertion", "drop", "increase")
+    }
     theirs: dict[str, list[float]] = {name: [] for name in ours}
     modules = dict(net.model.named_modules())
     for n in range(len(inputs)):
         one = inputs[n : n + 1]
-        extractor = GradCAM(net.model, target_layer=modules[LAYER], input_shape=tuple(one.shape[1:]))
+        extractor = GradCAM(
+            net.model, target_layer=modules[LAYER], input_shape=tuple(one.shape[1:])
+        )
         steps = DeletionInsertionMetric(extractor, softmax, steps=20)
         shown = ClassificationMetric(extractor, softmax)
         steps.update(one)
@@ -74,7 +80,12 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
     torchcams = float(np.mean(theirs["drop"]))
     name = f"torchcam {version('torchcam')}"
     return [
-        ("deletion", name, largest(ours["deletion"], theirs["deletion"]), '`ties="rows"`, 20 steps'),
+        (
+            "deletion",
+            name,
+            largest(ours["deletion"], theirs["deletion"]),
+            '`ties="rows"`, 20 steps',
+        ),
         (
             "insertion",
             name,
@@ -88,11 +99,18 @@ def curves(net: gradcam.Classifier, inputs: torch.Tensor, subject: metrics.Subje
             f"maps shifted to a minimum of 0 first, as theirs are ({torchcams:.4f}; ours, whose zero stays where it "
             f"is, {plain:.4f}); what is left is that theirs are divided by the maximum before they are resized",
         ),
-        ("increase-in-confidence", name, largest(ours["increase"], theirs["increase"]), "maps shifted likewise"),
+        (
+            "increase-in-confidence",
+            name,
+            largest(ours["increase"], theirs["increase"]),
+            "maps shifted likewise",
+        ),
     ]
 
 
-def imputation(pictures: np.ndarray, maps: np.ndarray) -> tuple[str, list[tuple[float, float, float]]]:
+def imputation(
+    pictures: np.ndarray, maps: np.ndarray
+) -> tuple[str, list[tuple[float, float, float]]]:
     """The largest difference; for each share the median ratio of times, and the least and largest ratio."""
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
@@ -121,7 +139,10 @@ def road(subject: metrics.Subject, maps: np.ndarray) -> str:
     theirs = []
     for n, one in enumerate(subject.heat(maps)):
         variants = [
-            impute(torch.from_numpy(subject.inputs[n]), torch.from_numpy((one < np.quantile(one, 1 - s)).astype("f")))
+            impute(
+                torch.from_numpy(subject.inputs[n]),
+                torch.from_numpy((one < np.quantile(one, 1 - s)).astype("f")),
+            )
             for s in SHARES
         ]
         theirs.append(subject.scores(torch.stack(variants).numpy(), np.full(len(SHARES), n)).mean())
@@ -145,7 +166,12 @@ def localisation(subject: metrics.Subject, maps: np.ndarray) -> list[tuple[str, 
     )
     name = f"Quantus {version('quantus')}"
     return [
-        ("pointing-game", name, largest(metrics.pointing_game(heat, masks).values, pointing), "maps without ties"),
+        (
+            "pointing-game",
+            name,
+            largest(metrics.pointing_game(heat, masks).values, pointing),
+            "maps without ties",
+        ),
         (
             "energy",
             name,
@@ -166,11 +192,18 @@ def main() -> int:
     rows = curves(net, inputs, subject)
     difference, ratios = imputation(inputs.numpy(), subject.heat(maps))
     name = f"pytorch-grad-cam {version('grad-cam')}"
-    rows.append(("road, imputation", name, difference, "without noise; in standardised inputs' units"))
+    rows.append(
+        ("road, imputation", name, difference, "without noise; in standardised inputs' units")
+    )
     untied = subject.heat(maps)
     untied += 1e-6 * untied.max() * np.random.default_rng(0).random(untied.shape)
     rows.append(
-        ("road", name, road(subject, untied), "their imputation, our mean over the same shares; maps without ties")
+        (
+            "road",
+            name,
+            road(subject, untied),
+            "their imputation, our mean over the same shares; maps without ties",
+        )
     )
     rows += localisation(subject, maps)
     lines = [
@@ -185,7 +218,9 @@ def main() -> int:
         "",
         "| share of pixels missing | " + " | ".join(f"{share:.0%}" for share in SHARES) + " |",
         "|---|" + "---|" * len(SHARES),
-        "| ratio | " + " | ".join(f"{mid:.1f} ({low:.1f}–{high:.1f})" for mid, low, high in ratios) + " |",
+        "| ratio | "
+        + " | ".join(f"{mid:.1f} ({low:.1f}–{high:.1f})" for mid, low, high in ratios)
+        + " |",
         "",
     ]
     text = "\n".join(lines)

@@ -57,7 +57,15 @@ def _flax(state: dict[str, torch.Tensor]) -> Any:
     rngs = nnx.Rngs(0)
 
     class ConvNorm(nnx.Module):
-        def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
+        def __init__(
+            self,
+            n_in: int,
+            n_out: int,
+            kernel: int,
+            stride: int = 1,
+            groups: int = 1,
+            relu: bool = True,
+        ):
             pad = (kernel - 1) // 2
             self.conv = nnx.Conv(
                 n_in,

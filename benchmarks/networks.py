@@ -59,7 +59,9 @@ def _resnet50() -> Any:
     rngs = nnx.Rngs(0)
 
     def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nnx.Module:
-        conv = nnx.Conv(n_in, n_out, (kernel, kernel), stride, padding=kernel // 2, use_bias=False, rngs=rngs)
+        conv = nnx.Conv(
+            n_in, n_out, (kernel, kernel), stride, padding=kernel // 2, use_bias=False, rngs=rngs
+        )
         return nnx.Sequential(conv, nnx.BatchNorm(n_out, use_running_average=True, rngs=rngs))
 
     class Bottleneck(nnx.Module):

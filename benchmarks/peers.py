@@ -63,7 +63,11 @@ TOGETHER = {
 }
 """Every method that needs only activations and gradients, and what pytorch-grad-cam and torchcam call it."""
 
-ALONE = {"eigen-cam": ("EigenCAM", None), "score-cam": ("ScoreCAM", "ScoreCAM"), "ablation-cam": ("AblationCAM", None)}
+ALONE = {
+    "eigen-cam": ("EigenCAM", None),
+    "score-cam": ("ScoreCAM", "ScoreCAM"),
+    "ablation-cam": ("AblationCAM", None),
+}
 EQUAL = ("grad-cam", "grad-cam++", "xgrad-cam", "hires-cam", "layer-cam", "element-wise")
 """Methods whose formula is the same up to scale and a guard against 0/0; torchcam's Grad-CAM++ is meant to be."""
 
@@ -71,21 +75,46 @@ PLAN: tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...] = (
     (
         "resnet50",
         "torch",
-        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+        (
+            (1, "one class"),
+            (8, "one class"),
+            (32, "one class"),
+            (1, "classes"),
+            (1, "methods"),
+            (1, "eigen-cam"),
+        ),
     ),
     (
         "resnet50",
         "jax",
-        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+        (
+            (1, "one class"),
+            (8, "one class"),
+            (32, "one class"),
+            (1, "classes"),
+            (1, "methods"),
+            (1, "eigen-cam"),
+        ),
     ),
     ("resnet50", "torch", ((1, "ablation-cam"), (2, "agreement"), (16, "memory"))),
     ("resnet50", "jax", ((1, "ablation-cam"), (16, "memory"))),
     (
         "demo",
         "torch",
-        ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+        (
+            (1, "one class"),
+            (8, "one class"),
+            (32, "one class"),
+            (1, "classes"),
+            (1, "methods"),
+            (1, "eigen-cam"),
+        ),
     ),
-    ("demo", "jax", ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam"))),
+    (
+        "demo",
+        "jax",
+        ((1, "one class"), (8, "one class"), (1, "classes"), (1, "methods"), (1, "eigen-cam")),
+    ),
     ("demo", "torch", ((1, "ablation-cam"), (2, "agreement"))),
     ("demo", "jax", ((1, "ablation-cam"),)),
     ("demo", "torch", ((1, "score-cam"),)),
@@ -95,10 +124,23 @@ PLAN: tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...] = (
         "torch",
         ((1, "one class"), (8, "one class"), (32, "one class"), (1, "classes"), (2, "agreement")),
     ),
-    ("convnext_tiny", "torch", ((1, "one class"), (8, "one class"), (1, "classes"), (2, "agreement"))),
+    (
+        "convnext_tiny",
+        "torch",
+        ((1, "one class"), (8, "one class"), (1, "classes"), (2, "agreement")),
+    ),
     ("vit_b_16", "torch", ((1, "one class"), (1, "classes"), (2, "agreement"))),
 )
-CASES = ("one class", "classes", "methods", "eigen-cam", "ablation-cam", "score-cam", "memory", "agreement")
+CASES = (
+    "one class",
+    "classes",
+    "methods",
+    "eigen-cam",
+    "ablation-cam",
+    "score-cam",
+    "memory",
+    "agreement",
+)
 LATE = "not run: the time was over"
 OURS = {"torch": "gradcam", "jax": "gradcam (JAX)"}
 
@@ -132,7 +174,9 @@ def forward(net: Network, x: Any) -> Call:
 
 
 def ours(net: Network, x: Any, top: int, what: str) -> Call:
-    explainer = gradcam.Explainer(net.model, net.layer, what if what in gradcam.METHODS else "grad-cam")
+    explainer = gradcam.Explainer(
+        net.model, net.layer, what if what in gradcam.METHODS else "grad-cam"
+    )
     if what == "methods":
         return lambda: done([e.maps for e in explainer.compare(x, top, list(TOGETHER)).values()])
     if what == "heatmaps":
@@ -157,7 +201,9 @@ def pytorch_grad_cam(net: Network, x: torch.Tensor, top: int, what: str) -> Call
 
     def one(name: str) -> Any:
         model = twin(net.model)
-        return getattr(pytorch_grad_cam, name)(model, [model.get_submodule(net.layer)], reshape_transform=tokens(net))
+        return getattr(pytorch_grad_cam, name)(
+            model, [model.get_submodule(net.layer)], reshape_transform=tokens(net)
+        )
 
     targets = [ClassifierOutputTarget(top)] * len(x)
     if what == "methods":
@@ -224,7 +270,9 @@ def captum(net: Network, x: torch.Tensor, top: int, what: str) -> Call:
     def attributed(k: int) -> Any:
         found = extractor.attribute(x, target=k, relu_attributions=True)
         if found.ndim != 4:
-            raise ValueError(f"its map of tokens has shape {tuple(found.shape)}: it takes no reshape of (N, T, C)")
+            raise ValueError(
+                f"its map of tokens has shape {tuple(found.shape)}: it takes no reshape of (N, T, C)"
+            )
         return found[:, 0]
 
     count = classes_of(what)
@@ -278,7 +326,9 @@ def timed(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: float) -> dict[str, dict[str, Any]]:
+def interleaved(
+    bare: Call, calls: Mapping[str, Call], repeats: int, limit: float
+) -> dict[str, dict[str, Any]]:
     """For each call the ratios of its time to that of forward passes right before it, or right after, in turn.
 
     The first call is ours: "over_ours" is the median of the ratios of each other call's time to ours of the same turn.
@@ -298,7 +348,11 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
                     call()
         except TimeLimitError:
             stopped = time.perf_counter() - start
-            found[who] = {"at_least": stopped / usual, "seconds": stopped, "note": f"stopped after {stopped:.0f} s"}
+            found[who] = {
+                "at_least": stopped / usual,
+                "seconds": stopped,
+                "note": f"stopped after {stopped:.0f} s",
+            }
         except Exception as error:  # whatever a peer raises, the others are still measured
             found[who] = {"failed": reason(error)}
         else:
@@ -313,7 +367,9 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
             count = min(21, 1 + int(0.05 * spent[who] / (len(measured) + 1) / usual))
             before = [timed(bare) for _ in range(count)] if turn % 2 else []
             taken = timed(calls[who])
-            measured.append((taken, statistics.median(before or [timed(bare) for _ in range(count)])))
+            measured.append(
+                (taken, statistics.median(before or [timed(bare) for _ in range(count)]))
+            )
             turns.setdefault(who, {})[turn] = taken
             spent[who] += taken
     for who, measured in pairs.items():
@@ -325,7 +381,9 @@ def interleaved(bare: Call, calls: Mapping[str, Call], repeats: int, limit: floa
         found[who] |= {"seconds": seconds, "forward_seconds": plain}
         mine, theirs = turns.get(next(iter(calls)), {}), turns.get(who, {})
         if shared := mine.keys() & theirs.keys():
-            found[who]["over_ours"] = statistics.median(theirs[turn] / mine[turn] for turn in shared)
+            found[who]["over_ours"] = statistics.median(
+                theirs[turn] / mine[turn] for turn in shared
+            )
     return found
 
 
@@ -337,10 +395,14 @@ def reason(error: Exception) -> str:
 SCORED = {"demo": "_blocks.15._bn2"}
 
 
-def prices(net: Network, framework: str, batch: int, case: str, repeats: int, limit: float) -> list[dict[str, Any]]:
+def prices(
+    net: Network, framework: str, batch: int, case: str, repeats: int, limit: float
+) -> list[dict[str, Any]]:
     """Rows of one case: us, and where the framework is PyTorch each peer."""
     x, top = given(net, framework, batch)
-    if case == "score-cam":  # a forward pass for each channel: of the last layer's 1280 they would take minutes
+    if (
+        case == "score-cam"
+    ):  # a forward pass for each channel: of the last layer's 1280 they would take minutes
         net, limit = replace(net, layer=SCORED.get(net.name, net.layer)), 3 * limit
     what = [f"{count} classes" for count in (10, 100, 1000)] if case == "classes" else [case]
     what += ["heatmaps"] if case == "one class" else []
@@ -410,9 +472,20 @@ def memory(name: str, framework: str, batch: int, limit: float) -> list[dict[str
     rows = []
     for who in ("forward pass", OURS[framework], *(PEERS if framework == "torch" else ())):
         row = {"case": "memory", "batch": batch, "who": who}
-        command = [sys.executable, __file__, "--child", who, "--framework", framework, "--model", name]
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            who,
+            "--framework",
+            framework,
+            "--model",
+            name,
+        ]
         try:
-            ran = subprocess.run([*command, "--batch", str(batch)], capture_output=True, text=True, timeout=4 * limit)
+            ran = subprocess.run(
+                [*command, "--batch", str(batch)], capture_output=True, text=True, timeout=4 * limit
+            )
             rows.append({**row, "megabytes": json.loads(ran.stdout.splitlines()[-1])})
         except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
             rows.append({**row, "failed": reason(error)})
@@ -425,7 +498,11 @@ def child(who: str, framework: str, name: str, batch: int) -> float:
     def made(x: Any, top: int) -> Call:
         if who == "forward pass":
             return forward(net, x)
-        return ours(net, x, top, "one class") if who in OURS.values() else PEERS[who](net, x, top, "one class")
+        return (
+            ours(net, x, top, "one class")
+            if who in OURS.values()
+            else PEERS[who](net, x, top, "one class")
+        )
 
     x, top = given(net, framework, 1)
     made(x, top)()  # code is loaded, buffers are made
@@ -459,15 +536,25 @@ def resident(what: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=list(dict.fromkeys(name for name, _, _ in PLAN)))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", action="append", choices=list(dict.fromkeys(name for name, _, _ in PLAN))
+    )
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--limit", type=float, default=10, help="seconds for one library in one case")
-    parser.add_argument("--budget", type=float, default=1800, help="seconds, after which no further case begins")
+    parser.add_argument(
+        "--limit", type=float, default=10, help="seconds for one library in one case"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=1800, help="seconds, after which no further case begins"
+    )
     parser.add_argument("--quick", action="store_true", help="3 repeats, 3 seconds")
     parser.add_argument("--framework", choices=list(OURS))
-    parser.add_argument("--add", action="store_true", help="replace these cases alone in what an earlier run wrote")
+    parser.add_argument(
+        "--add", action="store_true", help="replace these cases alone in what an earlier run wrote"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -478,9 +565,14 @@ def main() -> int:
     repeats, limit = (3, 3.0) if options.quick else (options.repeats, options.limit)
     start, rows = time.perf_counter(), []
     for name, framework, cases in PLAN:
-        if (options.model and name not in options.model) or options.framework not in (None, framework):
+        if (options.model and name not in options.model) or options.framework not in (
+            None,
+            framework,
+        ):
             continue
-        wanted = [(batch, case) for batch, case in cases if not options.case or case in options.case]
+        wanted = [
+            (batch, case) for batch, case in cases if not options.case or case in options.case
+        ]
         net = (torch_network if framework == "torch" else flax_network)(name) if wanted else None
         for batch, case in wanted:
             began = time.perf_counter()
@@ -492,8 +584,13 @@ def main() -> int:
                 found = agreements(net, batch, limit)
             else:
                 found = prices(net, framework, batch, case, repeats, limit)
-            rows += [{"model": name, "framework": framework, "layer": net.layer, **row} for row in found]
-            print(f"{name}, {framework}, {case}, batch {batch}: {time.perf_counter() - began:.1f} s", flush=True)
+            rows += [
+                {"model": name, "framework": framework, "layer": net.layer, **row} for row in found
+            ]
+            print(
+                f"{name}, {framework}, {case}, batch {batch}: {time.perf_counter() - began:.1f} s",
+                flush=True,
+            )
     rows += report.extrapolated(rows)
     full = options.add or not (options.model or options.case or options.quick or options.framework)
     seconds = round(time.perf_counter() - start)
@@ -501,7 +598,9 @@ def main() -> int:
         before = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
         rows, seconds = added(before["rows"], rows), seconds + before["seconds"]
     results = {**about(), "repeats": repeats, "seconds": seconds, "rows": rows}
-    report.write(results, HERE if full else Path("out/bench"), HERE.parent / "README.md" if full else None)
+    report.write(
+        results, HERE if full else Path("out/bench"), HERE.parent / "README.md" if full else None
+    )
     return 0
 
 
@@ -509,22 +608,38 @@ def added(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str
     """Each row is a ratio in a run of its own, so that rows of several runs may stand together."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row.get(name) for name in ("model", "framework", "case", "batch", "who", "method"))
+        return tuple(
+            row.get(name) for name in ("model", "framework", "case", "batch", "who", "method")
+        )
 
     fresh = {key(row) for row in new}
     measured = {(row["model"], row["framework"]) for row in new}
-    late = [row for row in old if row.get("failed") == LATE and (row["model"], row["framework"]) in measured]
+    late = [
+        row
+        for row in old
+        if row.get("failed") == LATE and (row["model"], row["framework"]) in measured
+    ]
     return [row for row in old if key(row) not in fresh and row not in late] + new
 
 
 def about() -> dict[str, Any]:
     names = ("torch", "torchvision", "jax", "flax", "numpy", "grad-cam", "torchcam", "captum")
-    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    kind = next((line.partition(":")[2].strip() for line in cpu.splitlines() if line.startswith("model name")), "")
+    cpu = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    )
+    kind = next(
+        (
+            line.partition(":")[2].strip()
+            for line in cpu.splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     return {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {kind or platform.machine()}",
-        "versions": {"gradcam": gradcam.__version__} | {name: importlib.metadata.version(name) for name in names},
+        "versions": {"gradcam": gradcam.__version__}
+        | {name: importlib.metadata.version(name) for name in names},
         "python": platform.python_version(),
         "command": "make bench",
     }

@@ -57,7 +57,9 @@ def ratios(bare: Callable[[], Any], explained: Callable[[], Any], repeats: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--framework", choices=["torch", "jax"], default="torch")
     parser.add_argument("--method", action="append", choices=[entry.name for entry in TABLE])
     parser.add_argument("--repeats", type=int, default=11)
@@ -71,11 +73,15 @@ def main() -> None:
     table = Table("method", "times a forward pass", "quartiles")
     for name in given.method or [*CHEAP, "cam", "ablation-cam"]:
         explainer = gradcam.Explainer(net, method=name, chunk=given.chunk)
-        found = ratios(bare, lambda explainer=explainer: gradcam_numpy(explainer(inputs, 967)), given.repeats)
+        found = ratios(
+            bare, lambda explainer=explainer: gradcam_numpy(explainer(inputs, 967)), given.repeats
+        )
         low, middle, high = statistics.quantiles(found, n=4)
         table.add_row(name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
-    print(f"EfficientNet-Lite0, one photograph, {given.framework}; {platform.machine()}, {versions()}")
+    print(
+        f"EfficientNet-Lite0, one photograph, {given.framework}; {platform.machine()}, {versions()}"
+    )
 
 
 def gradcam_numpy(explanation: gradcam.Explanation) -> Any:

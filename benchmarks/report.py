@@ -32,9 +32,16 @@ the picture. `make zoo` checks captures against plain autograd; [price.py](price
 def extrapolated(rows: list[Row]) -> list[Row]:
     """100 classes of the libraries whose loop makes a whole pass for each: ten times their 10."""
     return [
-        {**row, **{k: 10 * row[k] for k in ("ratio", "low", "high", "seconds")}, "case": "100 classes", "note": NOTE}
+        {
+            **row,
+            **{k: 10 * row[k] for k in ("ratio", "low", "high", "seconds")},
+            "case": "100 classes",
+            "note": NOTE,
+        }
         for row in rows
-        if row["case"] == "10 classes" and row["who"] in ("pytorch-grad-cam", "captum") and "ratio" in row
+        if row["case"] == "10 classes"
+        and row["who"] in ("pytorch-grad-cam", "captum")
+        and "ratio" in row
     ]
 
 
@@ -76,16 +83,29 @@ SHORT = {
 
 def short(results: Row) -> str:
     """ResNet-50's, for the main README: medians alone."""
-    found = {(batch, case): some for (model, batch, case), some in grouped(results["rows"]) if model == "resnet50"}
+    found = {
+        (batch, case): some
+        for (model, batch, case), some in grouped(results["rows"])
+        if model == "resnet50"
+    }
     rows = []
     for (case, batch), name in SHORT.items():
         some = found.get((batch, case), {})
         cells = [re.sub(r" \(.*\)", "", cell(some.get(who))) for who in WHO]
         rows.append((name, *cells))
-    memory = {row["who"]: row.get("megabytes") for row in results["rows"] if row["case"] == "memory"}
-    plain = {row["framework"]: row.get("megabytes") for row in results["rows"] if row["who"] == "forward pass"}
+    memory = {
+        row["who"]: row.get("megabytes") for row in results["rows"] if row["case"] == "memory"
+    }
+    plain = {
+        row["framework"]: row.get("megabytes")
+        for row in results["rows"]
+        if row["who"] == "forward pass"
+    }
     held = [
-        f"{memory[who] / plain['jax' if who == WHO[-1] else 'torch']:.2f}" if memory.get(who) else "—" for who in WHO
+        f"{memory[who] / plain['jax' if who == WHO[-1] else 'torch']:.2f}"
+        if memory.get(who)
+        else "—"
+        for who in WHO
     ]
     rows.append(("peak memory, 16 images", *held))
     about = (
@@ -168,7 +188,10 @@ def grouped(rows: list[Row]) -> Iterator[tuple[tuple[str, int, str], dict[str, R
     order += ("eigen-cam", "ablation-cam", "score-cam")
     keys = {(row["model"], row["batch"], row["case"]) for row in timed}
     for key in sorted(keys, key=lambda key: (models.index(key[0]), order.index(key[2]), key[1])):
-        yield key, {row["who"]: row for row in timed if (row["model"], row["batch"], row["case"]) == key}
+        yield (
+            key,
+            {row["who"]: row for row in timed if (row["model"], row["batch"], row["case"]) == key},
+        )
 
 
 NAMES = {"one class": "Grad-CAM", "heatmaps": "its heatmaps, 224 x 224", "methods": "all methods"}
@@ -196,12 +219,20 @@ def cell(row: Row | None) -> str:
 
 def memory_table(rows: list[Row]) -> list[str]:
     found = [row for row in rows if row["case"] == "memory"]
-    bare = {(row["model"], row["framework"]): row.get("megabytes") for row in found if row["who"] == "forward pass"}
+    bare = {
+        (row["model"], row["framework"]): row.get("megabytes")
+        for row in found
+        if row["who"] == "forward pass"
+    }
     shown = []
     for row in found:
         plain = bare.get((row["model"], row["framework"]))
         known = "megabytes" in row and plain
-        numbers = (f"{row['megabytes']:.0f}", f"{row['megabytes'] / plain:.2f}") if known else ("fails", "")
+        numbers = (
+            (f"{row['megabytes']:.0f}", f"{row['megabytes'] / plain:.2f}")
+            if known
+            else ("fails", "")
+        )
         shown.append((row["model"], str(row["batch"]), row["framework"], row["who"], *numbers))
     return table(("model", "batch", "framework", "who", "MB", "over a forward pass"), shown)
 
@@ -215,7 +246,9 @@ def agreement_table(rows: list[Row]) -> list[str]:
         row = next((r for r in found if (r["model"], r["method"]) == key and r["who"] == who), None)
         return "—" if row is None else "fails" if "failed" in row else f"{row['difference']:.0e}"
 
-    return table(("model", "method", *peers), ((*key, *(shown(key, who) for who in peers)) for key in keys))
+    return table(
+        ("model", "method", *peers), ((*key, *(shown(key, who) for who in peers)) for key in keys)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ goals
@@ -235,7 +268,9 @@ def goals(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
         theirs, mine = ratio(model, case, batch, peer), ratio(model, case, batch, "gradcam")
         return turns or (theirs / mine if theirs and mine else None)
 
-    def told(name: str, bound: str, found: float | None, good: Callable[[float], bool], form: str = ".2f") -> Any:
+    def told(
+        name: str, bound: str, found: float | None, good: Callable[[float], bool], form: str = ".2f"
+    ) -> Any:
         if found is None:
             return name, bound, "not measured", ""
         return name, bound, f"{found:{form}}", "met" if good(found) else "**missed**"
@@ -251,7 +286,9 @@ def goals(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
             ("ablation-cam", 1, 3.0, "Ablation-CAM"),
         ):
             found = ratio("resnet50", case, batch, who)
-            yield told(f"{who}, ResNet-50, {name}", f"<= {most}", found, lambda r, most=most: r <= most)
+            yield told(
+                f"{who}, ResNet-50, {name}", f"<= {most}", found, lambda r, most=most: r <= most
+            )
         found = ratio("demo", "ablation-cam", 1, who)
         yield told(f"{who}, demo network, Ablation-CAM", "<= 6", found, lambda r: r <= 6)
     batches = [(m, b) for m, c, b, w in timed if c == "one class" and w == "gradcam"]
@@ -266,14 +303,20 @@ def goals(rows: list[Row]) -> Iterator[tuple[str, str, str, str]]:
         for peer in ("pytorch-grad-cam", "torchcam"):
             theirs = over(model, "score-cam", 1, peer)
             found = 1 / theirs if theirs else None
-            yield told(f"Score-CAM, {model}: our time over {peer}'s", "<= 0.7", found, lambda r: r <= 0.7)
+            yield told(
+                f"Score-CAM, {model}: our time over {peer}'s", "<= 0.7", found, lambda r: r <= 0.7
+            )
     held = {(r["framework"], r["who"]): r["megabytes"] for r in rows if "megabytes" in r}
     for framework, who in (("torch", "gradcam"), ("jax", "gradcam (JAX)")):
         mine, plain = held.get((framework, who)), held.get((framework, "forward pass"))
         found = mine / plain if mine and plain else None
-        yield told(f"{who}, memory over a forward pass's, batch 16", "<= 1.05", found, lambda r: r <= 1.05)
+        yield told(
+            f"{who}, memory over a forward pass's, batch 16", "<= 1.05", found, lambda r: r <= 1.05
+        )
     others = [held[key] for key in held if key[1] in WHO[1:4]]
-    found = min(others) / held["torch", "gradcam"] if others and ("torch", "gradcam") in held else None
+    found = (
+        min(others) / held["torch", "gradcam"] if others and ("torch", "gradcam") in held else None
+    )
     yield told("memory of the next best peer over ours, batch 16", ">= 5", found, lambda r: r >= 5)
 
 
@@ -286,7 +329,15 @@ def picture(results: Row, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    keep = ("one class", "10 classes", "100 classes", "methods", "eigen-cam", "ablation-cam", "score-cam")
+    keep = (
+        "one class",
+        "10 classes",
+        "100 classes",
+        "methods",
+        "eigen-cam",
+        "ablation-cam",
+        "score-cam",
+    )
     groups = [(key, found) for key, found in grouped(results["rows"]) if key[2] in keep]
     if not groups:
         return
@@ -297,14 +348,24 @@ def picture(results: Row, path: Path) -> None:
             if value is not None:
                 mark = ">" if "at_least" in row else "o"
                 filled = "none" if row.get("note") == NOTE else COLOURS[who]
-                axes.plot(value, at, mark, color=COLOURS[who], markerfacecolor=filled, markersize=7, alpha=0.9)
+                axes.plot(
+                    value,
+                    at,
+                    mark,
+                    color=COLOURS[who],
+                    markerfacecolor=filled,
+                    markersize=7,
+                    alpha=0.9,
+                )
     names = [f"{model}, {what(model, case)}, batch {batch}" for (model, batch, case), _ in groups]
     axes.set_yticks(range(len(groups)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.grid(axis="x", which="both", alpha=0.2)
-    axes.set_xlabel("time over that of a forward pass (1: the explanation is free); open: ten times their 10 classes")
+    axes.set_xlabel(
+        "time over that of a forward pass (1: the explanation is free); open: ten times their 10 classes"
+    )
     for who in WHO:
         axes.plot([], [], "o", color=COLOURS[who], label=who)
     figure.legend(loc="outside upper center", ncols=len(WHO), frameon=False, fontsize=9)

@@ -56,7 +56,10 @@ BATCH = 6
 EARLIER = {"_swish#1": "_bn1", "features": "features.18.1"}
 EARLY = "grad-cam before the last ReLU6"
 """Grad-CAM of the layer before each network's last activation, the batch norm."""
-NETWORKS: dict[str, Callable[[str], gradcam.Classifier]] = {"demo": efficientnet_lite0, "mobilenet_v2": mobilenet}
+NETWORKS: dict[str, Callable[[str], gradcam.Classifier]] = {
+    "demo": efficientnet_lite0,
+    "mobilenet_v2": mobilenet,
+}
 BOUNDS = {"demo": 0.95, "mobilenet_v2": 0.85}
 
 
@@ -80,7 +83,9 @@ def explained(net: gradcam.Classifier, inputs: Any, classes: Any, name: str) -> 
     return to_numpy(found.maps).astype(np.float64)
 
 
-def grid(net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, methods: Any) -> dict[str, np.ndarray]:
+def grid(
+    net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, methods: Any
+) -> dict[str, np.ndarray]:
     """(N, 2) for each method: the shares of the left classes' maps on the left, and the right ones' on the right."""
     assert net.preprocess is not None
     found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
@@ -89,7 +94,9 @@ def grid(net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, m
         inputs, some = net.preprocess(seen[start : start + BATCH]), classes[start : start + BATCH]
         known = gradcam.compare(net, inputs, net.layer, some, together) if together else {}
         for name in methods:
-            maps = to_numpy(known[name].maps) if name in known else explained(net, inputs, some, name)
+            maps = (
+                to_numpy(known[name].maps) if name in known else explained(net, inputs, some, name)
+            )
             sides = [metrics.grid_pointing_game(maps[:, side], side).values for side in (0, 1)]
             found[name].append(np.stack(sides, axis=1))
             if name in SLOW:
@@ -101,18 +108,24 @@ def chosen_collages(quick: bool) -> tuple[list[np.ndarray], np.ndarray]:
     seen = pictures()
     names = list(seen)
     found = metrics.collages([seen[name] for name in names], mirrored=True)[:: 6 if quick else 1]
-    classes = np.array([[PHOTOGRAPHS[names[left]], PHOTOGRAPHS[names[right]]] for _, (left, right) in found])
+    classes = np.array(
+        [[PHOTOGRAPHS[names[left]], PHOTOGRAPHS[names[right]]] for _, (left, right) in found]
+    )
     return [picture for picture, _ in found], classes
 
 
-def shuffled(net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, method: str) -> np.ndarray:
+def shuffled(
+    net: gradcam.Classifier, seen: list[np.ndarray], classes: np.ndarray, method: str
+) -> np.ndarray:
     """(5,): a method's mean share where every weight's values were shuffled, for 5 seeds."""
     assert net.preprocess is not None
     inputs = net.preprocess(seen)
     found = []
     for seed in range(5):
         _, twin = next(iter(randomised(net, inputs[:1], steps=1, how="shuffle", seed=seed)))
-        found.append(metrics.Result("share", grid(twin, seen, classes, [method])[method], "higher").value)
+        found.append(
+            metrics.Result("share", grid(twin, seen, classes, [method])[method], "higher").value
+        )
     return np.array(found)
 
 
@@ -128,12 +141,20 @@ def objects() -> list[tuple[np.ndarray, np.ndarray, int]]:
     if folder is None or not folder.submodule_search_locations:
         raise ImportError("pip install --no-deps imgaug==0.4.0")
     quokka = Path(folder.submodule_search_locations[0])
-    outline = json.loads((quokka / "quokka_annotations.json").read_text())["polygons"][0]["keypoints"]
+    outline = json.loads((quokka / "quokka_annotations.json").read_text())["polygons"][0][
+        "keypoints"
+    ]
     photo = read(quokka / "quokka.jpg")
     polygon = [coordinate for point in outline for coordinate in (point["x"], point["y"])]
-    known = [(*_motorcycle(), PHOTOGRAPHS["motorcycle"]), (photo, polygons_mask([polygon], photo.shape[:2]), 106)]
+    known = [
+        (*_motorcycle(), PHOTOGRAPHS["motorcycle"]),
+        (photo, polygons_mask([polygon], photo.shape[:2]), 106),
+    ]
     assert view is not None
-    return [(view(photo), seen_mask(Annotation(mask=mask), photo, view), label) for photo, mask, label in known]
+    return [
+        (view(photo), seen_mask(Annotation(mask=mask), photo, view), label)
+        for photo, mask, label in known
+    ]
 
 
 def _motorcycle() -> tuple[np.ndarray, np.ndarray]:
@@ -147,14 +168,20 @@ def _motorcycle() -> tuple[np.ndarray, np.ndarray]:
     floor = (rows > 0.8 * left.shape[0]) & ((columns < 100) | (columns > left.shape[1] - 100))
     points = np.c_[rows[floor], columns[floor], np.ones(floor.sum())]
     plane = np.linalg.lstsq(points, disparity[rows[floor], columns[floor]], rcond=None)[0]
-    ground = plane[0] * np.arange(left.shape[0])[:, None] + plane[1] * np.arange(left.shape[1]) + plane[2]
+    ground = (
+        plane[0] * np.arange(left.shape[0])[:, None]
+        + plane[1] * np.arange(left.shape[1])
+        + plane[2]
+    )
     stands = known & (disparity > np.maximum(ground, 30) + 2)
     segments, _ = ndimage.label(ndimage.binary_closing(stands, iterations=3))
     largest = 1 + int(np.argmax(np.bincount(segments.ravel())[1:]))
     return np.asarray(left), segments == largest
 
 
-def costs(net: gradcam.Classifier, seen: np.ndarray, methods: Any, repeats: int = 5) -> dict[str, float]:
+def costs(
+    net: gradcam.Classifier, seen: np.ndarray, methods: Any, repeats: int = 5
+) -> dict[str, float]:
     """The median ratio of an explanation's time to a bare forward pass's, by method."""
     assert net.preprocess is not None
     inputs = net.preprocess([seen])
@@ -162,7 +189,9 @@ def costs(net: gradcam.Classifier, seen: np.ndarray, methods: Any, repeats: int 
     bare()
     found = {}
     for name in methods:
-        layer, method = (EARLIER[str(net.layer)], "grad-cam") if name == EARLY else (net.layer, name)
+        layer, method = (
+            (EARLIER[str(net.layer)], "grad-cam") if name == EARLY else (net.layer, name)
+        )
         explainer = gradcam.Explainer(net, layer, method, **SLOW.get(name, {}))
         explainer(inputs)
         ratios = []
@@ -177,7 +206,9 @@ def costs(net: gradcam.Classifier, seen: np.ndarray, methods: Any, repeats: int 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     warnings.simplefilter("ignore", gradcam.BlankMapWarning)
@@ -200,7 +231,8 @@ def main() -> int:
         masks[name] = pointed(net, methods)
         in_jax = grid(made("jax"), seen, classes, ONE_PASS)
         other[name] = max(
-            float(np.nanmax(np.abs(in_jax[m] - shares[name][m]))) for m in ("grad-cam", "hires-cam", "layer-cam")
+            float(np.nanmax(np.abs(in_jax[m] - shares[name][m])))
+            for m in ("grad-cam", "hires-cam", "layer-cam")
         )
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     net = efficientnet_lite0("torch")
@@ -210,7 +242,18 @@ def main() -> int:
         checks.append(gradcam.sanity_check(net, inputs, net.layer, method=method, steps=12))
     folder = ROOT / "out" / "study" if quick else ROOT / "docs"
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(methods, shares, control, early, price, other, masks, checks, len(seen), time.perf_counter() - start)
+    text = page(
+        methods,
+        shares,
+        control,
+        early,
+        price,
+        other,
+        masks,
+        checks,
+        len(seen),
+        time.perf_counter() - start,
+    )
     path = folder / "which-method.md"
     whole = path.read_text(encoding="utf-8") if path.exists() else f"{BEGIN}\n{END}\n"
     marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
@@ -229,7 +272,9 @@ def main() -> int:
         "shuffled": {n: v.round(4).tolist() for n, v in control.items()},
         "shuffled, before the last ReLU6": {n: v.round(4).tolist() for n, v in early.items()},
     }
-    (ROOT / "benchmarks" / "study.json" if not quick else folder / "study.json").write_text(json.dumps(found) + "\n")
+    (ROOT / "benchmarks" / "study.json" if not quick else folder / "study.json").write_text(
+        json.dumps(found) + "\n"
+    )
     print(text)
     return 0
 
@@ -238,7 +283,10 @@ def pointed(net: gradcam.Classifier, methods: Any) -> dict[str, tuple[np.ndarray
     """(pointing game (P,), share on the object (P,)) on the P photographs with masks."""
     assert net.preprocess is not None
     known = objects()
-    inputs, masks = net.preprocess([picture for picture, *_ in known]), np.stack([mask for _, mask, _ in known])
+    inputs, masks = (
+        net.preprocess([picture for picture, *_ in known]),
+        np.stack([mask for _, mask, _ in known]),
+    )
     classes = [label for *_, label in known]
     maps = {name: explained(net, inputs, classes, name) for name in methods}
     maps["centre"] = metrics.CONTROLS["centre"](to_numpy(inputs), 1, 0)
@@ -266,7 +314,9 @@ def page(
 ) -> str:
     from importlib.metadata import version
 
-    versions = ", ".join(f"{name} {version(name)}" for name in ("gradcam", "torch", "torchvision", "jax", "flax"))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("gradcam", "torch", "torchvision", "jax", "flax")
+    )
     lines = [
         f"{date.today().isoformat()}, {benchmark.machine()}; {versions}. `make study`, {seconds:.0f} s.",
         "",
@@ -323,7 +373,11 @@ def page(
         named = f"*{method} map*" if method in ("centre", "uniform") else method
         lines.append(f"| {named} | {' | '.join(cells)} |")
     lines += ["", "## Sanity check", "", "![similarity as weights are randomised](sanity.png)", ""]
-    lines += ["| layers randomised, from the top | " + " | ".join(f"{c.method}: rank, SSIM" for c in checks) + " |"]
+    lines += [
+        "| layers randomised, from the top | "
+        + " | ".join(f"{c.method}: rank, SSIM" for c in checks)
+        + " |"
+    ]
     lines += ["|---|" + "---|" * len(checks)]
     for step in range(len(checks[0].groups)):
         group = checks[0].groups[step]
@@ -375,7 +429,9 @@ def draw_checks(path: Path, checks: Any) -> None:
             values = np.concatenate([np.ones((1, check.rank.shape[1])), getattr(check, what)])
             panel.plot(values.mean(1), "o-", label=check.method, markersize=4)
             panel.fill_between(range(len(values)), values.min(1), values.max(1), alpha=0.15)
-        panel.set_title("rank correlation" if what == "rank" else "structural similarity", fontsize=9)
+        panel.set_title(
+            "rank correlation" if what == "rank" else "structural similarity", fontsize=9
+        )
         panel.set_xlabel("randomised from the top: steps of 12", fontsize=8)
         panel.axhline(0, color="black", linewidth=0.6)
         panel.legend(frameon=False, fontsize=8)

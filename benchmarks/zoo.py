@@ -42,7 +42,9 @@ AUXILIARY = {"googlenet": 64, "inception_v3": 299}
 """The networks that have auxiliary classifiers, and the size that these need."""
 
 
-def plain(model: torch.nn.Module, images: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+def plain(
+    model: torch.nn.Module, images: torch.Tensor, layer: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer's activation, and the gradient of each image's highest score in it, by autograd alone."""
     kept: list[torch.Tensor] = []
 
@@ -60,7 +62,9 @@ def plain(model: torch.nn.Module, images: torch.Tensor, layer: str) -> tuple[tor
     return activation.detach(), gradient
 
 
-def plain_map(activation: torch.Tensor, gradient: torch.Tensor, layout: gradcam.layouts.Layout) -> torch.Tensor:
+def plain_map(
+    activation: torch.Tensor, gradient: torch.Tensor, layout: gradcam.layouts.Layout
+) -> torch.Tensor:
     """Grad-CAM's two lines, with an axis order of this file's own."""
     if layout.kind == "tokens":
         activation, gradient = activation[:, layout.prefix :], gradient[:, layout.prefix :]
@@ -89,7 +93,9 @@ def made(name: str) -> torch.nn.Module:
     return model
 
 
-def compared(name: str, model: torch.nn.Module, size: int, layer: str | None = None) -> dict[str, Any]:
+def compared(
+    name: str, model: torch.nn.Module, size: int, layer: str | None = None
+) -> dict[str, Any]:
     images = torch.randn(2, 3, size, size)
     e = gradcam.explain(model, images, layer, allow_training=True)
     found = str(e.layer)
@@ -128,7 +134,9 @@ def passed(row: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     known = torchvision.models.list_models(module=torchvision.models)
     parser.add_argument("names", nargs="*", metavar="NAME", help="all of them unless told")
     parser.add_argument("--out", type=Path, default=Path("out/zoo.json"))
@@ -136,7 +144,9 @@ def main() -> int:
     names, rows = given.names or known, []
     console = Console()
     console.width = max(console.width, 140)
-    table = Table("architecture", "input", Column("layer", overflow="fold"), "layout", "grid", *WHAT, "")
+    table = Table(
+        "architecture", "input", Column("layer", overflow="fold"), "layout", "grid", *WHAT, ""
+    )
     for name in names:
         start = time.perf_counter()
         try:
@@ -152,17 +162,33 @@ def main() -> int:
         else:
             grid, far = " x ".join(map(str, row["grid"])), [f"{row[what]:.1e}" for what in WHAT]
             verdict = "[green]agrees" if passed(row) else "[red]differs"
-            table.add_row(row["architecture"], str(row["size"]), row["layer"], row["layout"], grid, *far, verdict)
+            table.add_row(
+                row["architecture"],
+                str(row["size"]),
+                row["layer"],
+                row["layout"],
+                grid,
+                *far,
+                verdict,
+            )
     console.print(table)
     wrong = {row["architecture"].partition(",")[0] for row in rows if not passed(row)}
-    worst = max((row.get(what, float("inf")) for row in rows for what in WHAT), default=float("inf"))
+    worst = max(
+        (row.get(what, float("inf")) for row in rows for what in WHAT), default=float("inf")
+    )
     console.print(
         f"{len(names) - len(wrong)} of {len(names)} architectures agree with autograd; the worst relative difference "
         f"is {worst:.1e}; torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "gradcam": gradcam.__version__}
-    given.out.write_text(json.dumps({**versions, "tolerance": TOLERANCE, "rows": rows}, indent=1), encoding="utf-8")
+    versions = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "gradcam": gradcam.__version__,
+    }
+    given.out.write_text(
+        json.dumps({**versions, "tolerance": TOLERANCE, "rows": rows}, indent=1), encoding="utf-8"
+    )
     return 1 if wrong or not names else 0
 
 

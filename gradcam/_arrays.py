@@ -12,7 +12,16 @@ from array_api_compat import device, is_jax_namespace, is_torch_array
 
 from gradcam._types import Array
 
-__all__ = ["SPREAD", "array_namespace", "constant", "eigh", "matmul", "quotient", "to_numpy", "widen"]
+__all__ = [
+    "SPREAD",
+    "array_namespace",
+    "constant",
+    "eigh",
+    "matmul",
+    "quotient",
+    "to_numpy",
+    "widen",
+]
 
 _NAMESPACES: dict[tuple[type, ...], Any] = {}
 

@@ -42,7 +42,9 @@ class Classifier:
 
     def _index(self, name: str) -> int:
         if self.labels is None:
-            raise ValueError(f'`target` "{name}" is a name, but this classifier has no `labels`; pass an index')
+            raise ValueError(
+                f'`target` "{name}" is a name, but this classifier has no `labels`; pass an index'
+            )
         wanted = name.casefold()
         whole = [i for i, label in enumerate(self.labels) if label.casefold() == wanted]
         synonyms = [[one.strip().casefold() for one in label.split(",")] for label in self.labels]
@@ -50,7 +52,9 @@ class Classifier:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ValueError(f'`target` "{name}" is the name of the classes {found}; pass one of these indices')
+            raise ValueError(
+                f'`target` "{name}" is the name of the classes {found}; pass one of these indices'
+            )
         near = [label for label in self.labels if wanted in label.casefold()]
         every = sorted({one for names in synonyms for one in names})
         near = (near + difflib.get_close_matches(wanted, every, n=3))[:3]

@@ -45,7 +45,9 @@ def with_first_array(inputs: Inputs, array: Array) -> Inputs:
     return array
 
 
-def noise(inputs: Inputs, channels_first: bool, deviation: float, random: np.random.Generator) -> Array:
+def noise(
+    inputs: Inputs, channels_first: bool, deviation: float, random: np.random.Generator
+) -> Array:
     """Gaussian noise for the input's `first_array`, `deviation` times each sample's range.
 
     Every sample gets the same draw, scaled by its own range; so does every framework and channel

@@ -79,12 +79,16 @@ class Layout:
     def broadcast(self, positions: Array) -> Array:
         """(..., *grid) -> what broadcasts with samples (..., *sample): the same for every channel."""
         xp = array_namespace(positions)
-        return xp.expand_dims(positions, axis=-len(self.grid) - 1 if self.kind == "channels_first" else positions.ndim)
+        return xp.expand_dims(
+            positions, axis=-len(self.grid) - 1 if self.kind == "channels_first" else positions.ndim
+        )
 
     def unview(self, array: Array) -> Array:
         """(..., C, P) -> (..., *sample), the inverse of `view` for a layout without prefix tokens."""
         if self.prefix:
-            raise ValueError("a layout with prefix tokens has no inverse: their values are not in the view")
+            raise ValueError(
+                "a layout with prefix tokens has no inverse: their values are not in the view"
+            )
         xp = array_namespace(array)
         lead, channels = tuple(array.shape[:-2]), int(array.shape[-2])
         if self.kind == "channels_first":
@@ -118,7 +122,9 @@ def _token_grids(count: int, size: Shape) -> list[Tokens]:
             prefix = count - math.prod(grid)
             exact = all(n % patch == 0 for n in size)
             if 0 <= prefix <= (MAX_PREFIX if exact else 5):
-                found[Tokens(grid, prefix)] = min((not exact, prefix), found.get(Tokens(grid, prefix), (True, 99)))
+                found[Tokens(grid, prefix)] = min(
+                    (not exact, prefix), found.get(Tokens(grid, prefix), (True, 99))
+                )
     return sorted(found, key=lambda tokens: found[tokens])
 
 
@@ -129,13 +135,16 @@ class ChannelOrder(NamedTuple):
     sure: bool = False
 
 
-def infer(shape: Sequence[int], size: Shape | None, order: bool | ChannelOrder, spec: Spec = None) -> Layout | None:
+def infer(
+    shape: Sequence[int], size: Shape | None, order: bool | ChannelOrder, spec: Spec = None
+) -> Layout | None:
     """The layout of a layer whose samples have `shape`, in a model whose input has the spatial `size`.
 
-    The channel order decides where the shapes alone do not. In one dimension, where nearly any shape fits, an order
-    that is sure decides, and else the axis that is exactly as long as the input. None: the layer has no space (a vector of
-    features). Raises ValueError where tokens can be laid out in no way; of several, it is the one whose patches tile
-    the input, with the fewest prefix tokens.
+    The channel order decides where the shapes alone do not. In one dimension, where nearly any
+    shape fits, an order that is sure decides, and else the axis that is exactly as long as the
+    input. None: the layer has no space (a vector of features). Raises ValueError where tokens can
+    be laid out in no way; of several, it is the one whose patches tile the input, with the fewest
+    prefix tokens.
     """
     channels_first, sure = order if isinstance(order, ChannelOrder) else ChannelOrder(order)
     shape = tuple(int(n) for n in shape)
@@ -183,7 +192,11 @@ def input_layout(shape: Sequence[int], channels_first: bool) -> Layout | None:
         return None
     if len(sample) > 2 and (sample[0] <= 4) != (sample[-1] <= 4):
         channels_first = sample[0] <= 4
-    return Layout("channels_first", sample[1:]) if channels_first else Layout("channels_last", sample[:-1])
+    return (
+        Layout("channels_first", sample[1:])
+        if channels_first
+        else Layout("channels_last", sample[:-1])
+    )
 
 
 def input_size(shape: Sequence[int], channels_first: bool) -> Shape | None:

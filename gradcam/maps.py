@@ -48,7 +48,9 @@ def resize(maps: Array, size: Sequence[int]) -> Array:
     xp = array_namespace(maps)
     first = maps.ndim - len(size)
     if first < 0:
-        raise ValueError(f"`size` {tuple(size)} has more axes than `maps` of shape {tuple(maps.shape)}")
+        raise ValueError(
+            f"`size` {tuple(size)} has more axes than `maps` of shape {tuple(maps.shape)}"
+        )
     if any(n < 1 for n in size):
         raise ValueError(f"`size` must be positive in every axis, but is {tuple(size)}")
     for axis, n_out in enumerate(size, start=first):
@@ -85,10 +87,14 @@ def scale(maps: Array, ndim: int, how: Scaling = "max", joint: bool = False) -> 
     else:
         raise ValueError(f'`how` must be "max", "minmax" or "signed", but is {how!r}')
     none = flat | (spread == 0)
-    return xp.where(none, xp.zeros_like(maps), (maps - shift) / xp.where(none, xp.ones_like(spread), spread))
+    return xp.where(
+        none, xp.zeros_like(maps), (maps - shift) / xp.where(none, xp.ones_like(spread), spread)
+    )
 
 
-def fuse(maps: Sequence[Array], ndim: int, how: Fusion = "mean", size: Sequence[int] | None = None) -> Array:
+def fuse(
+    maps: Sequence[Array], ndim: int, how: Fusion = "mean", size: Sequence[int] | None = None
+) -> Array:
     """One map from the maps of several layers, each first scaled by its maximum and resized.
 
     `size` is the finest grid among them unless told. `"mean"`, `"max"` (Layer-CAM, Jiang et al. 2021) or
@@ -98,7 +104,9 @@ def fuse(maps: Sequence[Array], ndim: int, how: Fusion = "mean", size: Sequence[
         raise ValueError("`maps` is empty: pass at least one map")
     xp = array_namespace(*maps)
     grids = [tuple(int(n) for n in m.shape[m.ndim - ndim :]) for m in maps]
-    target: Shape = tuple(size) if size is not None else tuple(max(axis) for axis in zip(*grids, strict=True))
+    target: Shape = (
+        tuple(size) if size is not None else tuple(max(axis) for axis in zip(*grids, strict=True))
+    )
     stack = xp.stack([resize(scale(m, ndim), target) for m in maps])
     if how == "mean":
         return xp.mean(stack, axis=0)

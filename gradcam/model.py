@@ -118,7 +118,9 @@ class Model(Protocol):
         Law: finite differences of `replay` along any direction agree with the gradients.
         """
 
-    def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
+    def replay(
+        self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
+    ) -> Outputs:
         """The outputs when the layers' activations are replaced. With no layers: a forward pass.
 
         Law: with the captured activations these are the captured outputs.
@@ -173,7 +175,9 @@ class HasScorer(Protocol):
 class HasInputGradients(Protocol):
     """Its ReLUs can be given another derivative: guided backpropagation."""
 
-    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+    def input_gradients(
+        self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
+    ) -> Capture:
         """The gradient at the input by that rule, `first_array` standing in for the one layer of a capture.
 
         `rule` and `smooth` are those of `gradcam.guided_backprop`.
@@ -311,7 +315,9 @@ def scorer(model: Model, inputs: Inputs, layer: str, target: Callable[[Outputs],
     return Scorer(score)
 
 
-def merged_scores(run: Callable[[Array], Outputs], target: Callable[[Outputs], Array], variants: Array) -> Array:
+def merged_scores(
+    run: Callable[[Array], Outputs], target: Callable[[Outputs], Array], variants: Array
+) -> Array:
     """Scores of variants (M, N, ...) of a batch, run as one batch of M N: (M, N) or (M, N, K)."""
     xp = array_namespace(variants)
     count, samples = (int(n) for n in variants.shape[:2])
@@ -326,7 +332,9 @@ def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
     """The error for a layer that is not there, with the nearest names."""
     near = difflib.get_close_matches(str(path), list(known), n=3)
     hint = "; did you mean " + " or ".join(f'"{name}"' for name in near) + "?" if near else ";"
-    return _LayerError(f'layer "{path}" is not in the model{hint} gradcam.layers(model, inputs) lists them all')
+    return _LayerError(
+        f'layer "{path}" is not in the model{hint} gradcam.layers(model, inputs) lists them all'
+    )
 
 
 def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
@@ -334,9 +342,7 @@ def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
     names = sorted(set(smooth))
     hint = "guided backpropagation is made for models with ReLUs"
     if names:
-        hint = (
-            f'the model has {" and ".join(names)} there: pass smooth="guided" to have their derivative guided as well'
-        )
+        hint = f'the model has {" and ".join(names)} there: pass smooth="guided" to have their derivative guided as well'
     return ValueError(
         f'no ReLU was found between the input and the score, so that rule="{rule}" would be the plain gradient; {hint}'
     )

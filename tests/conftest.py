@@ -56,7 +56,10 @@ def _case(request: pytest.FixtureRequest) -> Iterator[networks.Case]:
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
     with contextlib.ExitStack() as stack:
-        if needed not in ("numpy", "torch") and (needed, os.environ["KERAS_BACKEND"]) != ("keras", "torch"):
+        if needed not in ("numpy", "torch") and (needed, os.environ["KERAS_BACKEND"]) != (
+            "keras",
+            "torch",
+        ):
             import jax
 
             stack.enter_context(jax.enable_x64(True))

@@ -78,7 +78,9 @@ class Case:
 
 def case(name: str) -> Case:
     if name == "numpy":
-        return Case(name, gradcam.Split(features_numpy, head_numpy), None, "features", np.asarray, True)
+        return Case(
+            name, gradcam.Split(features_numpy, head_numpy), None, "features", np.asarray, True
+        )
     if name.startswith("torch"):
         return _torch(name)
     if name == "equinox":
@@ -95,7 +97,9 @@ def case(name: str) -> Case:
 
 def _conv_numpy(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int) -> np.ndarray:
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::stride, ::stride]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[
+        :, :, ::stride, ::stride
+    ]
     return np.einsum("nchwij,ijco->nohw", windows, w) + b[:, None, None]
 
 
@@ -172,7 +176,9 @@ def _jax(name: str) -> Case:
         return jnp.asarray(x if first else x.transpose(0, 2, 3, 1))
 
     def conv(x: Any, w: Any, b: Any, stride: int) -> Any:
-        y = jax.lax.conv_general_dilated(x, w, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=order)
+        y = jax.lax.conv_general_dilated(
+            x, w, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=order
+        )
         return y + (b[:, None, None] if first else b)
 
     def features(w: Any, x: Any) -> Any:
@@ -213,7 +219,9 @@ def linen_network() -> tuple[Any, Any]:
             x = Activation("relu", name="first")(x)
             x = nn.Conv(6, (3, 3), strides=2, padding=1, param_dtype=jnp.float64, name="conv2")(x)
             x = Activation("softplus", name="second")(x)
-            return jnp.tanh(nn.Dense(5, param_dtype=jnp.float64, name="linear")(jnp.mean(x, (1, 2))))
+            return jnp.tanh(
+                nn.Dense(5, param_dtype=jnp.float64, name="linear")(jnp.mean(x, (1, 2)))
+            )
 
     w = {key: jnp.asarray(value) for key, value in weights().items()}
     return Network(), {
@@ -242,7 +250,9 @@ def nnx_network() -> Any:
             rngs, w = nnx.Rngs(0), {key: jnp.asarray(value) for key, value in weights().items()}
             self.conv1 = nnx.Conv(3, 4, (3, 3), padding=1, param_dtype=jnp.float64, rngs=rngs)
             self.first = Activation(jax.nn.relu)
-            self.conv2 = nnx.Conv(4, 6, (3, 3), strides=2, padding=1, param_dtype=jnp.float64, rngs=rngs)
+            self.conv2 = nnx.Conv(
+                4, 6, (3, 3), strides=2, padding=1, param_dtype=jnp.float64, rngs=rngs
+            )
             self.second = Activation(jax.nn.softplus)
             self.linear = nnx.Linear(6, 5, param_dtype=jnp.float64, rngs=rngs)
             for layer, n in ((self.conv1, 1), (self.conv2, 2), (self.linear, 3)):
@@ -297,7 +307,11 @@ def equinox_network() -> Any:
         eqx.nn.Linear(6, 5, key=key),
     )
     return eqx.tree_at(
-        lambda n: [getattr(layer, part) for layer in (n.conv1, n.conv2, n.linear) for part in ("weight", "bias")],
+        lambda n: [
+            getattr(layer, part)
+            for layer in (n.conv1, n.conv2, n.linear)
+            for part in ("weight", "bias")
+        ],
         network,
         [
             w["w1"].transpose(3, 2, 0, 1),
@@ -330,7 +344,9 @@ def haiku_network() -> Any:
     class Network(hk.Module):
         def __call__(self, x: Any) -> Any:
             x = Activation(jax.nn.relu, "first")(hk.Conv2D(4, 3, padding=(1, 1), name="conv1")(x))
-            x = Activation(jax.nn.softplus, "second")(hk.Conv2D(6, 3, 2, padding=(1, 1), name="conv2")(x))
+            x = Activation(jax.nn.softplus, "second")(
+                hk.Conv2D(6, 3, 2, padding=(1, 1), name="conv2")(x)
+            )
             return jnp.tanh(hk.Linear(5, name="linear")(jnp.mean(x, (1, 2))))
 
     w = {key: jnp.asarray(value) for key, value in weights().items()}

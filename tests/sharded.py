@@ -16,13 +16,20 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import gradcam
 from gradcam.backends.jax import model as backend
 
-COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\(")
+COLLECTIVE = re.compile(
+    r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+)
 random = np.random.default_rng(0)
-W1, W2, W3 = (jnp.asarray(random.normal(size=s) * 0.3, "float32") for s in ((3, 3, 3, 6), (3, 3, 6, 6), (6, 5)))
+W1, W2, W3 = (
+    jnp.asarray(random.normal(size=s) * 0.3, "float32")
+    for s in ((3, 3, 3, 6), (3, 3, 6, 6), (6, 5))
+)
 
 
 def conv(x: Any, w: Any) -> Any:
-    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def model(w1: Any, w2: Any, w3: Any, x: Any) -> Any:
@@ -47,10 +54,20 @@ def main() -> None:
         mesh = jax.make_mesh((8,), ("data",), axis_types=(axis,))
         spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
         for name, target in (("one", 1), ("several", [[1, 3]])):
-            for method in ("grad-cam", "layer-cam", "eigen-cam", "shapley-cam", "ablation-cam", "score-cam"):
+            for method in (
+                "grad-cam",
+                "layer-cam",
+                "eigen-cam",
+                "shapley-cam",
+                "ablation-cam",
+                "score-cam",
+            ):
                 programs: list[str] = []
                 run, variants = backend._run, backend._variants
-                backend._run, backend._variants = watched(run, programs), watched(variants, programs)
+                backend._run, backend._variants = (
+                    watched(run, programs),
+                    watched(variants, programs),
+                )
                 try:
                     given = gradcam.explain(bound, spread, "layer", target, method, check=False)
                 finally:
@@ -61,7 +78,8 @@ def main() -> None:
                     "collectives": sum(len(COLLECTIVE.findall(text)) for text in programs),
                     "programs": len(programs),
                     "batch": str(given.maps.sharding.spec[0]),
-                    "error": float(jnp.abs(np.asarray(given.maps) - np.asarray(expected)).max()) / scale,
+                    "error": float(jnp.abs(np.asarray(given.maps) - np.asarray(expected)).max())
+                    / scale,
                 }
 
         def inside(x: Any) -> Any:
@@ -70,7 +88,9 @@ def main() -> None:
         spec = PartitionSpec("data")
         maps = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=spec, out_specs=spec))(spread)
         expected = gradcam.explain(bound, x, "layer", [[1, 3]]).maps
-        found[f"{axis.name} shard_map"] = float(np.abs(np.asarray(maps) - np.asarray(expected)).max())
+        found[f"{axis.name} shard_map"] = float(
+            np.abs(np.asarray(maps) - np.asarray(expected)).max()
+        )
     total = jax.jit(lambda x: x.sum()).lower(spread).compile().as_text()
     found["counter"] = len(COLLECTIVE.findall(total))
     print(json.dumps(found))

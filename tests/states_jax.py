@@ -18,7 +18,9 @@ import gradcam
 
 HALF = 2e-2
 random = np.random.default_rng(3)
-K1, K2, K3 = (random.normal(size=shape).astype("float32") for shape in ((3, 3, 3, 6), (3, 3, 6, 8), (8, 5)))
+K1, K2, K3 = (
+    random.normal(size=shape).astype("float32") for shape in ((3, 3, 3, 6), (3, 3, 6, 8), (8, 5))
+)
 W = (jnp.asarray(K1 * 0.3), jnp.asarray(K2 * 0.3), jnp.asarray(K3))
 explain = functools.partial(gradcam.explain, target=[[1, 3]])
 
@@ -28,7 +30,9 @@ def images() -> Any:
 
 
 def conv(x: Any, w: Any, stride: int = 1) -> Any:
-    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def layer(w: Any, x: Any) -> Any:
@@ -119,11 +123,20 @@ def inside_cond() -> Explained:
     return of(lambda w, x: head(w[2], lax.cond(x.sum() < 1e9, layer, layer, w[1], conv(x, w[0]))))
 
 
-@inside("`while_loop`", error=ValueError, says='layer "layer" runs inside lax.while_loop or lax.fori_loop')
+@inside(
+    "`while_loop`",
+    error=ValueError,
+    says='layer "layer" runs inside lax.while_loop or lax.fori_loop',
+)
 def inside_while() -> Explained:
     def loop(w: Any, x: Any) -> Any:
         start = jnp.zeros((*x.shape[:1], 4, 5, 8))
-        return head(w[2], lax.while_loop(lambda a: a.sum() < -1e9, lambda a: layer(w[1], conv(x, w[0])) + a, start))
+        return head(
+            w[2],
+            lax.while_loop(
+                lambda a: a.sum() < -1e9, lambda a: layer(w[1], conv(x, w[0])) + a, start
+            ),
+        )
 
     return of(loop)
 
@@ -131,7 +144,12 @@ def inside_while() -> Explained:
 @inside("below a `cond`")
 def below_cond() -> Explained:
     def branch(w: Any, x: Any) -> Any:
-        return lax.cond(x.sum() < 1e9, lambda a: head(w[2], a), lambda a: head(w[2], a * 2), layer(w[1], conv(x, w[0])))
+        return lax.cond(
+            x.sum() < 1e9,
+            lambda a: head(w[2], a),
+            lambda a: head(w[2], a * 2),
+            layer(w[1], conv(x, w[0])),
+        )
 
     return of(branch)
 
@@ -150,7 +168,9 @@ def automatic() -> Explained:
     return of(bare, None)[0], at_the_end()
 
 
-@inside("none: the same, jitted and with a residual connection, the first path of a branch at the end")
+@inside(
+    "none: the same, jitted and with a residual connection, the first path of a branch at the end"
+)
 def automatic_inside() -> Explained:
     def bare(w: Any, x: Any) -> Any:
         a = conv(x, w[0])
@@ -174,7 +194,9 @@ class Linen(nn.Module):
     @nn.compact
     def __call__(self, x: Any, train: bool = False) -> Any:
         x = nn.Conv(6, (3, 3), use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = nn.BatchNorm(use_running_average=not train, epsilon=0.0, dtype=self.dtype, name="norm")(x)
+        x = nn.BatchNorm(use_running_average=not train, epsilon=0.0, dtype=self.dtype, name="norm")(
+            x
+        )
         x = nn.Dropout(0.5, deterministic=not train)(x)
         x = nn.Conv(8, (3, 3), 2, use_bias=False, dtype=self.dtype, name="conv2")(nn.relu(x))
         x = nn.Dropout(0.5, deterministic=not train)(jnp.tanh(x))
@@ -200,7 +222,12 @@ def linen_flag() -> Explained:
 
 @flax("linen: dropout on, its key and `mutable` passed through")
 def linen_key() -> Explained:
-    inputs = {"x": images(), "train": True, "rngs": {"dropout": jax.random.key(1)}, "mutable": ["batch_stats"]}
+    inputs = {
+        "x": images(),
+        "train": True,
+        "rngs": {"dropout": jax.random.key(1)},
+        "mutable": ["batch_stats"],
+    }
     explainer = gradcam.Explainer((Linen(), variables()), "conv2")
     maps = explainer(inputs, lambda outputs: outputs[0][:, [1, 3]]).maps
     again = explainer(inputs, lambda outputs: outputs[0][:, [1, 3]]).maps
@@ -231,7 +258,9 @@ class Nnx(nnx.Module):
         return self.linear(self.drop(jnp.tanh(x)).mean((1, 2)))
 
 
-@flax("nnx: batch norm and dropout in training mode: explained in evaluation mode, and left as they are")
+@flax(
+    "nnx: batch norm and dropout in training mode: explained in evaluation mode, and left as they are"
+)
 def nnx_training() -> Explained:
     module = Nnx()
     module.train()
@@ -286,7 +315,9 @@ def several() -> Explained:
     def flagged(w: Any, x: Any, scale: Any, plain: bool, power: int) -> Any:
         return model(w, x * scale) if plain else x.reshape(power)
 
-    return explain(functools.partial(flagged, W), (images(), jnp.ones(()), True, 3), "layer").maps, plain()
+    return explain(
+        functools.partial(flagged, W), (images(), jnp.ones(()), True, 3), "layer"
+    ).maps, plain()
 
 
 @numbers("a flag bound by `functools.partial`")
@@ -297,7 +328,11 @@ def bound() -> Explained:
     return explain(functools.partial(flagged, W, plain=True), images(), "layer").maps, plain()
 
 
-@numbers("an input that is neither an array nor hashable", error=TypeError, says="neither an array nor hashable")
+@numbers(
+    "an input that is neither an array nor hashable",
+    error=TypeError,
+    says="neither an array nor hashable",
+)
 def unhashable() -> Explained:
     return explain(functools.partial(model, W), (images(), {1, 2}), "layer").maps, plain()
 
@@ -320,7 +355,10 @@ def token_ids() -> Explained:
 
     explanation = explain(text, ids, "embedding")
     a = table[ids]
-    slopes = [jax.grad(lambda a, k=k: (jnp.tanh(a * 0.5).mean(1) @ mix)[:, k].sum())(a).mean(1) for k in (1, 3)]
+    slopes = [
+        jax.grad(lambda a, k=k: (jnp.tanh(a * 0.5).mean(1) @ mix)[:, k].sum())(a).mean(1)
+        for k in (1, 3)
+    ]
     return explanation.maps, jax.nn.relu(jnp.einsum("nkc,ntc->nkt", jnp.stack(slopes, 1), a))
 
 

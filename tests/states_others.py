@@ -27,7 +27,9 @@ def by_hand() -> np.ndarray:
 def explained(model: Any, layer: Any, last: bool, **others: Any) -> Explained:
     x = networks.images(2)
     x = jnp.asarray(x.transpose(0, 2, 3, 1) if last else x)
-    return gradcam.explain(model, {"x": x, **others} if others else x, layer, [[1, 3]]).maps, by_hand()
+    return gradcam.explain(
+        model, {"x": x, **others} if others else x, layer, [[1, 3]]
+    ).maps, by_hand()
 
 
 def in_float64(run: Any) -> Any:
@@ -79,7 +81,9 @@ class Keyed(eqx.Module):
 @equinox("`State`, and a key for dropout, which is off: `(model, state)`")
 def keyed() -> Explained:
     index = eqx.nn.StateIndex(jnp.zeros(()))
-    model, state = eqx.nn.make_with_state(Keyed)(eqx.nn.Dropout(0.5), networks.equinox_network(), index)
+    model, state = eqx.nn.make_with_state(Keyed)(
+        eqx.nn.Dropout(0.5), networks.equinox_network(), index
+    )
     return explained((model, state), "network.second", False, key=jax.random.PRNGKey(0))
 
 
@@ -99,7 +103,9 @@ def without_params() -> Explained:
     return explained(networks.haiku_network()[0], "network/second", True)
 
 
-@of_keras("a built model, its layer by name; on torch the same, in a run of its own (`tests/backends/test_keras.py`)")
+@of_keras(
+    "a built model, its layer by name; on torch the same, in a run of its own (`tests/backends/test_keras.py`)"
+)
 def built() -> Explained:
     return explained(networks.keras_network(), "second", True)
 

@@ -31,7 +31,9 @@ class Network(nn.Module):
         self.features.add_module("relu", nn.ReLU(inplace))
         self.features.add_module("conv2", nn.Conv2d(8, 12, 3, padding=1, stride=2))
         self.features.add_module("last", nn.ReLU(inplace))
-        self.head = nn.Sequential(nn.Conv2d(12, 12, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Sequential(
+            nn.Conv2d(12, 12, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.linear = nn.Linear(12, 5)
         self.eval()
 
@@ -54,7 +56,9 @@ def plain(layer: str = LAYER, dtype: torch.dtype = torch.float32) -> torch.Tenso
     hook = model.get_submodule(layer).register_forward_hook(lambda *given: found.append(given[2]))
     scores = model(images().to(dtype))[:, [1, 3]]
     hook.remove()
-    slopes = [torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0] for k in range(2)]
+    slopes = [
+        torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0] for k in range(2)
+    ]
     weights = torch.stack(slopes, 1).mean((-2, -1), keepdim=True)
     return F.relu((weights * found[0][:, None]).sum(2)).detach()
 
@@ -160,7 +164,9 @@ def channels_last() -> Explained:
     return explain(model, images().to(memory_format=torch.channels_last), LAYER).maps, plain()
 
 
-@parameters("training mode", error=ValueError, says="call model.eval() first, or pass allow_training=True")
+@parameters(
+    "training mode", error=ValueError, says="call model.eval() first, or pass allow_training=True"
+)
 def training() -> Explained:
     return explain(Network().train(), images(), LAYER).maps, plain()
 
@@ -204,11 +210,17 @@ def never_runs() -> Explained:
     return explain(model, images(), "spare").maps, plain()
 
 
-@layer("runs only for other inputs", error=RuntimeError, says="gave no floating-point tensor in this forward pass")
+@layer(
+    "runs only for other inputs",
+    error=RuntimeError,
+    says="gave no floating-point tensor in this forward pass",
+)
 def other_inputs() -> Explained:
     class Branch(Network):
         def forward(self, x: torch.Tensor) -> Any:
-            return super().forward(x) if x.shape[-1] > 10 else self.linear(x.mean((2, 3)).repeat(1, 4))
+            return (
+                super().forward(x) if x.shape[-1] > 10 else self.linear(x.mean((2, 3)).repeat(1, 4))
+            )
 
     return explain(Branch(), images(), LAYER).maps, plain()
 
@@ -220,7 +232,9 @@ class Several(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         found = self.inner(x)
-        return {"tuple": (x, found), "list": [x, found], "dictionary": {"in": x, "out": found}}[self.kind]
+        return {"tuple": (x, found), "list": [x, found], "dictionary": {"in": x, "out": found}}[
+            self.kind
+        ]
 
 
 def several(kind: str, item: Any) -> Explained:
@@ -361,12 +375,18 @@ def traced(module: nn.Module, x: torch.Tensor) -> Any:
         return torch.jit.trace(module, x).eval()
 
 
-@wrappers("TorchScript", error=TypeError, says="explain the model that it was made from, or pass gradcam.Split")
+@wrappers(
+    "TorchScript",
+    error=TypeError,
+    says="explain the model that it was made from, or pass gradcam.Split",
+)
 def scripted() -> Explained:
     return explain(traced(Network(), images()), images(), LAYER).maps, plain()
 
 
-@wrappers("the layer inside a TorchScript part", error=RuntimeError, says='"features" is TorchScript')
+@wrappers(
+    "the layer inside a TorchScript part", error=RuntimeError, says='"features" is TorchScript'
+)
 def scripted_part() -> Explained:
     model = Network()
     model.features = traced(model.features, images())
@@ -409,7 +429,11 @@ def own_no_grad_all() -> Explained:
     return explain(Frozen(), images(), LAYER).maps, plain()
 
 
-@wrappers("an `inference_mode` block of the model's own", error=RuntimeError, says="use torch.no_grad() there")
+@wrappers(
+    "an `inference_mode` block of the model's own",
+    error=RuntimeError,
+    says="use torch.no_grad() there",
+)
 def own_inference_mode() -> Explained:
     class Frozen(Network):
         @torch.inference_mode()
@@ -450,7 +474,9 @@ def several_inputs() -> Explained:
 
 @ends("keyword arguments, as a mapping")
 def keywords() -> Explained:
-    return explain(Scaled(), {"scale": torch.ones(2), "x": images(), "shift": 0.0}, LAYER).maps, plain()
+    return explain(
+        Scaled(), {"scale": torch.ones(2), "x": images(), "shift": 0.0}, LAYER
+    ).maps, plain()
 
 
 class Text(nn.Module):
@@ -476,8 +502,13 @@ def token_ids() -> Explained:
     assert explanation.heatmaps().shape == (2, 2, 9)
     layer = model.conv(model.embed(ids).mT).detach().requires_grad_()
     scores = model.linear((torch.tanh(layer) ** 2).mean(-1))[:, [1, 3]]
-    slopes = [torch.autograd.grad(scores[:, k].sum(), layer, retain_graph=True)[0].mean(-1) for k in range(2)]
-    return explanation.maps, F.relu(torch.einsum("nkc,nct->nkt", torch.stack(slopes, 1), layer)).detach()
+    slopes = [
+        torch.autograd.grad(scores[:, k].sum(), layer, retain_graph=True)[0].mean(-1)
+        for k in range(2)
+    ]
+    return explanation.maps, F.relu(
+        torch.einsum("nkc,nct->nkt", torch.stack(slopes, 1), layer)
+    ).detach()
 
 
 class Encoder(nn.Module):
@@ -487,7 +518,9 @@ class Encoder(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Embedding(20, 6)
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), 2)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), 2
+        )
         self.linear = nn.Linear(6, 5)
         self.eval()
 
@@ -501,7 +534,10 @@ def tokens(inputs: Any) -> Explained:
     hook = model.encoder.layers[0].register_forward_hook(lambda *given: found.append(given[2]))
     scores = model(*inputs)[:, [1, 3]]
     hook.remove()
-    slopes = [torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0].mean(1) for k in range(2)]
+    slopes = [
+        torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0].mean(1)
+        for k in range(2)
+    ]
     expected = F.relu(torch.einsum("nkc,ntc->nkt", torch.stack(slopes, 1), found[0])).detach()
     assert [one.path for one in gradcam.layers(model, inputs)][-2:] == ["encoder", "linear"]
     return explain(model, inputs, "encoder.layers.0").maps, expected
@@ -564,7 +600,9 @@ class Mapping(dict):  # type: ignore[type-arg]
 ends("a tuple, logits first")(lambda: output(lambda y: (y, y * 2)))
 ends("a dictionary with logits")(lambda: output(lambda y: {"loss": None, "logits": y}))
 ends("a dataclass with logits")(lambda: output(lambda y: ModelOutput(y, (y, y))))
-ends("a mapping with attributes (Hugging Face's `ModelOutput`)")(lambda: output(lambda y: Mapping(logits=y)))
+ends("a mapping with attributes (Hugging Face's `ModelOutput`)")(
+    lambda: output(lambda y: Mapping(logits=y))
+)
 
 
 def picked(outputs: Any) -> torch.Tensor:

@@ -29,7 +29,12 @@ IMAGE = (224, 224)
         ((197, 768), IMAGE, True, Layout("tokens", (14, 14), 1)),
         ((196, 768), IMAGE, True, Layout("tokens", (14, 14), 0)),
         ((198, 768), IMAGE, False, Layout("tokens", (14, 14), 2)),  # DeiT's distillation token
-        ((261, 384), (224, 224), True, Layout("tokens", (16, 16), 5)),  # DINOv2, class and four registers
+        (
+            (261, 384),
+            (224, 224),
+            True,
+            Layout("tokens", (16, 16), 5),
+        ),  # DINOv2, class and four registers
         ((1370, 384), (518, 518), True, Layout("tokens", (37, 37), 1)),
         ((50, 768), IMAGE, True, Layout("tokens", (7, 7), 1)),
         ((393, 768), (224, 448), True, Layout("tokens", (14, 28), 1)),
@@ -37,19 +42,44 @@ IMAGE = (224, 224)
         ((512,), IMAGE, True, None),
         ([512, 7, 7], IMAGE, True, Layout("channels_first", (7, 7))),
         ((64, 224, 224), IMAGE, False, Layout("channels_first", (224, 224))),
-        ((100, 250, 250), IMAGE, False, Layout("channels_last", (100, 250))),  # larger than the input: no layer of it
+        (
+            (100, 250, 250),
+            IMAGE,
+            False,
+            Layout("channels_last", (100, 250)),
+        ),  # larger than the input: no layer of it
         ((100, 225, 224), IMAGE, False, Layout("channels_last", (100, 225))),
         ((100, 20, 250), IMAGE, True, Layout("channels_first", (20, 250))),
         ((7, 14, 14), (224, 448), True, Layout("channels_last", (7, 14))),
         ((64, 7, 8), (224, 250), False, Layout("channels_first", (7, 8))),  # 250 / 32, rounded up
-        ((100, 9, 7), (64, 64), False, Layout("channels_first", (9, 7))),  # both one off from a stride of 8
+        (
+            (100, 9, 7),
+            (64, 64),
+            False,
+            Layout("channels_first", (9, 7)),
+        ),  # both one off from a stride of 8
         ((100, 10, 7), (64, 64), False, Layout("channels_last", (100, 10))),  # no stride makes both
         ((5, 10, 20), (100,), True, Layout("channels_first", (10, 20))),
         ((257, 8), (16, 16), True, Layout("tokens", (16, 16), 1)),  # patches of one pixel
         ((3, 8), (2, 2), True, Layout("tokens", (1, 1), 2)),  # one patch of all pixels
-        ((212, 8), IMAGE, True, Layout("tokens", (14, 14), 16)),  # as many prefix tokens as are looked for
-        ((201, 8), (225, 225), True, Layout("tokens", (14, 14), 5)),  # as many where patches do not tile
-        ((25, 8), IMAGE, True, Layout("tokens", (4, 4), 9)),  # patches of 56 tile, those of 45 (5 x 5) do not
+        (
+            (212, 8),
+            IMAGE,
+            True,
+            Layout("tokens", (14, 14), 16),
+        ),  # as many prefix tokens as are looked for
+        (
+            (201, 8),
+            (225, 225),
+            True,
+            Layout("tokens", (14, 14), 5),
+        ),  # as many where patches do not tile
+        (
+            (25, 8),
+            IMAGE,
+            True,
+            Layout("tokens", (4, 4), 9),
+        ),  # patches of 56 tile, those of 45 (5 x 5) do not
     ],
 )
 def test_layouts_are_inferred(shape, size, channels_first, expected):
@@ -63,12 +93,17 @@ def test_what_the_user_says_goes():
 
 
 def test_tokens_that_tile_nothing_are_an_error():
-    with pytest.raises(ValueError, match=r"300 tokens does not tile an input of size \(224, 224\).*layout=gradcam"):
+    with pytest.raises(
+        ValueError, match=r"300 tokens does not tile an input of size \(224, 224\).*layout=gradcam"
+    ):
         infer((300, 64), IMAGE, True)
     for count, size in ((213, IMAGE), (202, (225, 225)), (202, (224, 230)), (1, (8, 16))):
         with pytest.raises(ValueError, match=f"a layer of {count} tokens does not tile"):
             infer((count, 64), size, True)
-    with pytest.raises(ValueError, match=r"needs samples of shape \(T, C\), T >= 1 \+ 49, but the layer's are \(40, 8"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs samples of shape \(T, C\), T >= 1 \+ 49, but the layer's are \(40, 8",
+    ):
         infer((40, 8), IMAGE, True, Tokens((7, 7)))
     with pytest.raises(ValueError, match='`layout` must be "channels_first"'):
         infer((40, 8), IMAGE, True, "nchw")
@@ -91,7 +126,11 @@ grids = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
 def samples(kind, lead, grid):
-    sample = {"channels_first": (5, *grid), "channels_last": (*grid, 5), "tokens": (int(np.prod(grid)), 5)}[kind]
+    sample = {
+        "channels_first": (5, *grid),
+        "channels_last": (*grid, 5),
+        "tokens": (int(np.prod(grid)), 5),
+    }[kind]
     return np.random.default_rng(0).normal(size=(*lead, *sample))
 
 
@@ -124,7 +163,17 @@ def test_a_gradient_that_was_pooled_has_one_token_for_all():
 
 
 def test_layouts_are_keys():
-    assert len({Layout("tokens", (2, 3), 1), Layout("tokens", (2, 3), 1), Tokens((2, 3)), Tokens((2, 3), 1)}) == 2
+    assert (
+        len(
+            {
+                Layout("tokens", (2, 3), 1),
+                Layout("tokens", (2, 3), 1),
+                Tokens((2, 3)),
+                Tokens((2, 3), 1),
+            }
+        )
+        == 2
+    )
 
 
 def test_a_layout_with_prefix_tokens_has_no_way_back():
@@ -175,7 +224,12 @@ def test_the_inputs_layout():
         ((9, 8), (9,), True, "channels_last"),  # token ids of length 9, an embedding
         ((7, 9), (9,), False, "channels_first"),  # the same, behind a convolution
         ((9, 9), (9,), True, "channels_first"),  # both: the framework's habit
-        ((9, 4), (9,), ChannelOrder(True, True), "channels_first"),  # a strided convolution of 9 channels
+        (
+            (9, 4),
+            (9,),
+            ChannelOrder(True, True),
+            "channels_first",
+        ),  # a strided convolution of 9 channels
         ((4, 9), (9,), ChannelOrder(False, True), "channels_last"),
         ((16, 5), (40,), True, "channels_first"),
     ],

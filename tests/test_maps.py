@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 from gradcam import maps
 
 values = st.floats(-1e6, 1e6, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 1e-6)
-two_d = hnp.arrays(np.float64, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=values)
+two_d = hnp.arrays(
+    np.float64, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=values
+)
 
 
 def test_relu_keeps_the_positive_part_and_nan():
@@ -31,7 +33,9 @@ def test_resize_is_torchs_linear_interpolation(size):
     torch = pytest.importorskip("torch")
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
     grid = np.random.default_rng(0).normal(size=(2, 3, *(7, 5, 4)[: len(size)]))
-    expected = torch.nn.functional.interpolate(torch.from_numpy(grid), size, mode=mode, align_corners=False)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(grid), size, mode=mode, align_corners=False
+    )
     np.testing.assert_allclose(maps.resize(grid, size), expected.numpy(), rtol=1e-12, atol=1e-12)
 
 
@@ -68,7 +72,9 @@ def test_scale_by_hand():
 @pytest.mark.parametrize("how", ["max", "minmax", "signed"])
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_a_flat_map_scales_to_zero(how, value):
-    np.testing.assert_array_equal(maps.scale(np.full((2, 3, 3), value), 2, how), np.zeros((2, 3, 3)))
+    np.testing.assert_array_equal(
+        maps.scale(np.full((2, 3, 3), value), 2, how), np.zeros((2, 3, 3))
+    )
 
 
 def test_a_map_without_positive_evidence_scales_to_zero():
@@ -128,12 +134,16 @@ def test_the_dtype_is_kept(dtype):
 
 def test_errors_say_what_to_do():
     m = np.ones((2, 3))
-    with pytest.raises(ValueError, match=r"`size` \(1, 2, 3\) has more axes than `maps` of shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"`size` \(1, 2, 3\) has more axes than `maps` of shape \(2, 3\)"
+    ):
         maps.resize(m, (1, 2, 3))
     for size in ((0,), (0, 3)):
         with pytest.raises(ValueError, match="`size` must be positive"):
             maps.resize(m, size)
-    with pytest.raises(ValueError, match='`how` must be "max", "minmax" or "signed", but is \'min\''):
+    with pytest.raises(
+        ValueError, match='`how` must be "max", "minmax" or "signed", but is \'min\''
+    ):
         maps.scale(m, 1, "min")
     with pytest.raises(ValueError, match='`how` must be "mean", "max" or "product"'):
         maps.fuse([m], 1, "sum")

@@ -14,12 +14,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for n, match in enumerate(re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
+        for n, match in enumerate(
+            re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        ):
             line = text[: match.start()].count("\n") + 2
             yield pytest.param(page, line, match[1], id=f"{page.name}-{n}")
 
 
-@pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")  # networks with random weights may well have one
+@pytest.mark.filterwarnings(
+    "ignore::gradcam.BlankMapWarning"
+)  # networks with random weights may well have one
 @pytest.mark.parametrize(("page", "line", "code"), list(blocks()))
 def test_block_runs(page, line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -43,4 +47,6 @@ def test_the_commands_of_the_readme_exist():
     assert named
     assert named <= known
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r"`make (\w+)`", text)) | set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= set(targets)
+    assert set(re.findall(r"`make (\w+)`", text)) | set(
+        re.findall(r"^make (\w+)", text, re.MULTILINE)
+    ) <= set(targets)

@@ -56,7 +56,10 @@ def test_array_math_imports_numpy_and_the_array_api_alone(path):
     if name.startswith(("gradcam.methods", "gradcam.maps", "gradcam.layouts", "gradcam._arrays")):
         assert roots(imports(path)) <= ARRAYS
         ours = {n for n in imports(path) if n.startswith("gradcam.")}
-        assert all(n.startswith(("gradcam._", "gradcam.methods", "gradcam.maps", "gradcam.layouts")) for n in ours)
+        assert all(
+            n.startswith(("gradcam._", "gradcam.methods", "gradcam.maps", "gradcam.layouts"))
+            for n in ours
+        )
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -76,7 +79,9 @@ def test_nothing_imports_the_command_line(path):
 def loaded_by(code):
     command = f"{code}; import sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     return set(
-        subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, check=True
+        ).stdout.split()
     )
 
 
@@ -88,9 +93,15 @@ def test_importing_gradcam_imports_no_framework_and_no_pictures():
 
 def test_importing_gradcam_imports_nothing_else():
     """What it costs is held by what is loaded, not by a clock: the rest comes when it is asked for."""
-    code = "import sys; before = set(sys.modules); import gradcam; print(*(set(sys.modules) - before))"
-    new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {name for name in new if name.split(".")[0] not in sys.stdlib_module_names} == {"gradcam"}
+    code = (
+        "import sys; before = set(sys.modules); import gradcam; print(*(set(sys.modules) - before))"
+    )
+    new = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {name for name in new if name.split(".")[0] not in sys.stdlib_module_names} == {
+        "gradcam"
+    }
 
 
 def test_every_public_name_is_there_when_it_is_asked_for():
@@ -125,15 +136,22 @@ def test_public_functions_have_docstrings():
     for path in modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), path
-        public = importlib.import_module(name_of(path)).__dict__.get("__all__", []) if "demo" not in str(path) else []
+        public = (
+            importlib.import_module(name_of(path)).__dict__.get("__all__", [])
+            if "demo" not in str(path)
+            else []
+        )
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in public:
-                assert ast.get_docstring(node) or "backends" in str(path) or "zoo" in str(path), f"{path}: {node.name}"
+                assert ast.get_docstring(node) or "backends" in str(path) or "zoo" in str(path), (
+                    f"{path}: {node.name}"
+                )
 
 
 def test_what_serves_no_model_says_what_would():
     with pytest.raises(
-        TypeError, match=r"`model` of type builtins.int is served by no backend; pass a torch.nn.Module"
+        TypeError,
+        match=r"`model` of type builtins.int is served by no backend; pass a torch.nn.Module",
     ):
         gradcam.explain(3, __import__("numpy").ones((1, 3, 4, 4)))
     with pytest.raises(TypeError, match=r"`inputs` must be an array \(N, ...\)"):

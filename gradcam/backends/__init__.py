@@ -107,7 +107,9 @@ def _adapt_split(split: Split, inputs: Inputs) -> Model:
     if _is(array, "jax", "Array"):
         from gradcam.backends.jax import JaxModel, SplitRun
 
-        return JaxModel(SplitRun(split.features, split.head, split.layer), (), bool(split.channels_first))
+        return JaxModel(
+            SplitRun(split.features, split.head, split.layer), (), bool(split.channels_first)
+        )
     from gradcam.backends.numpy import NumpyModel
 
     first = split.channels_first is None or split.channels_first
@@ -135,4 +137,6 @@ def layer_path(model: Any, layer: Any) -> str:
         from gradcam.backends.jax import equinox
 
         return equinox.path_of(first, layer)
-    raise TypeError(f"`layer` must be a path, a module of the model, a list of them, or None, but is {layer!r}")
+    raise TypeError(
+        f"`layer` must be a path, a module of the model, a list of them, or None, but is {layer!r}"
+    )

@@ -44,24 +44,33 @@ def adapt(model: Any, allow_training: bool = False) -> Model:
     """The backend's view of a Keras layer or model that has been built."""
     backend = keras.backend.backend()
     if not model.built:
-        raise ValueError("the Keras model has no weights yet; call it once, or model.build(shape), first")
+        raise ValueError(
+            "the Keras model has no weights yet; call it once, or model.build(shape), first"
+        )
     if backend == "jax":
         return _jax(model)
     if backend == "torch":
         return _torch(model)
-    raise TypeError(f'Keras runs on "{backend}" here; gradcam knows its backends "jax" and "torch" (KERAS_BACKEND)')
+    raise TypeError(
+        f'Keras runs on "{backend}" here; gradcam knows its backends "jax" and "torch" (KERAS_BACKEND)'
+    )
 
 
 def _channels_first(model: Any) -> bool:
     """What the first layer that says so says, else Keras's own setting."""
     said = (getattr(layer, "data_format", None) for _, layer in _named(model))
-    return next((found for found in said if found), keras.config.image_data_format()) == "channels_first"
+    return (
+        next((found for found in said if found), keras.config.image_data_format())
+        == "channels_first"
+    )
 
 
 def _arguments(model: Any, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the model is called with, and `training=False` where its own call takes it; Keras tells the layers in it."""
     args, kwargs = arguments(inputs)
-    if any(kind.__name__ == "Functional" for kind in type(model).__mro__):  # all its inputs are one argument
+    if any(
+        kind.__name__ == "Functional" for kind in type(model).__mro__
+    ):  # all its inputs are one argument
         args, kwargs = ((kwargs or (args[0] if len(args) == 1 else list(args))),), {}
     mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     return args, {**mode, **kwargs}
@@ -82,7 +91,9 @@ def _affine(model: Any) -> dict[int, str]:
     return found
 
 
-_AFFINE = re.compile(r"(Depthwise|Separable)?Conv\dD(Transpose)?|Dense|EinsumDense|BatchNormalization")
+_AFFINE = re.compile(
+    r"(Depthwise|Separable)?Conv\dD(Transpose)?|Dense|EinsumDense|BatchNormalization"
+)
 AFFINE = tuple(kind for name, kind in vars(keras.layers).items() if _AFFINE.fullmatch(name))
 """Layers whose output at zero, in inference mode, is their bias, unless they have an activation."""
 
@@ -114,7 +125,9 @@ class _Run:
         settings: list[Any] = []
         objects = []
         with _PATCHING:  # no other thread's taps are seen
-            attributes = [(path, dict(vars(layer))) for path, layer in (("", model), *_named(model))]
+            attributes = [
+                (path, dict(vars(layer))) for path, layer in (("", model), *_named(model))
+            ]
         for path, one in attributes:
             settings.append(path)
             for name, value in one.items():
@@ -228,7 +241,11 @@ def _torch(model: Any) -> Model:
             found: list[tuple[str, Any]] = []
             affine = _affine(self.module)
             calls: dict[str, int] = {}
-            with quiet(), self._tapped((), lambda path, value: value), contextlib.ExitStack() as stack:
+            with (
+                quiet(),
+                self._tapped((), lambda path, value: value),
+                contextlib.ExitStack() as stack,
+            ):
                 session = Session.innermost()
                 for path, layer in self._named():
                     if affine.get(id(layer)) != path:
@@ -237,7 +254,12 @@ def _torch(model: Any) -> Model:
                     def add(layer: Any, args: Any, output: Any, path: str = path) -> None:
                         if Session.innermost() is session:
                             n = calls[path] = calls.get(path, -1) + 1
-                            found.append((f"{path}#{n}" if n else path, layer.call(args[0].new_zeros(args[0].shape))))
+                            found.append(
+                                (
+                                    f"{path}#{n}" if n else path,
+                                    layer.call(args[0].new_zeros(args[0].shape)),
+                                )
+                            )
 
                     stack.callback(layer.register_forward_hook(add).remove)
                 self._forward(inputs)

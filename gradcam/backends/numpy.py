@@ -47,7 +47,9 @@ class NumpyModel:
         args, kwargs = arguments(inputs)
         activations = np.asarray(self.features(*args, **kwargs))
         if activations.dtype.kind != "f":
-            raise TypeError(f"`features` must return floating-point activations, but returned {activations.dtype}")
+            raise TypeError(
+                f"`features` must return floating-point activations, but returned {activations.dtype}"
+            )
         return activations
 
     def layers(self, inputs: Inputs) -> list[Layer]:
@@ -80,7 +82,9 @@ class NumpyModel:
                 f"returned {scores.shape}"
             )
         axes = pooled(activations.shape[1:]) if pooled is not None else ()
-        return Capture(outputs, scores, (activations,), (self._differences(activations, target, axes),))
+        return Capture(
+            outputs, scores, (activations,), (self._differences(activations, target, axes),)
+        )
 
     def _differences(
         self, activations: np.ndarray, target: Callable[[Outputs], Array], axes: tuple[int, ...]
@@ -92,7 +96,9 @@ class NumpyModel:
         # each sample has a step of its own, so that it does not depend on the others in its batch
         flat = activations.reshape(samples, -1).astype(np.float64)
         size = np.sqrt(np.mean(np.square(flat), axis=1))
-        step = (self.step or float(np.finfo(activations.dtype).eps) ** (1 / 3)) * np.where(size > 0, size, 1)
+        step = (self.step or float(np.finfo(activations.dtype).eps) ** (1 / 3)) * np.where(
+            size > 0, size, 1
+        )
         step = step.astype(activations.dtype).reshape(samples, *(1,) * len(sample))
         found = []
         for entries in _chunks(count, max(1, self.chunk // (2 * samples))):
@@ -115,7 +121,9 @@ class NumpyModel:
         gradients = np.moveaxis(np.concatenate(found), 0, -1) / (math.prod(sample) // count)
         return gradients.reshape(*gradients.shape[:-1], *pooled).astype(activations.dtype)
 
-    def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
+    def replay(
+        self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
+    ) -> Outputs:
         self._check(layers)
         return self.head(activations[0] if layers else self._features(inputs))
 
@@ -124,7 +132,9 @@ class NumpyModel:
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Variants run as one batch; `features` runs only for those of the input."""
         if layer == INPUT:
-            return lambda variants: merged_scores(lambda one: self.head(self._features(one)), target, variants)
+            return lambda variants: merged_scores(
+                lambda one: self.head(self._features(one)), target, variants
+            )
         self._check((layer,))
         return lambda variants: merged_scores(self.head, target, variants)
 

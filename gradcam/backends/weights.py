@@ -49,7 +49,9 @@ def _leaves(model: Any) -> tuple[list[tuple[str, Any, bool]], Any]:
     """(name, leaf, whether it is a trained array) of a model that JAX sees as a tree, and how to make it of leaves."""
     jax = sys.modules.get("jax")
     if jax is None:
-        raise TypeError(f"the weights of a {type(model).__name__} cannot be found; pass a PyTorch or JAX model")
+        raise TypeError(
+            f"the weights of a {type(model).__name__} cannot be found; pass a PyTorch or JAX model"
+        )
     linen = sys.modules.get("flax.linen")
     first = model[0] if isinstance(model, tuple) and model else model
     if linen is not None and isinstance(first, linen.Module) and not isinstance(model, tuple):
@@ -59,7 +61,9 @@ def _leaves(model: Any) -> tuple[list[tuple[str, Any, bool]], Any]:
     flat, treedef = jax.tree_util.tree_flatten_with_path(model)
     found = []
     for keys, leaf in flat:
-        trained = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+        trained = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(
+            leaf.dtype, jax.numpy.floating
+        )
         names = [_name(key) for key in keys]
         statistics = {"batch_stats", "state"} & set(names)
         names = [name for name in names[1 if isinstance(model, tuple) else 0 :] if name != "params"]

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from gradcam.benchmark.prices import Benchmark, Price, bench, devices, explained, finished, forward, machine, peak
+from gradcam.benchmark.prices import (
+    Benchmark,
+    Price,
+    bench,
+    devices,
+    explained,
+    finished,
+    forward,
+    machine,
+    peak,
+)
 
-__all__ = ["Benchmark", "Price", "bench", "devices", "explained", "finished", "forward", "machine", "peak"]
+__all__ = [
+    "Benchmark",
+    "Price",
+    "bench",
+    "devices",
+    "explained",
+    "finished",
+    "forward",
+    "machine",
+    "peak",
+]

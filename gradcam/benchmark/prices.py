@@ -134,14 +134,21 @@ def bench(
                         forward_memory = forward_memory or _memory(subject, None, layer, batch, 1)
                         held = _memory(subject, method, layer, batch, count)
                         price = _with(price, megabytes=held, forward_megabytes=forward_memory)
-                except Exception as error:  # a method that a model does not allow; the others are still priced
+                except (
+                    Exception
+                ) as error:  # a method that a model does not allow; the others are still priced
                     price = _with(price, failed=f"{type(error).__name__}: {error}")
                 prices.append(price)
     return Benchmark(tuple(prices), _about(subjects))
 
 
 def _check(subjects: Any, methods: Any, batches: Any, targets: Any, repeats: int) -> None:
-    for name, given in (("subjects", subjects), ("methods", methods), ("batches", batches), ("targets", targets)):
+    for name, given in (
+        ("subjects", subjects),
+        ("methods", methods),
+        ("batches", batches),
+        ("targets", targets),
+    ):
         if not given:
             raise ValueError(f"`{name}` is empty; there is nothing to measure")
     for name, given in (("batches", batches), ("targets", targets), ("repeats", [repeats])):
@@ -173,7 +180,9 @@ def _replayed(model: Model, inputs: Inputs, target: Any) -> Any:
     return model.replay(inputs, (), ())
 
 
-def explained(model: Any, layer: Any, method: str, inputs: Inputs, targets: int) -> Callable[[], Any]:
+def explained(
+    model: Any, layer: Any, method: str, inputs: Inputs, targets: int
+) -> Callable[[], Any]:
     """A call of an explainer that is kept, to its end."""
     explainer = Explainer(model, layer, method)
     target = None if targets == 1 else np.arange(targets)[None]
@@ -201,7 +210,12 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _priced(
-    case: Price, bare: Callable[[], Any], call: Callable[[], Any], forward_first: float, repeats: int, limit: float
+    case: Price,
+    bare: Callable[[], Any],
+    call: Callable[[], Any],
+    forward_first: float,
+    repeats: int,
+    limit: float,
 ) -> Price:
     first = _timed(call)
     bare()
@@ -257,7 +271,9 @@ def _batch(inputs: Inputs, count: int) -> Inputs:
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def _memory(subject: Subject, method: str | None, layer: Any, batch: int, targets: int) -> float | None:
+def _memory(
+    subject: Subject, method: str | None, layer: Any, batch: int, targets: int
+) -> float | None:
     """Peak megabytes above the loaded model's, of one call in a process of its own."""
     import multiprocessing
 
@@ -286,14 +302,20 @@ def _child(
         there.send(f"{type(error).__name__}: {error}")
 
 
-def peak(subject: Subject, method: str | None, layer: Any, batch: int, targets: int) -> float | None:
+def peak(
+    subject: Subject, method: str | None, layer: Any, batch: int, targets: int
+) -> float | None:
     """Megabytes above what is held before the call; `method` None is a bare forward pass."""
     import gc
 
     model, inputs = subject()
 
     def made(some: Inputs) -> Callable[[], Any]:
-        return forward(model, some) if method is None else explained(model, layer, method, some, targets)
+        return (
+            forward(model, some)
+            if method is None
+            else explained(model, layer, method, some, targets)
+        )
 
     made(_batch(inputs, 1))()  # code is loaded
     some = _batch(inputs, batch)
@@ -321,15 +343,23 @@ def _meter(array: Array) -> tuple[Callable[[], float], Callable[[], float]] | No
             return float(torch.cuda.memory_allocated(where))
 
         return now, lambda: float(torch.cuda.max_memory_allocated(where))
-    stats: Any = getattr(next(iter(array.devices())), "memory_stats", None) if hasattr(array, "devices") else None
-    if stats is not None and stats():  # an accelerator of JAX's: its peak cannot be reset, and is the call's or more
+    stats: Any = (
+        getattr(next(iter(array.devices())), "memory_stats", None)
+        if hasattr(array, "devices")
+        else None
+    )
+    if (
+        stats is not None and stats()
+    ):  # an accelerator of JAX's: its peak cannot be reset, and is the call's or more
         return lambda: float(stats()["bytes_in_use"]), lambda: float(stats()["peak_bytes_in_use"])
     if not Path("/proc/self/clear_refs").exists():
         return None
 
     def resident() -> float:
         _trim()
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak so far is forgotten
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="utf-8"
+        )  # the peak so far is forgotten
         return _status("VmRSS")
 
     return resident, lambda: _status("VmHWM")
@@ -366,7 +396,9 @@ def machine() -> str:
     """The processor, and how many of its cores this process may use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    kind = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    kind = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores, {kind or platform.processor() or platform.machine()}"
 
@@ -376,7 +408,9 @@ def devices() -> list[str]:
     found = []
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch is not None and torch.cuda.is_available():
-        found += [f"torch: {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+        found += [
+            f"torch: {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())
+        ]
     if jax is not None and hasattr(jax, "devices"):
         found += [f"jax: {one.device_kind}" for one in jax.devices() if one.platform != "cpu"]
     return found

@@ -35,7 +35,9 @@ def _complete_method(incomplete: str) -> list[str]:
     return [name for name in gradcam.METHODS if name.startswith(incomplete)]
 
 
-ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of any common kind.")]
+ImagesArgument = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of any common kind.")
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -50,12 +52,17 @@ FrameworkOption = Annotated[
     Framework, typer.Option("--framework", "-f", help="Of the demo network.", show_default=True)
 ]
 LayerOption = Annotated[
-    str | None, typer.Option("--layer", "-l", help="Its path. [default: the model's own, or the last that has space]")
+    str | None,
+    typer.Option(
+        "--layer", "-l", help="Its path. [default: the model's own, or the last that has space]"
+    ),
 ]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--target", "-t", help="A class, by index or name; several times for several. [default: the top class]"
+        "--target",
+        "-t",
+        help="A class, by index or name; several times for several. [default: the top class]",
     ),
 ]
 MethodOption = Annotated[
@@ -78,11 +85,13 @@ def explain(
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
     target: TargetOption = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")
+    ] = None,
     method: MethodOption = "grad-cam",
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")] = Path(
-        "out"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")
+    ] = Path("out"),
 ) -> None:
     """Show where a network looked in each photograph.
 
@@ -90,25 +99,35 @@ def explain(
     A file that cannot be read is reported, the others are still explained, and the exit code is 1.
     """
     if target and top:
-        raise typer.BadParameter("--target and --top exclude each other: name the classes, or take the highest")
+        raise typer.BadParameter(
+            "--target and --top exclude each other: name the classes, or take the highest"
+        )
     classifier = load(model, framework)
     wanted: Any = TopClass(top) if top else _classes(classifier, target)
     explainer = _explainer(classifier, layer, method)
     table = Table("photograph", "class", "score", "box x0 y0 x1 y1", "saved in")
     failed = 0
     names = _folders(images)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+    ) as progress:
         task = progress.add_task("", total=len(images))
         for path in images:
             progress.update(task, description=f"explaining {path.name}", advance=1)
             try:
                 seen = _seen(classifier, path)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", gradcam.BlankMapWarning)  # what is said of them here says more
+                    warnings.simplefilter(
+                        "ignore", gradcam.BlankMapWarning
+                    )  # what is said of them here says more
                     explanation = explainer(_batch(classifier, [seen]), wanted)
                 saved = _save(explanation, seen, folder / names[path])
                 for line in _notes(explanation):
-                    err.print(f"[yellow]{escape(path.name)}:[/] {escape(line)}", highlight=False, soft_wrap=True)
+                    err.print(
+                        f"[yellow]{escape(path.name)}:[/] {escape(line)}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
             except FAULTS as error:
                 failed += 1
                 err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
@@ -122,13 +141,19 @@ def explain(
 
 @app.command()
 def layers(
-    image: Annotated[Path | None, typer.Argument(help="A photograph to run. [default: a grey one]")] = None,
+    image: Annotated[
+        Path | None, typer.Argument(help="A photograph to run. [default: a grey one]")
+    ] = None,
     model: ModelOption = None,
     framework: FrameworkOption = "torch",
 ) -> None:
     """List the layers of a model in the order in which they run, with the shapes of their outputs."""
     classifier = load(model, framework)
-    seen = _seen(classifier, image) if image else _view(classifier, np.full((256, 256, 3), 127, np.uint8))
+    seen = (
+        _seen(classifier, image)
+        if image
+        else _view(classifier, np.full((256, 256, 3), 127, np.uint8))
+    )
     table = Table("layer", "shape", "kind")
     for found in gradcam.layers(classifier, _batch(classifier, [seen])):
         table.add_row(found.path, " x ".join(map(str, found.shape)), found.kind)
@@ -142,7 +167,10 @@ def methods() -> None:
     for entry in gradcam.methods.TABLE:
         table.add_row(entry.name, entry.about, entry.needs, entry.cost, entry.paper)
     out.print(table)
-    out.print("C channels, S samples or steps; passes of the head are of what lies behind the layer", style="dim")
+    out.print(
+        "C channels, S samples or steps; passes of the head are of what lies behind the layer",
+        style="dim",
+    )
 
 
 @app.command()
@@ -175,21 +203,39 @@ def bench(
     model: ModelOption = None,
     framework: Annotated[
         list[str] | None,
-        typer.Option("--framework", "-f", help="Of the demo network, torch or jax. [default: all that are installed]"),
+        typer.Option(
+            "--framework",
+            "-f",
+            help="Of the demo network, torch or jax. [default: all that are installed]",
+        ),
     ] = None,
     layer: LayerOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="Several times for several. [default: grad-cam]", autocompletion=_complete_method
+            "--method",
+            help="Several times for several. [default: grad-cam]",
+            autocompletion=_complete_method,
         ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Samples at a time. [default: 1 and 8]")] = None,
-    targets: Annotated[list[int] | None, typer.Option(min=1, help="Classes of each. [default: 1 and 10]")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Pairs of an explanation and a forward pass.")] = 11,
-    limit: Annotated[float, typer.Option(help="Seconds for a case, after which it is not repeated.")] = 30.0,
-    memory: Annotated[bool, typer.Option(help="Measure peak memory, each in a process of its own.")] = True,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Where bench.json and bench.png go.")] = Path("bench"),
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Samples at a time. [default: 1 and 8]")
+    ] = None,
+    targets: Annotated[
+        list[int] | None, typer.Option(min=1, help="Classes of each. [default: 1 and 10]")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Pairs of an explanation and a forward pass.")
+    ] = 11,
+    limit: Annotated[
+        float, typer.Option(help="Seconds for a case, after which it is not repeated.")
+    ] = 30.0,
+    memory: Annotated[
+        bool, typer.Option(help="Measure peak memory, each in a process of its own.")
+    ] = True,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Where bench.json and bench.png go.")
+    ] = Path("bench"),
 ) -> None:
     """Measure what an explanation costs on this machine, over a bare forward pass of the same model.
 
@@ -205,7 +251,9 @@ def bench(
         if one not in ("torch", "jax"):
             raise typer.BadParameter(f'--framework "{one}" must be torch or jax')
     found = subjects(model, framework)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+    ) as progress:
         task = progress.add_task("")
         measured = gradcam.bench(
             found,
@@ -220,12 +268,22 @@ def bench(
         )
     out.print(_price_table(measured))
     about = measured.about
-    out.print(f"{about['machine']}; {', '.join(about['devices']) or 'no accelerator'}", highlight=False, soft_wrap=True)
-    out.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()), highlight=False)
+    out.print(
+        f"{about['machine']}; {', '.join(about['devices']) or 'no accelerator'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print(
+        ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        highlight=False,
+    )
     out.print(f"saved in {measured.save(folder)}", highlight=False, soft_wrap=True)
     failed = [price for price in measured.prices if price.failed]
     for price in failed:
-        err.print(f"[red]error:[/] {price.subject}, {price.method}: {escape(str(price.failed))}", soft_wrap=True)
+        err.print(
+            f"[red]error:[/] {price.subject}, {price.method}: {escape(str(price.failed))}",
+            soft_wrap=True,
+        )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -236,32 +294,46 @@ def evaluate(
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="A class, by index or name. [default: each one's top class]")
+        str | None,
+        typer.Option(
+            "--target", "-t", help="A class, by index or name. [default: each one's top class]"
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="Several times for several. [default: grad-cam]", autocompletion=_complete_method
+            "--method",
+            help="Several times for several. [default: grad-cam]",
+            autocompletion=_complete_method,
         ),
     ] = None,
     measure: Annotated[
-        list[str] | None, typer.Option("--measure", help="One of `gradcam measures`; several times for several.")
+        list[str] | None,
+        typer.Option("--measure", help="One of `gradcam measures`; several times for several."),
     ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
-            "--annotations", "-a", help="Objects: a COCO .json, a .csv of boxes, a folder of VOC or of masks."
+            "--annotations",
+            "-a",
+            help="Objects: a COCO .json, a .csv of boxes, a folder of VOC or of masks.",
         ),
     ] = None,
     category: Annotated[
-        str | None, typer.Option("--category", help="Of a COCO or VOC annotation, the objects of this name alone.")
+        str | None,
+        typer.Option(
+            "--category", help="Of a COCO or VOC annotation, the objects of this name alone."
+        ),
     ] = None,
     confidence: Annotated[
-        str, typer.Option("--confidence", help="What a class's confidence is: softmax, sigmoid, or the outputs.")
+        str,
+        typer.Option(
+            "--confidence", help="What a class's confidence is: softmax, sigmoid, or the outputs."
+        ),
     ] = "softmax",
-    output: Annotated[Path, typer.Option("--out", "-o", help="Where results go; run again, it goes on.")] = Path(
-        "evaluation"
-    ),
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="Where results go; run again, it goes on.")
+    ] = Path("evaluation"),
 ) -> None:
     """Measure methods over photographs, beside controls that know nothing of the model.
 
@@ -271,7 +343,9 @@ def evaluate(
     classifier = load(model, framework)
     wanted = _classes(classifier, [target] if target else None)
     chosen = measure or [*DEFAULT, *(["pointing-game", "energy"] if annotations else [])]
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+    ) as progress:
         task = progress.add_task("")
         try:
             found = gradcam.evaluate(
@@ -292,7 +366,9 @@ def evaluate(
     out.print(_evaluation_table(found))
     out.print(f"saved in {found.save(output)}", highlight=False, soft_wrap=True)
     for name, why in found.skipped.items():
-        err.print(f"[red]skipped:[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
+        err.print(
+            f"[red]skipped:[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True
+        )
     failed = [(row, *fault) for row in found.rows for fault in row["failed"].items()]
     for row, measure_, why in failed:
         err.print(
@@ -314,9 +390,14 @@ def measures() -> None:
 
 def _evaluation_table(found: gradcam.Evaluation) -> Table:
     photographs = len({row["photograph"] for row in found.rows})
-    table = Table(title=f"means over {photographs} photographs, or as many as have a value", title_style="bold")
+    table = Table(
+        title=f"means over {photographs} photographs, or as many as have a value",
+        title_style="bold",
+    )
     for name in ("measure", "method", "mean", "95 % interval", "of"):
-        table.add_column(name, justify="left" if name in ("measure", "method") else "right", no_wrap=True)
+        table.add_column(
+            name, justify="left" if name in ("measure", "method") else "right", no_wrap=True
+        )
     for measure in found.measures:
         arrow = "\u2191" if gradcam.metrics.MEASURES[measure].better == "higher" else "\u2193"
         for name in (*found.methods, *found.controls):
@@ -337,18 +418,38 @@ def _evaluation_table(found: gradcam.Evaluation) -> Table:
 
 
 def _price_table(measured: gradcam.Benchmark) -> Table:
-    table = Table(title="time and peak memory over those of a bare forward pass", title_style="bold")
-    for name in ("model", "method", "batch", "classes", "time (quartiles)", "ms", "memory", "MB", "first call"):
-        table.add_column(name, justify="left" if name in ("model", "method") else "right", no_wrap=True)
+    table = Table(
+        title="time and peak memory over those of a bare forward pass", title_style="bold"
+    )
+    for name in (
+        "model",
+        "method",
+        "batch",
+        "classes",
+        "time (quartiles)",
+        "ms",
+        "memory",
+        "MB",
+        "first call",
+    ):
+        table.add_column(
+            name, justify="left" if name in ("model", "method") else "right", no_wrap=True
+        )
     for price in measured.prices:
         case = (price.subject, price.method, str(price.batch), str(price.targets))
         if price.ratio is None or price.seconds is None or price.first_seconds is None:
             table.add_row(*case, "failed")
             continue
         time = f"{price.ratio:.2f} ({price.low:.2f}-{price.high:.2f})"
-        over = f"{price.megabytes / price.forward_megabytes:.2f}" if price.megabytes and price.forward_megabytes else ""
+        over = (
+            f"{price.megabytes / price.forward_megabytes:.2f}"
+            if price.megabytes and price.forward_megabytes
+            else ""
+        )
         held = "" if price.megabytes is None else f"{price.megabytes:.0f}"
-        table.add_row(*case, time, f"{1000 * price.seconds:.0f}", over, held, f"+{price.first_seconds:.1f} s")
+        table.add_row(
+            *case, time, f"{1000 * price.seconds:.0f}", over, held, f"+{price.first_seconds:.1f} s"
+        )
     return table
 
 

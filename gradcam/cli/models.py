@@ -57,7 +57,11 @@ def subjects(spec: str | None, frameworks: Sequence[str] | None) -> dict[str, An
     if spec is not None:
         load(spec, "torch")  # what is wrong with it is said now
         return {spec: functools.partial(subject, spec, "torch")}
-    installed = [one for one in ("torch", "jax") if importlib.util.find_spec("torch" if one == "torch" else "flax")]
+    installed = [
+        one
+        for one in ("torch", "jax")
+        if importlib.util.find_spec("torch" if one == "torch" else "flax")
+    ]
     chosen = frameworks or installed
     return {f"demo, {one}": functools.partial(subject, None, one) for one in dict.fromkeys(chosen)}
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from gradcam._arrays import to_numpy, widen
 from gradcam._types import Outputs
-from gradcam.targets import ClassScore, Combination, FinerScore, LogProbability, Probability, ReST, Target
+from gradcam.targets import (
+    ClassScore,
+    Combination,
+    FinerScore,
+    LogProbability,
+    Probability,
+    ReST,
+    Target,
+)
 from gradcam.targets.outputs import class_scores
 
 __all__ = ["Classes"]
@@ -27,13 +35,19 @@ class Classes:
             rows = to_numpy(widen(class_scores(outputs)))
         except (TypeError, ValueError):
             rows = None
-        self.rows = rows if rows is not None and np.isfinite(rows).all() and len(rows) == len(scores) else None
+        self.rows = (
+            rows
+            if rows is not None and np.isfinite(rows).all() and len(rows) == len(scores)
+            else None
+        )
 
     @cached_property
     def probable(self) -> bool:
         """Whether the outputs are probabilities themselves."""
         return self.rows is not None and bool(
-            (self.rows >= 0).all() and (self.rows <= 1).all() and np.allclose(self.rows.sum(1), 1, atol=1e-3)
+            (self.rows >= 0).all()
+            and (self.rows <= 1).all()
+            and np.allclose(self.rows.sum(1), 1, atol=1e-3)
         )
 
     @cached_property
@@ -55,12 +69,18 @@ class Classes:
     def _of(self, kinds: tuple[type, ...]) -> list[np.ndarray]:
         """The log-probabilities (N, K) of the target's terms of these kinds."""
         terms = self.target.terms if isinstance(self.target, Combination) else (self.target,)
-        found = [self.index(t) for t in terms if isinstance(t, kinds) and hasattr(getattr(t, "index", None), "shape")]
+        found = [
+            self.index(t)
+            for t in terms
+            if isinstance(t, kinds) and hasattr(getattr(t, "index", None), "shape")
+        ]
         return [np.take_along_axis(self.log_probabilities, index, 1) for index in found]
 
     @property
     def _precision(self) -> float:
-        return 4 * float(np.finfo(self.rows.dtype if self.rows is not None else self.scores.dtype).eps)
+        return 4 * float(
+            np.finfo(self.rows.dtype if self.rows is not None else self.scores.dtype).eps
+        )
 
     @cached_property
     def surely_saturated(self) -> np.ndarray:
@@ -107,20 +127,28 @@ class Classes:
         return repr(self.target)
 
     def negated(self, n: int, k: int) -> str:
-        return f"-{self.shown(n, k)}" if isinstance(self.target, Target) else "lambda outputs: -target(outputs)"
+        return (
+            f"-{self.shown(n, k)}"
+            if isinstance(self.target, Target)
+            else "lambda outputs: -target(outputs)"
+        )
 
     def mismatch(self, n: int, k: int) -> str | None:
         """A hint, where the class is far from what the model sees in the sample."""
-        if self.rows is None or not isinstance(self.target, _OF_CLASS) or not hasattr(self.target.index, "shape"):
+        if (
+            self.rows is None
+            or not isinstance(self.target, _OF_CLASS)
+            or not hasattr(self.target.index, "shape")
+        ):
             return None
         index, likely = self.index(self.target), self.log_probabilities
         top, wanted = likely.argmax(1), int(index[n, k])
         if likely[n, wanted] > likely[n, top[n]] - math.log(100):
             return None
-        says = (
-            f"class {wanted} scores {self.rows[n, top[n]] - self.rows[n, wanted]:.3g} below class {top[n]}, its top one"
-        )
-        others = [m for m in range(len(top)) if m != n and top[n] in index[m] and top[m] not in index[m]]
+        says = f"class {wanted} scores {self.rows[n, top[n]] - self.rows[n, wanted]:.3g} below class {top[n]}, its top one"
+        others = [
+            m for m in range(len(top)) if m != n and top[n] in index[m] and top[m] not in index[m]
+        ]
         if others and len(np.unique(index, axis=0)) > 1:
             return (
                 f"{says}, which is a target of sample {others[0]}; see to it that the targets are in the order of the "

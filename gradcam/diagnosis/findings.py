@@ -54,7 +54,11 @@ class Finding:
     amount: float | None = None
 
     def __str__(self) -> str:
-        which = f"sample {self.sample}" if self.target is None else f"sample {self.sample}, target {self.target}"
+        which = (
+            f"sample {self.sample}"
+            if self.target is None
+            else f"sample {self.sample}, target {self.target}"
+        )
         return f"{which}: {self.reason}: {self.message}"
 
 
@@ -85,9 +89,13 @@ class Diagnosis:
 
     def __str__(self) -> str:
         if not self.findings:
-            return f"nothing is wrong with {'the map' if self.maps == 1 else f'the {self.maps} maps'}"
+            return (
+                f"nothing is wrong with {'the map' if self.maps == 1 else f'the {self.maps} maps'}"
+            )
         wrong = len({(finding.sample, finding.target) for finding in self.findings})
-        return "\n".join([f"{wrong} of {self.maps} maps:", *(f"  {finding}" for finding in self.findings)])
+        return "\n".join(
+            [f"{wrong} of {self.maps} maps:", *(f"  {finding}" for finding in self.findings)]
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,9 @@ class Seen:
     def blank(self) -> bool:
         return not self.values.any()
 
-    def finding(self, reason: str, message: str, layer: str | None = None, amount: float | None = None) -> Finding:
+    def finding(
+        self, reason: str, message: str, layer: str | None = None, amount: float | None = None
+    ) -> Finding:
         return Finding(reason, self.sample, message, self.target, layer, amount)
 
 
@@ -111,7 +121,10 @@ def warn_blank(blank: np.ndarray, what: str) -> None:
     """Warn, at the user's line, of maps that are 0 everywhere: `blank` is (N,) or (N, K)."""
     if not blank.any():
         return
-    names = [str(place[0]) if blank.ndim == 1 else f"({place[0]}, {place[1]})" for place in np.argwhere(blank)]
+    names = [
+        str(place[0]) if blank.ndim == 1 else f"({place[0]}, {place[1]})"
+        for place in np.argwhere(blank)
+    ]
     many, left = len(names) > 1, len(names) - 8
     if len(names) == blank.size:
         whose = f"all {blank.size} maps" if many else "the map"
@@ -130,6 +143,9 @@ def warn_blank(blank: np.ndarray, what: str) -> None:
 def _outside() -> int:
     """The stack level, for the caller's call of `warnings.warn`, of the first frame that is not of this library."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gradcam":
+    while (
+        frame.f_back is not None
+        and frame.f_globals.get("__name__", "").partition(".")[0] == "gradcam"
+    ):
         frame, level = frame.f_back, level + 1
     return level

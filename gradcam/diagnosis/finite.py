@@ -37,7 +37,9 @@ class _Finite:
 def _rows(array: Array) -> Array:
     """Of each entry along the first axis, whether all its numbers are finite."""
     xp = array_namespace(array)
-    return xp.all(xp.isfinite(xp.reshape(array, (int(array.shape[0]) if array.ndim else 1, -1))), axis=1)
+    return xp.all(
+        xp.isfinite(xp.reshape(array, (int(array.shape[0]) if array.ndim else 1, -1))), axis=1
+    )
 
 
 def _bad(rows: Array, samples: int) -> np.ndarray:
@@ -46,10 +48,14 @@ def _bad(rows: Array, samples: int) -> np.ndarray:
     return ~good if len(good) == samples else np.full(samples, not good.all())
 
 
-def not_finite(model: Model, inputs: Inputs, source: Source, wanted: Sequence[int]) -> dict[int, str]:
+def not_finite(
+    model: Model, inputs: Inputs, source: Source, wanted: Sequence[int]
+) -> dict[int, str]:
     """Where NaN or infinity in the maps of these samples comes from, in one sentence for each that has any."""
     count, layers = int(first_array(inputs).shape[0]), source.layers
-    found = compiled(model, _Finite(layers, source.differentiated or not source.of_layer))(inputs, source.target)
+    found = compiled(model, _Finite(layers, source.differentiated or not source.of_layer))(
+        inputs, source.target
+    )
     places = [
         (what, path, _bad(rows, count))
         for i, path in enumerate(layers)
@@ -89,7 +95,9 @@ def _listing(model: Model, inputs: Inputs) -> list[str]:
     return [layer.path for layer in listing(inputs)] if listing is not None else []
 
 
-def _each(model: Model, inputs: Inputs, target: Any, paths: Sequence[str], count: int) -> Iterator[tuple[str, Any]]:
+def _each(
+    model: Model, inputs: Inputs, target: Any, paths: Sequence[str], count: int
+) -> Iterator[tuple[str, Any]]:
     """Layers with their samples (N,) whose outputs, or with a target gradients, are not finite; as far as asked for."""
     scored = target is not None
     what = "gradients" if scored else "activations"
@@ -98,7 +106,9 @@ def _each(model: Model, inputs: Inputs, target: Any, paths: Sequence[str], count
         for group in (chunk, *((one,) for one in chunk)):
             try:
                 found = compiled(model, _Finite(group, scored))(inputs, target)[what]
-            except RuntimeError:  # such as PyTorch's, where the score does not depend on one of them: one by one
+            except (
+                RuntimeError
+            ):  # such as PyTorch's, where the score does not depend on one of them: one by one
                 continue
             yield from ((path, _bad(rows, count)) for path, rows in zip(group, found, strict=True))
             if group is chunk:
@@ -108,12 +118,22 @@ def _each(model: Model, inputs: Inputs, target: Any, paths: Sequence[str], count
 def _first(model: Model, inputs: Inputs, samples: Sequence[int], count: int) -> dict[int, str]:
     """Of each sample, the first layer, in the order in which they run, whose output is not finite, or the input."""
     args, kwargs = arguments(inputs)
-    given = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape") and "float" in str(value.dtype)]
+    given = [
+        value
+        for value in (*args, *kwargs.values())
+        if hasattr(value, "shape") and "float" in str(value.dtype)
+    ]
     wrong = [_bad(_rows(array), count) for array in given]
     found = {
-        n: "so is the input itself; look at how it is read and normalised" for n in samples if any(b[n] for b in wrong)
+        n: "so is the input itself; look at how it is read and normalised"
+        for n in samples
+        if any(b[n] for b in wrong)
     }
-    for path, bad in _each(model, inputs, None, _listing(model, inputs), count) if len(found) < len(samples) else ():
+    for path, bad in (
+        _each(model, inputs, None, _listing(model, inputs), count)
+        if len(found) < len(samples)
+        else ()
+    ):
         for n in samples:
             if bad[n] and n not in found:
                 found[n] = (

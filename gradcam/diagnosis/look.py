@@ -22,9 +22,7 @@ from gradcam.targets.outputs import class_scores
 
 __all__ = ["ONE_POSITION", "Look"]
 
-ONE_POSITION = (
-    'layer "{path}" has a single position, so its map is one number; choose an earlier layer, which has space'
-)
+ONE_POSITION = 'layer "{path}" has a single position, so its map is one number; choose an earlier layer, which has space'
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,9 @@ class _Looked:
         }
         if self.differentiated:
             gradients, lead = capture.gradients[0], capture.scores.ndim
-            found["slope"] = xp.any(xp.reshape(gradients != 0, (*gradients.shape[:lead], -1)), axis=-1)
+            found["slope"] = xp.any(
+                xp.reshape(gradients != 0, (*gradients.shape[:lead], -1)), axis=-1
+            )
             found["reached"] = xp.any(layout.view(gradients) != 0, axis=(-2, -1))
         return found
 
@@ -66,7 +66,9 @@ class _Scores:
 
     layers: tuple[str, ...]
 
-    def __call__(self, model: Model, inputs: Inputs, target: Any, *activations: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, model: Model, inputs: Inputs, target: Any, *activations: Array
+    ) -> tuple[Array, Array]:
         outputs = model.replay(inputs, self.layers, activations)
         scores = target(outputs)
         try:
@@ -129,7 +131,10 @@ class Look:
             if (cause := self._cause(n, k, path, bool(values.any()), classes)) is not None:
                 return finding(*cause)
         elif values.any():
-            return finding("flat", "the map is the same at every position; try another method, or look at the input")
+            return finding(
+                "flat",
+                "the map is the same at every position; try another method, or look at the input",
+            )
         signed = self._maps(path, False)[n, k]
         if (signed < 0).any() and not (signed > 0).any():
             total = float(signed[signed < 0].sum())
@@ -157,13 +162,22 @@ class Look:
                 'of them is: they meet at no position, or cancel in a mean; try method="layer-cam" or "hires-cam", or '
                 "another layer",
             )
-        return finding("cancels", f"the parts of which {source.entry.name} is made cancel; try another method or layer")
+        return finding(
+            "cancels",
+            f"the parts of which {source.entry.name} is made cancel; try another method or layer",
+        )
 
-    def _cause(self, n: int, k: int, path: str, shows: bool, classes: Classes) -> tuple[str, str] | None:
+    def _cause(
+        self, n: int, k: int, path: str, shows: bool, classes: Classes
+    ) -> tuple[str, str] | None:
         """Reason and message of what is 0 before the method sees it; `shows`: the map is flat, but not 0."""
         source, looked = self.source, self.looked(path)
         if shows:
-            whose = "activations" if not looked["varied"][n, 0] else "activations that count in this map"
+            whose = (
+                "activations"
+                if not looked["varied"][n, 0]
+                else "activations that count in this map"
+            )
             return (
                 "flat",
                 f'the {whose} of layer "{path}" are the same at every position; look at the input, or choose an '
@@ -238,7 +252,9 @@ class Look:
     def changed(self) -> np.ndarray:
         """(N,): whether the score is another than the one explained, by more than rounding."""
         known = np.isfinite(self.scores)
-        size = np.abs(np.where(known, self.scores, 0)).max()  # a hundredth of it: what half precision may do
+        size = np.abs(
+            np.where(known, self.scores, 0)
+        ).max()  # a hundredth of it: what half precision may do
         return np.asarray((known & ~(np.abs(self.scores - self.now) <= 1e-2 * size)).any(1))
 
     @cached_property
@@ -248,7 +264,10 @@ class Look:
     def looked(self, path: str) -> dict[str, np.ndarray]:
         run = compiled(self.model, _Looked(path, self.source.layout_of, self.source.differentiated))
         found: dict[str, np.ndarray] = self._once(
-            path, lambda: {name: self._column(v) for name, v in run(self.inputs, self.source.target).items()}
+            path,
+            lambda: {
+                name: self._column(v) for name, v in run(self.inputs, self.source.target).items()
+            },
         )
         return found
 
@@ -258,7 +277,10 @@ class Look:
         def ask() -> tuple[np.ndarray, np.ndarray]:
             activations = compiled(self.model, _Activations(path))(self.inputs, None)
             replay = compiled(self.model, _Scores((path,)))
-            each = [replay(self.inputs, self.source.target, activations * factor) for factor in (1, 0, -1, 2)]
+            each = [
+                replay(self.inputs, self.source.target, activations * factor)
+                for factor in (1, 0, -1, 2)
+            ]
             score, every = ([self._column(found[i]) for found in each] for i in (0, 1))
             return _differ(score), np.asarray(_differ(every).any(1))
 

@@ -20,7 +20,13 @@ __all__ = ["diagnose"]
 
 
 def diagnose(
-    maps: Array, scores: Array, outputs: Outputs, target: Any, layer: str, source: Source | None, inputs: Inputs = None
+    maps: Array,
+    scores: Array,
+    outputs: Outputs,
+    target: Any,
+    layer: str,
+    source: Source | None,
+    inputs: Inputs = None,
 ) -> Diagnosis:
     """What is wrong with each map, (N, *grid) or (N, K, *grid): see `Explanation.diagnose`."""
     if inputs is not None and source is None:
@@ -28,27 +34,41 @@ def diagnose(
             "this explanation knows no model: it was loaded, or made by hand; explain these inputs again, and "
             "diagnose that"
         )
-    with np.errstate(all="ignore"):  # NumPy, and networks of its functions, complain of what is looked for here
+    with np.errstate(
+        all="ignore"
+    ):  # NumPy, and networks of its functions, complain of what is looked for here
         values = to_numpy(scores)
-        return Diagnosis(tuple(_findings(maps, values, outputs, target, layer, source, inputs)), values.size)
+        return Diagnosis(
+            tuple(_findings(maps, values, outputs, target, layer, source, inputs)), values.size
+        )
 
 
 def _findings(
-    maps: Array, scores: np.ndarray, outputs: Outputs, target: Any, layer: str, source: Source | None, inputs: Inputs
+    maps: Array,
+    scores: np.ndarray,
+    outputs: Outputs,
+    target: Any,
+    layer: str,
+    source: Source | None,
+    inputs: Inputs,
 ) -> Iterator[Finding]:
     several = scores.ndim == 2
     scores = scores if several else scores[:, None]
     values = to_numpy(maps).reshape(*scores.shape, -1)
     good = np.isfinite(values).all(-1)
     level = good & (values.max(-1) == values.min(-1))
-    target = source.target if source is not None else target if target is None else as_target(target)
+    target = (
+        source.target if source is not None else target if target is None else as_target(target)
+    )
     classes = Classes(target, outputs, scores)
     rounded = good & ~level & classes.surely_saturated
     look, why = _look(source, inputs, scores) if (~good | level).any() else (None, "")
     for n, k in np.argwhere(~good | level | rounded):
         seen = Seen(int(n), int(k) if several else None, values[n, k], layer)
         if rounded[n, k]:
-            yield seen.finding("saturated", f"the map is made of rounding errors: {classes.saturation(n, k)}")
+            yield seen.finding(
+                "saturated", f"the map is made of rounding errors: {classes.saturation(n, k)}"
+            )
         elif look is None:
             yield _alone(seen, bool(good[n, k]), why)
         else:
@@ -58,7 +78,10 @@ def _findings(
 def _look(source: Source | None, inputs: Inputs, scores: np.ndarray) -> tuple[Look | None, str]:
     """The model on its inputs; or, where it cannot be had, why."""
     if source is None:
-        return None, "this explanation was loaded, or made by hand: explain the inputs again, and diagnose that"
+        return (
+            None,
+            "this explanation was loaded, or made by hand: explain the inputs again, and diagnose that",
+        )
     try:
         model = source.model()
     except ReferenceError:
@@ -77,11 +100,14 @@ def _look(source: Source | None, inputs: Inputs, scores: np.ndarray) -> tuple[Lo
 def _alone(seen: Seen, good: bool, why: str) -> Finding:
     """What a map says of itself."""
     if not good:
-        return seen.finding("not-finite", f"the map is NaN or infinite; the layer cannot be named, since {why}")
+        return seen.finding(
+            "not-finite", f"the map is NaN or infinite; the layer cannot be named, since {why}"
+        )
     if seen.values.size == 1:
         return seen.finding("flat", ONE_POSITION.format(path=seen.layer), seen.layer)
     if not seen.blank:
         return seen.finding(
-            "flat", f"the map is {seen.values[0]:.3g} at every position; there is no more to say: {why}"
+            "flat",
+            f"the map is {seen.values[0]:.3g} at every position; there is no more to say: {why}",
         )
     return seen.finding("blank", f"the map is 0 everywhere; the reason cannot be told: {why}")

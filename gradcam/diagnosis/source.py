@@ -44,7 +44,9 @@ class Source:
     @property
     def differentiated(self) -> bool:
         """Whether it looks at the score's gradient at the layer."""
-        return self.scored and self.of_layer and self.entry.function not in (score_cam, ablation_cam)
+        return (
+            self.scored and self.of_layer and self.entry.function not in (score_cam, ablation_cam)
+        )
 
     @property
     def of_layer(self) -> bool:

@@ -29,7 +29,9 @@ class Annotation:
         """(H, W): whether a pixel of the photograph is the object's, for the photograph's `size`."""
         if self.mask is not None:
             if self.mask.shape != size:
-                raise ValueError(f"the mask has {self.mask.shape} pixels, but the photograph {size}")
+                raise ValueError(
+                    f"the mask has {self.mask.shape} pixels, but the photograph {size}"
+                )
             return self.mask
         height, width = size
         found = np.zeros(size, dtype=bool)
@@ -37,9 +39,13 @@ class Annotation:
             left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
             right, bottom = min(int(np.ceil(x1)), width), min(int(np.ceil(y1)), height)
             if x1 < x0 or y1 < y0:
-                raise ValueError(f"the box {(x0, y0, x1, y1)} ends before it starts; it must be (x0, y0, x1, y1)")
+                raise ValueError(
+                    f"the box {(x0, y0, x1, y1)} ends before it starts; it must be (x0, y0, x1, y1)"
+                )
             if left >= right or top >= bottom:
-                raise ValueError(f"the box {(x0, y0, x1, y1)} lies outside of the photograph, {width} x {height}")
+                raise ValueError(
+                    f"the box {(x0, y0, x1, y1)} lies outside of the photograph, {width} x {height}"
+                )
             found[top:bottom, left:right] = True
         return found
 
@@ -66,9 +72,15 @@ def read_annotations(source: str | Path, category: str | None = None) -> dict[st
     """
     path = Path(source)
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        files = [
+            file
+            for file in sorted(path.iterdir())
+            if file.is_file() and not file.name.startswith(".")
+        ]
         if any(file.suffix.lower() == ".xml" for file in files):
-            return _together((_voc(file) for file in files if file.suffix.lower() == ".xml"), category)
+            return _together(
+                (_voc(file) for file in files if file.suffix.lower() == ".xml"), category
+            )
         found = {}
         for file in files:
             if file.stem in found:
@@ -81,7 +93,9 @@ def read_annotations(source: str | Path, category: str | None = None) -> dict[st
         return _together(_coco(path), category)
     if path.suffix.lower() == ".csv":
         return _together(_table(path), None)
-    raise ValueError(f"{path}: annotations must be a .json (COCO), a .csv, or a folder of .xml (VOC) or of masks")
+    raise ValueError(
+        f"{path}: annotations must be a .json (COCO), a .csv, or a folder of .xml (VOC) or of masks"
+    )
 
 
 @dataclass(frozen=True)
@@ -91,14 +105,18 @@ class _Object:
     mask: np.ndarray | None = None
 
 
-def _together(photographs: Iterable[tuple[str, list[_Object]]], category: str | None) -> dict[str, Annotation]:
+def _together(
+    photographs: Iterable[tuple[str, list[_Object]]], category: str | None
+) -> dict[str, Annotation]:
     """The objects of each photograph (its file's name) as one annotation."""
     files: dict[str, str] = {}
     kept: dict[str, list[_Object]] = {}
     for name, objects in photographs:
         stem = Path(name).stem
         if files.setdefault(stem, name) != name:
-            raise ValueError(f"{files[stem]} and {name} are both named {stem}; annotations are found by that name")
+            raise ValueError(
+                f"{files[stem]} and {name} are both named {stem}; annotations are found by that name"
+            )
         some = [one for one in objects if category is None or one.category == category]
         several = {one.category for one in some}
         if len(several) > 1:
@@ -113,7 +131,10 @@ def _together(photographs: Iterable[tuple[str, list[_Object]]], category: str | 
         boxes, mask = tuple(one.box for one in objects), None
         if any(one.mask is not None for one in objects):
             size = next(one.mask.shape for one in objects if one.mask is not None)
-            masks = [Annotation((one.box,)).drawn(size) if one.mask is None else one.mask for one in objects]
+            masks = [
+                Annotation((one.box,)).drawn(size) if one.mask is None else one.mask
+                for one in objects
+            ]
             mask = np.any(masks, axis=0)
         found[stem] = Annotation(boxes, mask)
     return found
@@ -146,7 +167,9 @@ def _table(path: Path) -> Iterable[tuple[str, list[_Object]]]:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     columns = ("file", "x0", "y0", "x1", "y1")
     if rows and (missing := [name for name in columns if name not in rows[0]]):
-        raise ValueError(f"{path}: has no column {', '.join(missing)}; it needs {', '.join(columns)}")
+        raise ValueError(
+            f"{path}: has no column {', '.join(missing)}; it needs {', '.join(columns)}"
+        )
     for n, row in enumerate(rows):
         try:
             x0, y0, x1, y1 = (float(row[name]) for name in columns[1:])
@@ -163,7 +186,9 @@ def _voc(path: Path) -> tuple[str, list[_Object]]:
             box = one.find("bndbox")
             if box is None:
                 raise ValueError(f"{path}: an object has no bndbox")
-            x0, y0, x1, y1 = (float(box.findtext(name) or "nan") for name in ("xmin", "ymin", "xmax", "ymax"))
+            x0, y0, x1, y1 = (
+                float(box.findtext(name) or "nan") for name in ("xmin", "ymin", "xmax", "ymax")
+            )
             # VOC counts from 1, both ends belonging to the box
             objects.append(_Object((x0 - 1, y0 - 1, x1, y1), one.findtext("name")))
     except ElementTree.ParseError as error:
@@ -187,9 +212,17 @@ def _coco(path: Path) -> Iterable[tuple[str, list[_Object]]]:
                     "of them, as pycocotools does"
                 )
             x, y, width, height = one["bbox"]
-            mask = polygons_mask(segments, (int(image["height"]), int(image["width"]))) if segments else None
+            mask = (
+                polygons_mask(segments, (int(image["height"]), int(image["width"])))
+                if segments
+                else None
+            )
             label = one.get("category_id")
-            made = _Object((x, y, x + width, y + height), None if label is None else names.get(label, str(label)), mask)
+            made = _Object(
+                (x, y, x + width, y + height),
+                None if label is None else names.get(label, str(label)),
+                mask,
+            )
             found.setdefault(one["image_id"], []).append(made)
         return [(str(images[key]["file_name"]), objects) for key, objects in found.items()]
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -67,7 +67,9 @@ def predictor(model: Any, inputs: Inputs) -> Predict:
     def predict(batch: np.ndarray) -> np.ndarray:
         count = len(batch)
         if jax and count & (count - 1):
-            batch = np.concatenate([batch, np.repeat(batch[-1:], (1 << count.bit_length()) - count, axis=0)])
+            batch = np.concatenate(
+                [batch, np.repeat(batch[-1:], (1 << count.bit_length()) - count, axis=0)]
+            )
         outputs = forward(bare, constant(batch, like=like))()
         return to_numpy(class_scores(outputs))[:count]
 
@@ -97,11 +99,17 @@ class Evaluation:
         found = {}
         for method in (*self.methods, *self.controls):
             for name in self.measures:
-                values = [row["values"].get(name) for row in self.rows if row["method"] == method and "values" in row]
+                values = [
+                    row["values"].get(name)
+                    for row in self.rows
+                    if row["method"] == method and "values" in row
+                ]
                 array = _stacked(values)
                 if array is not None:
                     summary = best_threshold(self._overlaps) if name == "max-box-accuracy" else mean
-                    found[method, name] = Result(name, array, MEASURES[name].better, summary=summary)
+                    found[method, name] = Result(
+                        name, array, MEASURES[name].better, summary=summary
+                    )
         return found
 
     @property
@@ -112,7 +120,10 @@ class Evaluation:
     @cached_property
     def seconds(self) -> dict[str, float]:
         """The median time of an explanation, by method."""
-        times = {m: [r["seconds"] for r in self.rows if r["method"] == m and "seconds" in r] for m in self.methods}
+        times = {
+            m: [r["seconds"] for r in self.rows if r["method"] == m and "seconds" in r]
+            for m in self.methods
+        }
         return {method: float(np.median(some)) for method, some in times.items() if some}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -133,9 +144,17 @@ class Evaluation:
             }
             for (method, name), result in self.results.items()
         ]
-        whole = {"schema": 1, **self.about, "skipped": dict(self.skipped), "summary": summary, "rows": list(self.rows)}
+        whole = {
+            "schema": 1,
+            **self.about,
+            "skipped": dict(self.skipped),
+            "summary": summary,
+            "rows": list(self.rows),
+        }
         drawn = render.png(self.figure())
-        (folder / "evaluation.json").write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "evaluation.json").write_text(
+            json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
         (folder / "evaluation.png").write_bytes(drawn)
         return folder
 
@@ -152,7 +171,9 @@ class Evaluation:
                     low, high = result.interval()
                     rows.append((method, (low, result.value, high), method in self.controls))
             if rows:
-                arrow = "higher is better" if MEASURES[name].better == "higher" else "lower is better"
+                arrow = (
+                    "higher is better" if MEASURES[name].better == "higher" else "lower is better"
+                )
                 panels.append((f"{name}\n{arrow}", rows))
         return render.dots(panels)
 
@@ -210,14 +231,18 @@ def evaluate(
     if annotations is not None and marks is None:
         marks = read_annotations(annotations, category)
     if marks is None and (without := [name for name in measures if name in MASKED]):
-        raise ValueError(f"{', '.join(without)} need `annotations`: a COCO file, VOC files, masks or a table of boxes")
+        raise ValueError(
+            f"{', '.join(without)} need `annotations`: a COCO file, VOC files, masks or a table of boxes"
+        )
     options = dict(options or {})
     if unknown := [name for name in options if name not in METHODS and name not in MEASURES]:
         raise ValueError(
             f"`options` {unknown} are of no method or measure; known are {', '.join((*METHODS, *MEASURES))}"
         )
     if out is not None and not isinstance(layer, (str, type(None))):
-        raise TypeError("give `layer` by its path, as `gradcam.layers` lists it, for rows that are kept in `out`")
+        raise TypeError(
+            "give `layer` by its path, as `gradcam.layers` lists it, for rows that are kept in `out`"
+        )
     chosen = {name: dict(options.get(name, {})) for name in (*methods, *controls, *measures)}
     settings: Row = {
         "layer": layer if layer is None else str(layer),
@@ -229,7 +254,9 @@ def evaluate(
     if marks is not None and any(name in MASKED for name in measures):
         _check_names(marks, [name for name, _ in photographs])
     store = _Store(out, settings)
-    evaluator = _Evaluator(model, layer, None if target is None else int(target), confidence, chosen, batch, seed)
+    evaluator = _Evaluator(
+        model, layer, None if target is None else int(target), confidence, chosen, batch, seed
+    )
     skipped: dict[str, str] = {}
     rows = []
     for name, photograph in photographs:
@@ -245,19 +272,27 @@ def evaluate(
             if missing:
                 progress(f"{name}: {method}")
                 found = evaluator.row(seen, method, missing)
-                store.add({**key, "options": {one: chosen[one] for one in (method, *missing)}, **found})
+                store.add(
+                    {**key, "options": {one: chosen[one] for one in (method, *missing)}, **found}
+                )
                 row = _merged(row, found)
             values = {one: row["values"][one] for one in measures if one in row["values"]}
             rows.append({"photograph": name, **row, "values": values})
     if not rows and skipped:
         raise ValueError(f"no photograph could be measured: {'; '.join(skipped.values())}")
-    about = {"settings": {**settings, "options": {name: some for name, some in chosen.items() if some}}}
-    return Evaluation(tuple(rows), methods, controls, measures, skipped, {**about, "versions": versions()})
+    about = {
+        "settings": {**settings, "options": {name: some for name, some in chosen.items() if some}}
+    }
+    return Evaluation(
+        tuple(rows), methods, controls, measures, skipped, {**about, "versions": versions()}
+    )
 
 
 def _named(marks: Mapping[str, Annotation], name: str) -> Annotation | None:
     """By the file's name, with its ending or without."""
-    return next((marks[key] for key in (name, Path(name).name, Path(name).stem) if key in marks), None)
+    return next(
+        (marks[key] for key in (name, Path(name).name, Path(name).stem) if key in marks), None
+    )
 
 
 def _check_names(marks: Mapping[str, Annotation], names: Sequence[str]) -> None:
@@ -336,14 +371,25 @@ class _Evaluator:
             confidence=self.confidence,
             batch=self.batch,
         )
-        whole, boxes = (None, []) if annotation is None else _objects(annotation, photograph, subject.size, view)
+        whole, boxes = (
+            (None, [])
+            if annotation is None
+            else _objects(annotation, photograph, subject.size, view)
+        )
         if not np.isfinite(subject.outputs).all():
             raise ValueError("the model's outputs for it are NaN or infinite")
         content = zlib.crc32(np.ascontiguousarray(subject.inputs).tobytes())
-        outputs = [subject.outputs.mean(), subject.outputs.std(), subject.outputs.max(), subject.clean[0]]
+        outputs = [
+            subject.outputs.mean(),
+            subject.outputs.std(),
+            subject.outputs.max(),
+            subject.clean[0],
+        ]
         key = {
             "content": content,
-            "objects": None if whole is None else [zlib.crc32(np.packbits(whole).tobytes()), *map(list, boxes)],
+            "objects": None
+            if whole is None
+            else [zlib.crc32(np.packbits(whole).tobytes()), *map(list, boxes)],
             "outputs": [float(f"{one:.6g}") for one in outputs],
         }
         return _Seen(inputs, subject, whole, boxes, self.seed ^ content, key)
@@ -351,13 +397,20 @@ class _Evaluator:
     def row(self, seen: _Seen, method: str, measures: Sequence[str]) -> Row:
         subject = seen.subject
         row: Row = {"method": method, "control": method in CONTROLS}
-        row |= {"class": int(subject.classes[0]), "score": float(subject.clean[0]), "values": {}, "failed": {}}
+        row |= {
+            "class": int(subject.classes[0]),
+            "score": float(subject.clean[0]),
+            "values": {},
+            "failed": {},
+        }
 
         def explain(inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
             if row["control"]:
                 return np.asarray(CONTROLS[method](inputs, subject.channel_axis, self.seed))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", BlankMapWarning)  # a measure of a blank map says enough
+                warnings.simplefilter(
+                    "ignore", BlankMapWarning
+                )  # a measure of a blank map says enough
                 explainer = self._explainers.get(method)
                 if explainer is None:
                     explainer = Explainer(self.model, self.layer, method, **self.options[method])
@@ -365,7 +418,9 @@ class _Evaluator:
                 return to_numpy(explainer(constant(inputs, like=seen.inputs), classes).maps)
 
         try:
-            explain(subject.inputs, subject.classes) if method not in self._explainers else None  # compiled
+            explain(
+                subject.inputs, subject.classes
+            ) if method not in self._explainers else None  # compiled
             start = time.perf_counter()
             maps = explain(subject.inputs, subject.classes)
             row["seconds"] = time.perf_counter() - start
@@ -380,7 +435,14 @@ class _Evaluator:
                 row["failed"][name] = f"{type(error).__name__}: {error}"
         return row
 
-    def _value(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any, done: dict[str, dict[str, Result]]) -> Any:
+    def _value(
+        self,
+        name: str,
+        seen: _Seen,
+        maps: np.ndarray,
+        explain: Any,
+        done: dict[str, dict[str, Result]],
+    ) -> Any:
         group = SHARED.get(name)
         if group is None:
             result = self._one(name, seen, maps, explain)
@@ -390,13 +452,17 @@ class _Evaluator:
                 done[same] = self._together(group, seen, maps, explain, self.options[name])
             result = done[same][name]
         value = None if result is None else result.values[0]
-        return value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
+        return (
+            value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
+        )
 
     def _together(
         self, group: str, seen: _Seen, maps: np.ndarray, explain: Any, options: dict[str, Any]
     ) -> dict[str, Result]:
         if group == "confidence":
-            return metrics_.confidence_measures(seen.subject, maps, **{"seed": seen.seed, **options})
+            return metrics_.confidence_measures(
+                seen.subject, maps, **{"seed": seen.seed, **options}
+            )
         return metrics_.adcc_parts(seen.subject, maps, explain, **{"seed": seen.seed, **options})
 
     def _one(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any) -> Result | None:
@@ -408,7 +474,9 @@ class _Evaluator:
             if name == "max-box-accuracy":
                 return metrics_.max_box_accuracy(maps, [seen.boxes], size=subject.size, **options)
             if name == "box-error":
-                error = metrics_.localisation_error(maps, [seen.boxes], [0], [[0.0]], size=subject.size, **options)
+                error = metrics_.localisation_error(
+                    maps, [seen.boxes], [0], [[0.0]], size=subject.size, **options
+                )
                 return Result(name, error.values, error.better)
             masked: dict[str, Callable[..., Result]] = {
                 "pointing-game": metrics_.pointing_game,
@@ -418,11 +486,15 @@ class _Evaluator:
             }
             return masked[name](maps, masks, **options)
         if name == "max-sensitivity":
-            return metrics_.max_sensitivity(subject, maps, explain, **{"seed": seen.seed, **options})
+            return metrics_.max_sensitivity(
+                subject, maps, explain, **{"seed": seen.seed, **options}
+            )
         if name == "occlusion-correlation":
             if "costs" not in seen.occluded:  # the same for every method
                 seen.occluded["costs"] = metrics_.occlusion(subject, **options)
-            return metrics_.occlusion_correlation(subject, maps, occluded=seen.occluded["costs"], **options)
+            return metrics_.occlusion_correlation(
+                subject, maps, occluded=seen.occluded["costs"], **options
+            )
         asked: dict[str, Callable[..., Result]] = {
             "insertion": metrics_.insertion,
             "deletion": metrics_.deletion,
@@ -437,7 +509,9 @@ def _objects(
 ) -> tuple[np.ndarray | None, list[tuple[int, int, int, int]]]:
     """The mask of what the network sees of the objects, and the box round each; None and none where it sees nothing."""
     picture = (
-        photograph if isinstance(photograph, np.ndarray) and photograph.ndim == 3 else np.zeros((*size, 3), np.uint8)
+        photograph
+        if isinstance(photograph, np.ndarray) and photograph.ndim == 3
+        else np.zeros((*size, 3), np.uint8)
     )
     whole = seen_mask(annotation, picture, view)
     if whole.shape != size:
@@ -466,10 +540,16 @@ class _Store:
             return
         directory = Path(folder)
         directory.mkdir(parents=True, exist_ok=True)
-        self.path, self.before, self.settings = directory / "rows.jsonl", directory / "settings.json", settings
+        self.path, self.before, self.settings = (
+            directory / "rows.jsonl",
+            directory / "settings.json",
+            settings,
+        )
         if self.before.exists():
             if json.loads(self.before.read_text(encoding="utf-8")) != settings:
-                raise ValueError(f"`out` {directory} holds an evaluation with other settings; choose another folder")
+                raise ValueError(
+                    f"`out` {directory} holds an evaluation with other settings; choose another folder"
+                )
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             for line in lines:
                 try:
@@ -477,9 +557,13 @@ class _Store:
                 except json.JSONDecodeError:  # half a line, where the last run was stopped
                     continue
             # whole lines alone, so that what is added starts a new one
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            self.path.write_text(
+                "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"
+            )
         elif any(directory.iterdir()):
-            raise ValueError(f"`out` {directory} is not empty, and holds no evaluation; choose another folder")
+            raise ValueError(
+                f"`out` {directory} is not empty, and holds no evaluation; choose another folder"
+            )
 
     def find(self, key: Row, options: Mapping[str, Row]) -> Row:
         """What is known of this photograph, method and model, of measures with these options, as one row."""
@@ -496,10 +580,15 @@ class _Store:
             values = {
                 name: value
                 for name, value in row["values"].items()
-                if used.get(name) == wanted.get(name) and (name not in MASKED or row["objects"] == key["objects"])
+                if used.get(name) == wanted.get(name)
+                and (name not in MASKED or row["objects"] == key["objects"])
             }
             merged = _merged(merged, {**row, "values": values, "failed": {}})
-        return {name: value for name, value in merged.items() if name not in ("options", *key) or name == "method"}
+        return {
+            name: value
+            for name, value in merged.items()
+            if name not in ("options", *key) or name == "method"
+        }
 
     def add(self, row: Row) -> None:
         row = json.loads(json.dumps(row, allow_nan=False))
@@ -514,7 +603,9 @@ class _Store:
 def _merged(old: Row, new: Row) -> Row:
     """One row of two; what failed before and then did not has not failed."""
     values = {**old["values"], **new["values"]}
-    failed = {name: why for name, why in {**old["failed"], **new["failed"]}.items() if name not in values}
+    failed = {
+        name: why for name, why in {**old["failed"], **new["failed"]}.items() if name not in values
+    }
     return {**old, **new, "values": values, "failed": failed}
 
 
@@ -525,8 +616,14 @@ def _photographs(model: Any, images: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(images, (str, os.PathLike)):
         folder = Path(images)
         if not folder.is_dir():
-            raise ValueError(f"`images` {folder} is no folder; pass a folder, a list of files, or arrays by name")
-        files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+            raise ValueError(
+                f"`images` {folder} is no folder; pass a folder, a list of files, or arrays by name"
+            )
+        files = [
+            file
+            for file in sorted(folder.iterdir())
+            if file.is_file() and not file.name.startswith(".")
+        ]
         if not files:
             raise ValueError(f"`images` {folder} holds no file")
         return [(file.name, file) for file in files]
@@ -534,7 +631,9 @@ def _photographs(model: Any, images: Any) -> Iterable[tuple[str, Any]]:
         return [(str(file), Path(file)) for file in images]
     if hasattr(images, "shape") and not (isinstance(model, Classifier) and model.preprocess):
         return [(str(n), images[n : n + 1]) for n in range(int(images.shape[0]))]
-    raise TypeError("`images` must be a folder, a list of files, RGB arrays by name, or a bare model's inputs (N, ...)")
+    raise TypeError(
+        "`images` must be a folder, a list of files, RGB arrays by name, or a bare model's inputs (N, ...)"
+    )
 
 
 def _number(value: float) -> float | str | None:

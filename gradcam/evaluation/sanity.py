@@ -51,7 +51,9 @@ class SanityCheck:
     maps: np.ndarray
 
     def __str__(self) -> str:
-        lines = [f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original map"]
+        lines = [
+            f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original map"
+        ]
         for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
             name = group[0] if len(group) == 1 else f"{group[0]} .. {group[-1]}"
             lines.append(f"  {mean(rank):6.3f} {structure.mean():6.3f}  {name}")
@@ -124,7 +126,12 @@ def sanity_check(
             BlankMapWarning,
             stacklevel=2,
         )
-    rank = np.stack([np.where(flat, np.nan, np.nan_to_num(rank_correlation(original, one))) for one in every[1:]])
+    rank = np.stack(
+        [
+            np.where(flat, np.nan, np.nan_to_num(rank_correlation(original, one)))
+            for one in every[1:]
+        ]
+    )
     structure = np.stack([structural_similarity(scaled[0], one) for one in scaled[1:]])
     return SanityCheck(method, order, tuple(groups), rank, structure, np.stack(every))
 
@@ -191,11 +198,18 @@ def _explained(
             else:
                 found = guided_grad_cam(model, inputs, layer, target, **parameters)
             gradients = np.abs(to_numpy(found.gradients))
-            axis = int(np.argmin(gradients.shape[1:])) + 1  # the channels: fewer than the pixels of a side
+            axis = (
+                int(np.argmin(gradients.shape[1:])) + 1
+            )  # the channels: fewer than the pixels of a side
             maps, path = gradients.max(axis), layer
         else:
             found = Explainer(model, layer, method, check=False, **parameters)(inputs, target)
-            maps, path = to_numpy(found.maps), found.layer if isinstance(found, Explanation) else layer
+            maps, path = (
+                to_numpy(found.maps),
+                found.layer if isinstance(found, Explanation) else layer,
+            )
     if maps.ndim != 3:
-        raise ValueError(f"a sanity check needs one map over two axes for each sample, but `maps` are {maps.shape}")
+        raise ValueError(
+            f"a sanity check needs one map over two axes for each sample, but `maps` are {maps.shape}"
+        )
     return np.nan_to_num(maps.astype(np.float64)), path, found.target

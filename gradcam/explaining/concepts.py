@@ -74,15 +74,21 @@ def words(
         wanted.check(outputs)
     alphas, scores = to_numpy(alphas), to_numpy(scores)
     if scores.ndim != 1:
-        raise ValueError(f"`target` must be one for each sample, but gives scores of shape {scores.shape}")
+        raise ValueError(
+            f"`target` must be one for each sample, but gives scores of shape {scores.shape}"
+        )
     channels = alphas.shape[-1]
     if not 1 <= k <= channels:
-        raise ValueError(f'`k` must be between 1 and the {channels} channels of layer "{path}", but is {k}')
+        raise ValueError(
+            f'`k` must be between 1 and the {channels} channels of layer "{path}", but is {k}'
+        )
     if names is not None and len(names) != channels:
         raise ValueError(f'`names` has {len(names)}, but layer "{path}" has {channels} channels')
 
     def chosen(alpha: np.ndarray, order: np.ndarray) -> tuple[tuple[str, float], ...]:
-        return tuple((names[i] if names is not None else str(i), float(alpha[i])) for i in order[:k])
+        return tuple(
+            (names[i] if names is not None else str(i), float(alpha[i])) for i in order[:k]
+        )
 
     return [
         Words(
@@ -143,28 +149,42 @@ def factorise(
     activations = compiled(tapped, _Activations(path))(inputs, wanted)
     size = input_size(tapped, inputs)
     place = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], tapped)
-    where, vectors = methods.factorise(place.view(widen(activations)), concepts, iterations=iterations, seed=seed)
+    where, vectors = methods.factorise(
+        place.view(widen(activations)), concepts, iterations=iterations, seed=seed
+    )
     scores = None
     if not place.prefix:
         xp = array_namespace(where)
         replay = compiled(tapped, _Replayed(path))
         try:
             alone = [
-                place.unview(where[:, k, None, :] * vectors[None, k, :, None]) for k in range(int(vectors.shape[0]))
+                place.unview(where[:, k, None, :] * vectors[None, k, :, None])
+                for k in range(int(vectors.shape[0]))
             ]
-            scores = xp.stack([replay(inputs, wanted, xp.astype(one, activations.dtype)) for one in alone], axis=1)
+            scores = xp.stack(
+                [replay(inputs, wanted, xp.astype(one, activations.dtype)) for one in alone], axis=1
+            )
         except TypeError:
             scores = None  # outputs that are no class scores
     return Concepts(place.maps(where), vectors, scores)
 
 
 def _prepared(
-    model: Any, inputs: Inputs, layer: LayerLike, target: TargetLike, layout: layouts.Spec, allow_training: bool
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike,
+    target: TargetLike,
+    layout: layouts.Spec,
+    allow_training: bool,
 ) -> tuple[Model, str, Any]:
     classifier = model if isinstance(model, Classifier) else None
     if classifier is not None:
         model, target = classifier.model, classifier.indices(target)
         layer = classifier.layer if layer is None else layer
     tapped = backends.adapt(model, inputs, allow_training)
-    path = last_spatial_layer(tapped, inputs, layout) if layer is None else backends.layer_path(model, layer)
+    path = (
+        last_spatial_layer(tapped, inputs, layout)
+        if layer is None
+        else backends.layer_path(model, layer)
+    )
     return tapped, path, as_target(target)

@@ -22,7 +22,15 @@ from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import POOLED, Entry, as_entry, check_parameters
-from gradcam.model import Layer, Model, PooledAxes, channel_order, compiled, input_channels_first, input_size
+from gradcam.model import (
+    Layer,
+    Model,
+    PooledAxes,
+    channel_order,
+    compiled,
+    input_channels_first,
+    input_size,
+)
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
 __all__ = ["Explainer", "combine", "compare", "explain", "last_spatial_layer", "layers"]
@@ -64,7 +72,8 @@ class Pipeline:
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         outputs, scores, samples = self._capture(model, inputs, target)
         raw = [
-            [self._map(method, layout, arrays, scores.shape) for layout, arrays in samples] for method in self.methods
+            [self._map(method, layout, arrays, scores.shape) for layout, arrays in samples]
+            for method in self.methods
         ]
         return self.result(raw, scores, outputs)
 
@@ -100,11 +109,17 @@ class Pipeline:
             view = layout.view(widen(activations))
             if scores.ndim == 2:  # K targets share their activations
                 view = array_namespace(view).expand_dims(view, axis=1)
-            slopes = [layout.view(widen(each[i])) for each in (capture.gradients, capture.curvatures) if each]
+            slopes = [
+                layout.view(widen(each[i]))
+                for each in (capture.gradients, capture.curvatures)
+                if each
+            ]
             found.append((layout, (view, *slopes)))
         return capture.outputs, scores, found
 
-    def _map(self, method: Chosen, layout: Layout, arrays: tuple[Array, ...], scores: Shape) -> Array:
+    def _map(
+        self, method: Chosen, layout: Layout, arrays: tuple[Array, ...], scores: Shape
+    ) -> Array:
         entry, parameters = method
         count = {"activations": 1, "gradients": 2, "curvatures": 3}[entry.needs]
         positions = entry.function(*arrays[:count], **dict(parameters))
@@ -183,7 +198,9 @@ class _Runs:
             maps = [back(m) for m in self.once(model, signed, variant, target)["maps"]]
             total = maps if total is None else [a + b for a, b in zip(total, maps, strict=True)]
         assert total is not None
-        return pipeline.result([[m / len(variants)] for m in total], plain["scores"], plain["outputs"])
+        return pipeline.result(
+            [[m / len(variants)] for m in total], plain["scores"], plain["outputs"]
+        )
 
 
 # ------------------------------------------------------------------------------------------ the public face
@@ -234,9 +251,13 @@ class Explainer:
         if layer is None and self._classifier:
             layer = self._classifier.layer
         given = layer if isinstance(layer, (list, tuple)) else [layer]
-        self._layers = None if layer is None else tuple(backends.layer_path(self._model, one) for one in given)
+        self._layers = (
+            None if layer is None else tuple(backends.layer_path(self._model, one) for one in given)
+        )
         if self._layers == ():
-            raise ValueError("`layer` is an empty list; pass a path, or None for the last layer that still has space")
+            raise ValueError(
+                "`layer` is an empty list; pass a path, or None for the last layer that still has space"
+            )
         if chunk < 1:
             raise ValueError(f"`chunk` must be at least 1, but is {chunk}")
         self._pipeline = Pipeline((), (_chosen(method, parameters),), None, layout, relu, fusion)
@@ -254,14 +275,20 @@ class Explainer:
         return self._explain(model, pipeline, inputs, target)[0]
 
     def heatmaps(
-        self, inputs: Inputs, target: TargetLike = None, size: Sequence[int] | None = None, how: Scaling = "max"
+        self,
+        inputs: Inputs,
+        target: TargetLike = None,
+        size: Sequence[int] | None = None,
+        how: Scaling = "max",
     ) -> Array:
         """From inputs to pictures, (N, *size) or (N, K, *size), in one compiled program where the backend compiles."""
         model, pipeline = self._prepare(inputs)
         picture = tuple(int(n) for n in size) if size is not None else pipeline.size
         if picture is None:
             raise ValueError("the inputs have no space of their own; pass `size`")
-        return self._explain(model, replace(pipeline, picture=(picture, how)), inputs, target)[0].maps
+        return self._explain(model, replace(pipeline, picture=(picture, how)), inputs, target)[
+            0
+        ].maps
 
     def compare(
         self, inputs: Inputs, target: TargetLike = None, methods: Sequence[str | Method] = ()
@@ -274,17 +301,23 @@ class Explainer:
         chosen = [_chosen(method, {}) for method in methods]
         model, pipeline = self._prepare(inputs)
         together = tuple(one for one in chosen if one[0].name not in PROCEDURES)
-        groups = ([together] if together else []) + [(one,) for one in chosen if one not in together]
+        groups = ([together] if together else []) + [
+            (one,) for one in chosen if one not in together
+        ]
         found = {
             explanation.method: explanation
             for group in groups
-            for explanation in self._explain(model, replace(pipeline, methods=group), inputs, target)
+            for explanation in self._explain(
+                model, replace(pipeline, methods=group), inputs, target
+            )
         }
         return {entry.name: found[entry.name] for entry, _ in chosen}
 
     def _prepare(self, inputs: Inputs) -> tuple[Model, Pipeline]:
         if first_array(inputs).shape[0] == 0:
-            raise ValueError(f"the batch is empty: `inputs` have shape {tuple(first_array(inputs).shape)}")
+            raise ValueError(
+                f"the batch is empty: `inputs` have shape {tuple(first_array(inputs).shape)}"
+            )
         model = backends.adapt(self._model, inputs, self._allow_training)
         size = input_size(model, inputs)
         if self._layers is None:
@@ -294,7 +327,9 @@ class Explainer:
             self._layers = (last_spatial_layer(model, inputs, self._pipeline.layout),)
         return model, replace(self._pipeline, layers=self._layers, size=size)
 
-    def _explain(self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike) -> list[Explanation]:
+    def _explain(
+        self, model: Model, pipeline: Pipeline, inputs: Inputs, target: TargetLike
+    ) -> list[Explanation]:
         wanted = as_target(self._classifier.indices(target) if self._classifier else target)
         result = self._runs.once(model, pipeline, inputs, wanted)
         outputs = result["outputs"]
@@ -333,9 +368,13 @@ class Explainer:
         """How this method's explanation can be diagnosed; it holds neither model nor inputs yet."""
         plain, runs = replace(pipeline, methods=(chosen,), picture=None), self._runs
 
-        def maps(model: Model, inputs: Inputs, target: Any, layers: tuple[str, ...], relu: bool) -> Array:
+        def maps(
+            model: Model, inputs: Inputs, target: Any, layers: tuple[str, ...], relu: bool
+        ) -> Array:
             one = replace(plain, layers=layers, relu=relu)
-            return runs.smoothed(model, one, inputs, target, runs.once(model, one, inputs, target))["maps"][0]
+            return runs.smoothed(model, one, inputs, target, runs.once(model, one, inputs, target))[
+                "maps"
+            ][0]
 
         return Source(
             model=_nothing,
@@ -359,7 +398,9 @@ def _peaks(result: dict[str, Any], methods: int) -> np.ndarray:
     return to_numpy(result["peaks"]).reshape(methods, -1, *result["scores"].shape)
 
 
-def _not_finite(model: Model, inputs: Inputs, sources: Sequence[Source], peaks: np.ndarray) -> FloatingPointError:
+def _not_finite(
+    model: Model, inputs: Inputs, sources: Sequence[Source], peaks: np.ndarray
+) -> FloatingPointError:
     good = np.isfinite(peaks)
     m, sample = (int(np.argwhere(~good)[0][axis]) for axis in (0, 2))
     message = not_finite(model, inputs, sources[m], (sample,))[sample]
@@ -382,7 +423,9 @@ def _bar(steps: Sequence[int], what: str) -> Iterable[int]:
 
 
 def _name(model: Any) -> str:
-    model = model[0] if isinstance(model, tuple) else getattr(model, "func", model)  # a linen pair, a partial
+    model = (
+        model[0] if isinstance(model, tuple) else getattr(model, "func", model)
+    )  # a linen pair, a partial
     return str(getattr(model, "__name__", type(model).__name__))
 
 
@@ -426,7 +469,9 @@ def layers(model: Any, inputs: Inputs, *, allow_training: bool = False) -> list[
 def _layers(model: Model, inputs: Inputs) -> Sequence[Layer]:
     listing = getattr(model, "layers", None)
     if listing is None:
-        raise TypeError(f"{type(model).__name__} has no method `layers(inputs)`; name the layer with `layer`")
+        raise TypeError(
+            f"{type(model).__name__} has no method `layers(inputs)`; name the layer with `layer`"
+        )
     found: Sequence[Layer] = listing(inputs)
     return found
 
@@ -503,7 +548,11 @@ def combine(
     Returns maps (N, *grid) or (N, K, *grid), raw, and ReLU'd unless `relu=False`.
     """
     xp = array_namespace(activations, gradients)
-    axis = channel_axis % activations.ndim if -activations.ndim <= channel_axis < activations.ndim else 0
+    axis = (
+        channel_axis % activations.ndim
+        if -activations.ndim <= channel_axis < activations.ndim
+        else 0
+    )
     if activations.ndim < 3 or axis == 0:
         raise ValueError(
             f"`channel_axis` {channel_axis} must name an axis other than the samples' of activations (N, ...) with "
@@ -517,7 +566,9 @@ def combine(
             f"`gradients` must have the shape of `activations`, {expected}, or (N, K, ...) for K targets, but have "
             f"{tuple(gradients.shape)}"
         )
-    layout = Layout("channels_first", tuple(int(n) for i, n in enumerate(expected) if i not in (0, axis)))
+    layout = Layout(
+        "channels_first", tuple(int(n) for i, n in enumerate(expected) if i not in (0, axis))
+    )
     view = layout.view(xp.moveaxis(widen(activations), axis, 1))
     slope = layout.view(xp.moveaxis(widen(gradients), axis + several, 1 + several))
     view = xp.expand_dims(view, axis=1) if several else view
@@ -528,6 +579,8 @@ def combine(
     elif entry.needs == "gradients" or entry.name == "cam":
         positions = entry.function(view, slope, **parameters)
     else:
-        raise ValueError(f'`method` "{entry.name}" needs {entry.needs}, which arrays alone do not have; use explain')
+        raise ValueError(
+            f'`method` "{entry.name}" needs {entry.needs}, which arrays alone do not have; use explain'
+        )
     maps = layout.maps(positions)
     return maps_.relu(maps) if relu else maps

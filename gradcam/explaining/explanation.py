@@ -62,7 +62,10 @@ class Explanation:
         return self.layer if isinstance(self.layer, str) else " + ".join(self.layer)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_source": None}  # neither model nor inputs are part of a copy on disk
+        return {
+            **self.__dict__,
+            "_source": None,
+        }  # neither model nor inputs are part of a copy on disk
 
     def __repr__(self) -> str:
         return (
@@ -83,7 +86,9 @@ class Explanation:
 
     def numpy(self) -> Explanation:
         """The same explanation with NumPy arrays, on the host."""
-        target = self.target if callable(self.target) or self.target is None else to_numpy(self.target)
+        target = (
+            self.target if callable(self.target) or self.target is None else to_numpy(self.target)
+        )
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
 
     def diagnose(self, inputs: Inputs = None) -> Diagnosis:
@@ -97,9 +102,13 @@ class Explanation:
             to be blank (`check=True`), so that many of them can be collected. One that was loaded, or made by hand,
             says what its maps alone tell.
         """
-        return diagnose(self.maps, self.scores, self.outputs, self.target, self._layer, self._source, inputs)
+        return diagnose(
+            self.maps, self.scores, self.outputs, self.target, self._layer, self._source, inputs
+        )
 
-    def heatmaps(self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False) -> Array:
+    def heatmaps(
+        self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False
+    ) -> Array:
         """Maps resized (to the input, unless told) and scaled to [0, 1]: (N, *size) or (N, K, *size).
 
         `how` is "max" (0 stays "no evidence"), "minmax", or "signed" to [-1, 1]; with `joint` all share one scale.
@@ -117,7 +126,9 @@ class Explanation:
         from gradcam.pictures import render
 
         if not 0 < threshold <= 1:
-            raise ValueError(f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}")
+            raise ValueError(
+                f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}"
+            )
         heat = to_numpy(self.heatmaps(size))
         ndim = self._grid_ndim
         flat = heat.reshape(-1, *heat.shape[-ndim:])
@@ -131,13 +142,23 @@ class Explanation:
         if callable(self.target) or self.target is None:
             name = getattr(self.target, "__name__", "score")
             if isinstance(self.target, Target):
-                name = repr(self.target) if len(repr(self.target)) <= 40 else type(self.target).__name__
+                name = (
+                    repr(self.target)
+                    if len(repr(self.target)) <= 40
+                    else type(self.target).__name__
+                )
             name = "score" if name.startswith("<") else name
-            return [[name if columns == 1 else f"{name} {k}" for k in range(columns)] for _ in range(rows)]
+            return [
+                [name if columns == 1 else f"{name} {k}" for k in range(columns)]
+                for _ in range(rows)
+            ]
         index = to_numpy(self.target)
         index = index.reshape(-1, 1) if index.ndim < 2 else index
         index = np.broadcast_to(index, (rows, columns))
-        return [[self.labels[i] if self.labels is not None else f"class {i}" for i in row] for row in index]
+        return [
+            [self.labels[i] if self.labels is not None else f"class {i}" for i in row]
+            for row in index
+        ]
 
     def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = "rainbow") -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
@@ -150,11 +171,16 @@ class Explanation:
 
         pictures = render.photographs(photos, int(self.maps.shape[0]))
         if self._grid_ndim != 2:
-            raise ValueError(f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use .figure()")
+            raise ValueError(
+                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use .figure()"
+            )
         drawn = []
         for n, picture in enumerate(pictures):
             heat = to_numpy(maps_.scale(maps_.resize(self.maps[n], picture.shape[:2]), 2))
-            images = [render.overlay(picture, h, alpha, colormap) for h in heat.reshape(-1, *heat.shape[-2:])]
+            images = [
+                render.overlay(picture, h, alpha, colormap)
+                for h in heat.reshape(-1, *heat.shape[-2:])
+            ]
             drawn.append(images if self.scores.ndim == 2 else images[0])
         return drawn
 
@@ -169,7 +195,9 @@ class Explanation:
 
         return render.png(self.figure())
 
-    def save(self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False) -> Path:
+    def save(
+        self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
+    ) -> Path:
         """Write `heatmaps.npy`, `maps.npy`, pictures, and `manifest.json`, which says what they are.
 
         With `photos` the pictures are overlays. All is written to a folder beside, which then takes the name
@@ -181,7 +209,11 @@ class Explanation:
         directory = Path(directory)
         taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
         if taken and not (overwrite and (directory / "manifest.json").is_file()):
-            advice = "holds no earlier explanation" if overwrite else "is not empty; pass overwrite=True to replace it"
+            advice = (
+                "holds no earlier explanation"
+                if overwrite
+                else "is not empty; pass overwrite=True to replace it"
+            )
             raise FileExistsError(f"`directory` {str(directory)!r} {advice}")
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
@@ -217,7 +249,9 @@ class Explanation:
             "model": self.model,
             "layer": self.layer if isinstance(self.layer, str) else list(self.layer),
             "method": self.method,
-            "target": index if index is not None else (repr(self.target) if self.target is not None else None),
+            "target": index
+            if index is not None
+            else (repr(self.target) if self.target is not None else None),
             "names": self.names(),
             "scores": result.scores.tolist(),
             "shape": list(result.maps.shape),

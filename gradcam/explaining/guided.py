@@ -126,16 +126,23 @@ def guided_grad_cam(
     """
     plain = model.model if isinstance(model, Classifier) else model
     array = first_array(inputs)
-    layout = layouts.input_layout(array.shape, input_channels_first(_adapted(plain, inputs, allow_training), inputs))
+    layout = layouts.input_layout(
+        array.shape, input_channels_first(_adapted(plain, inputs, allow_training), inputs)
+    )
     explanation = explain(model, inputs, layer, target, allow_training=allow_training, **options)
-    found = guided_backprop(plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training)
+    found = guided_backprop(
+        plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training
+    )
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
     if layout is None or len(grid) != len(layout.grid):
         raise ValueError(
             f"Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but they have shape "
             f"{tuple(array.shape)} and the map's grid is {grid}"
         )
-    return replace(found, gradients=found.gradients * layout.broadcast(maps_.resize(explanation.maps, layout.grid)))
+    return replace(
+        found,
+        gradients=found.gradients * layout.broadcast(maps_.resize(explanation.maps, layout.grid)),
+    )
 
 
 def _adapted(model: Any, inputs: Inputs, allow_training: bool) -> Model:

@@ -58,7 +58,11 @@ class Run:
     track: Callable[[Sequence[int], str], Iterable[int]]
 
     def capture(
-        self, inputs: Inputs = None, layers: tuple[str, ...] = (), at: Array | None = None, scored: bool = True
+        self,
+        inputs: Inputs = None,
+        layers: tuple[str, ...] = (),
+        at: Array | None = None,
+        scored: bool = True,
     ) -> Capture:
         inputs = self.inputs if inputs is None else inputs
         run = compiled(self.model, _Captured(layers or (self.path,), scored))
@@ -119,7 +123,9 @@ class Run:
         """Copies of the inputs with Gaussian noise, `noise` times each sample's range: the same noise for each."""
         array, random = first_array(self.inputs), np.random.default_rng(seed)
         for _ in range(samples):
-            added = noise_(self.inputs, input_channels_first(self.model, self.inputs), noise, random)
+            added = noise_(
+                self.inputs, input_channels_first(self.model, self.inputs), noise, random
+            )
             yield with_first_array(self.inputs, array + added)
 
 
@@ -156,7 +162,11 @@ def cam(run: Run, tolerance: float = 1e-3) -> Explained:
     uneven = xp.max(xp.abs(gradients - xp.mean(gradients, axis=-1, keepdims=True)))
     bent = xp.max(xp.abs(gradients - elsewhere))
     if float(xp.maximum(uneven, bent)) > tolerance * float(size):
-        why = "differs between positions" if float(uneven) > tolerance * float(size) else "depends on the activations"
+        why = (
+            "differs between positions"
+            if float(uneven) > tolerance * float(size)
+            else "depends on the activations"
+        )
         raise ValueError(
             f'CAM needs global average pooling and one linear layer behind layer "{run.path}", but the gradient there '
             f'{why}; use method="grad-cam", which is CAM where there is one, or the layer in front of the pooling'
@@ -209,7 +219,9 @@ def ablation_cam(run: Run) -> Explained:
     alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
     known = widen(capture.scores)[..., None]
     if len(alive):
-        found = run.score(replayed, lambda index: without(alive[index]), len(alive), "ablating channels", chunk)
+        found = run.score(
+            replayed, lambda index: without(alive[index]), len(alive), "ablating channels", chunk
+        )
         known = xp.concat([found, known], axis=-1)
     ablated = _spread(known, alive, channels)
     drops = methods.ablation_cam(_shared(view, capture.scores), widen(capture.scores), ablated)
@@ -227,7 +239,9 @@ def _strongest(view: Array, count: int | None) -> Array:
     _positive("channels", count)
     xp = array_namespace(view)
     order = xp.argsort(-xp.var(view, axis=-1), axis=-1, stable=True)[:, :count, None]
-    return xp.take_along_axis(view, xp.broadcast_to(order, (*order.shape[:-1], view.shape[-1])), axis=1)
+    return xp.take_along_axis(
+        view, xp.broadcast_to(order, (*order.shape[:-1], view.shape[-1])), axis=1
+    )
 
 
 Blur = Callable[[Array, np.ndarray], Array]
@@ -235,7 +249,11 @@ Blur = Callable[[Array, np.ndarray], Array]
 
 
 def _masked(
-    run: Run, channels: int | None, samples: int, before: Blur | None = None, after: Blur | None = None
+    run: Run,
+    channels: int | None,
+    samples: int,
+    before: Blur | None = None,
+    after: Blur | None = None,
 ) -> Explained:
     """The inputs seen through each channel's map, `samples` times each: scores are means over these.
 
@@ -261,14 +279,20 @@ def _masked(
     uneven = to_numpy(xp.any(uneven_each[..., 0], axis=0))
     alive, flat = np.flatnonzero(uneven), np.flatnonzero(~uneven)
     used = np.concatenate([alive, flat[:1]])
-    shown = xp.where(uneven_each, view, xp.zeros_like(view))  # resized, a constant is one up to rounding alone
+    shown = xp.where(
+        uneven_each, view, xp.zeros_like(view)
+    )  # resized, a constant is one up to rounding alone
     grids = xp.take(layout.maps(shown), constant(used, like=view, dtype=xp.int32), axis=1)
     score = run.scorer(INPUT)
     array = array if score.value is None else score.value
 
     def seen(index: np.ndarray) -> Array:
         chosen = xp.take(grids, constant(index // samples, like=grids, dtype=xp.int32), axis=1)
-        chosen = chosen if before is None else before(chosen, used[index // samples] * samples + index % samples)
+        chosen = (
+            chosen
+            if before is None
+            else before(chosen, used[index // samples] * samples + index % samples)
+        )
         masks = maps_.scale(maps_.resize(chosen, size), len(size), "minmax")
         masks = masks if after is None else after(masks, index)
         masks = xp.astype(xp.moveaxis(masks, 1, 0), array.dtype)
@@ -285,7 +309,9 @@ def score_cam(run: Run, channels: int | None = None) -> Explained:
     return _masked(run, channels, 1)
 
 
-def ss_cam(run: Run, channels: int | None = None, samples: int = 8, noise: float = 0.2, seed: int = 0) -> Explained:
+def ss_cam(
+    run: Run, channels: int | None = None, samples: int = 8, noise: float = 0.2, seed: int = 0
+) -> Explained:
     """Smoothed Score-CAM: mean scores over maps with Gaussian noise of `noise` times their range.
 
     Naidu and Michael 2020, section 3, smooth on the feature map, https://arxiv.org/abs/2006.14255. The paper takes 35
@@ -297,7 +323,10 @@ def ss_cam(run: Run, channels: int | None = None, samples: int = 8, noise: float
         axes = tuple(range(2, chosen.ndim))
         spread = xp.max(chosen, axis=axes, keepdims=True) - xp.min(chosen, axis=axes, keepdims=True)
         drawn = np.stack(
-            [np.random.default_rng((seed, int(i))).standard_normal(tuple(chosen.shape[2:])) for i in index]
+            [
+                np.random.default_rng((seed, int(i))).standard_normal(tuple(chosen.shape[2:]))
+                for i in index
+            ]
         )
         return chosen + spread * noise * constant(drawn[None], like=chosen)
 
@@ -341,7 +370,9 @@ def contributions(run: Run) -> tuple[Capture, list[tuple[str, Layout | None, Arr
     """
     biases = getattr(run.model, "biases", None)
     if biases is None:
-        raise TypeError(f"full-grad needs a network's biases, which {type(run.model).__name__} does not give")
+        raise TypeError(
+            f"full-grad needs a network's biases, which {type(run.model).__name__} does not give"
+        )
     found = list(biases(run.inputs))
     paths = (INPUT, *(path for path, _ in found))
     capture = run.capture(layers=paths)
@@ -350,7 +381,9 @@ def contributions(run: Run) -> tuple[Capture, list[tuple[str, Layout | None, Arr
     xp = array_namespace(array)
     each = [array, *(bias for _, bias in found)]
     values = [xp.expand_dims(value, axis=1) for value in each] if several else each
-    places: list[Layout | None] = [layouts.input_layout(array.shape, input_channels_first(run.model, run.inputs))]
+    places: list[Layout | None] = [
+        layouts.input_layout(array.shape, input_channels_first(run.model, run.inputs))
+    ]
     for path, gradient in zip(paths[1:], capture.gradients[1:], strict=True):
         shape = tuple(int(n) for n in gradient.shape[1 + several :])
         places.append(run.layout_of(path, shape) if len(shape) > 1 else None)
@@ -394,7 +427,9 @@ def attention_rollout(run: Run) -> Explained:
     """All attention weights of one forward pass, rolled out from the class token where there is one."""
     capture = run.capture(layers=_attentions(run), scored=False)
     layout = run.layout_of("<attention>", (int(capture.activations[0].shape[-1]), 1))
-    rolled = methods.attention_rollout([widen(a) for a in capture.activations], 0 if layout.prefix else None)
+    rolled = methods.attention_rollout(
+        [widen(a) for a in capture.activations], 0 if layout.prefix else None
+    )
     maps = _token_maps(rolled, layout)
     xp = array_namespace(maps)
     if capture.scores.ndim == 2:  # it looks at no class

@@ -37,15 +37,21 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         if not self.scales or self.samples < 1 or self.noise < 0:
-            raise ValueError(f"`scales` and `samples` must leave something to average, and `noise` be >= 0: {self}")
+            raise ValueError(
+                f"`scales` and `samples` must leave something to average, and `noise` be >= 0: {self}"
+            )
 
-    def variants(self, inputs: Inputs, channels_first: bool) -> Iterator[tuple[Inputs, Callable[[Array], Array]]]:
+    def variants(
+        self, inputs: Inputs, channels_first: bool
+    ) -> Iterator[tuple[Inputs, Callable[[Array], Array]]]:
         """Each changed input, with the way back for maps (..., *grid)."""
         array = first_array(inputs)
         xp = array_namespace(array)
         layout = input_layout(array.shape, channels_first)
         if layout is None:
-            raise ValueError(f"smoothing needs an input with channels and space, but it has shape {tuple(array.shape)}")
+            raise ValueError(
+                f"smoothing needs an input with channels and space, but it has shape {tuple(array.shape)}"
+            )
         last = -1 if layout.kind == "channels_first" else -2
         random = np.random.default_rng(self.seed)
         for mirrored in (False, True) if self.flips else (False,):

@@ -61,7 +61,16 @@ __all__ = [
     "xgrad_cam",
 ]
 
-Needs = Literal["gradients", "activations", "curvatures", "a linear head", "replays", "inputs", "biases", "attention"]
+Needs = Literal[
+    "gradients",
+    "activations",
+    "curvatures",
+    "a linear head",
+    "replays",
+    "inputs",
+    "biases",
+    "attention",
+]
 
 
 @dataclass(frozen=True)
@@ -121,8 +130,20 @@ TABLE: tuple[Entry, ...] = (
     Entry("smooth-grad-cam++", smooth_grad_cam_pp, "inputs", "S forward, S backward"),
     Entry("ablation-cam", ablation_cam, "replays", "1 forward, C forward of the head"),
     Entry("score-cam", score_cam, "inputs", "1 + C forward"),
-    Entry("ss-cam", score_cam, "inputs", "1 + C S forward", "Naidu and Michael 2020, https://arxiv.org/abs/2006.14255"),
-    Entry("is-cam", score_cam, "inputs", "1 + C S forward", "Naidu et al. 2020, https://arxiv.org/abs/2010.03023"),
+    Entry(
+        "ss-cam",
+        score_cam,
+        "inputs",
+        "1 + C S forward",
+        "Naidu and Michael 2020, https://arxiv.org/abs/2006.14255",
+    ),
+    Entry(
+        "is-cam",
+        score_cam,
+        "inputs",
+        "1 + C S forward",
+        "Naidu et al. 2020, https://arxiv.org/abs/2010.03023",
+    ),
     Entry("full-grad", full_grad, "biases", "1 forward, 1 backward to the input"),
     Entry("legrad", legrad, "attention", "1 forward, 1 backward"),
     Entry("attention-rollout", attention_rollout, "attention", "1 forward"),
@@ -146,7 +167,9 @@ def as_entry(method: str | Method) -> Entry:
     if found is None:
         near = difflib.get_close_matches(str(method), METHODS, n=1)
         hint = f'did you mean "{near[0]}"? ' if near else ""
-        raise ValueError(f'`method` "{method}" is unknown; {hint}The methods are {", ".join(METHODS)}')
+        raise ValueError(
+            f'`method` "{method}" is unknown; {hint}The methods are {", ".join(METHODS)}'
+        )
     return found
 
 
@@ -160,4 +183,6 @@ def check_parameters(name: str, function: Callable[..., Any], given: Mapping[str
     for parameter in given:
         if parameter not in known:
             own = f"its own are {', '.join(known)}" if known else "it has none of its own"
-            raise TypeError(f"`{parameter}` is no option of gradcam.explain and no parameter of {name}; {own}")
+            raise TypeError(
+                f"`{parameter}` is no option of gradcam.explain and no parameter of {name}; {own}"
+            )

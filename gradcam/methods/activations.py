@@ -44,7 +44,9 @@ def kpca_cam(activations: Array, kernel: Literal["sigmoid", "rbf", "linear"] = "
     """
     xp = array_namespace(activations)
     channels = int(activations.shape[-2])
-    centred = activations - activations[..., :1]  # so that the mean of equal positions has no rounding
+    centred = (
+        activations - activations[..., :1]
+    )  # so that the mean of equal positions has no rounding
     centred = centred - xp.mean(centred, axis=-1, keepdims=True)
     products = matmul(xp.matrix_transpose(centred), centred)
     if kernel == "sigmoid":
@@ -84,7 +86,9 @@ def random_cam(activations: Array, seed: int = 0) -> Array:
     return weigh_channels(constant(weights, like=activations), activations)
 
 
-def factorise(activations: Array, concepts: int, *, iterations: int = 200, seed: int = 0) -> tuple[Array, Array]:
+def factorise(
+    activations: Array, concepts: int, *, iterations: int = 200, seed: int = 0
+) -> tuple[Array, Array]:
     r"""Deep feature factorisation: non-negative concepts that all samples share, and where each is.
 
     $A_{ncp} \approx \sum_k M_{nkp} V_{kc}$, $M, V \ge 0$: non-negative matrix factorisation of the positive part of the

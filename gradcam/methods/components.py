@@ -25,7 +25,9 @@ def _beyond_rounding(value: Array, size: Array, terms: int) -> Array:
 def channel_sum(values: Array) -> Array:
     """The sum over channels, exactly 0 where they cancel, as behind layer normalisation: (..., C, P) -> (..., P)."""
     xp = array_namespace(values)
-    return _beyond_rounding(xp.sum(values, axis=-2), xp.sum(xp.abs(values), axis=-2), int(values.shape[-2]))
+    return _beyond_rounding(
+        xp.sum(values, axis=-2), xp.sum(xp.abs(values), axis=-2), int(values.shape[-2])
+    )
 
 
 def oriented(component: Array, reference: Array) -> Array:
@@ -48,10 +50,14 @@ def first_component(values: Array) -> Array:
     """
     xp = array_namespace(values)
     size = xp.max(xp.abs(values), axis=(-2, -1), keepdims=True)
-    unit = values / xp.where(size == 0, xp.ones_like(size), size)  # squares of small numbers would underflow
+    unit = values / xp.where(
+        size == 0, xp.ones_like(size), size
+    )  # squares of small numbers would underflow
     transposed = xp.matrix_transpose(unit)
     if values.shape[-1] <= values.shape[-2]:
-        squared, left = _largest_eigenpair(matmul(transposed, unit))  # sigma_1^2 and u_1, (..., P, 1)
+        squared, left = _largest_eigenpair(
+            matmul(transposed, unit)
+        )  # sigma_1^2 and u_1, (..., P, 1)
         component = left[..., 0] * xp.sqrt(relu(squared))
     else:
         component = matmul(transposed, _largest_eigenpair(matmul(unit, transposed))[1])[..., 0]
@@ -69,7 +75,9 @@ def first_kernel_component(kernel: Array, reference: Array) -> Array:
     rows = xp.mean(kernel, axis=-1, keepdims=True)
     centred = kernel - rows - xp.matrix_transpose(rows) + xp.mean(rows, axis=-2, keepdims=True)
     values, vectors = eigh(centred)
-    largest = _beyond_rounding(values[..., -1:], xp.max(xp.abs(kernel), axis=(-2, -1))[..., None], positions)
+    largest = _beyond_rounding(
+        values[..., -1:], xp.max(xp.abs(kernel), axis=(-2, -1))[..., None], positions
+    )
     spread = reference - xp.mean(reference, axis=-1, keepdims=True)
     spread = _beyond_rounding(spread, xp.max(xp.abs(reference), axis=-1, keepdims=True), positions)
     return oriented(vectors[..., -1] * xp.sqrt(relu(largest)), spread)

@@ -97,7 +97,9 @@ def smooth_grad_cam_pp(activations: Array, gradients: Array) -> Array:
     first, second, third = (xp.mean(unit**power, axis=0) for power in (1, 2, 3))
     # with G = size * unit: G^2 / (2 G^2 + A G^3) = unit^2 / (2 unit^2 + A size unit^3)
     denominator = 2 * second + xp.sum(mean_a, axis=-1, keepdims=True) * size[0, ...] * third
-    weights = xp.sum(quotient(second, denominator) * relu(first) * size[0, ...], axis=-1, keepdims=True)
+    weights = xp.sum(
+        quotient(second, denominator) * relu(first) * size[0, ...], axis=-1, keepdims=True
+    )
     return weigh_channels(weights, mean_a)
 
 

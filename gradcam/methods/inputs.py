@@ -26,7 +26,9 @@ def full_grad(contributions: Sequence[Array], size: tuple[int, ...]) -> Array:
     for contribution in contributions:
         xp = array_namespace(contribution)
         found = xp.sum(scale(xp.abs(contribution), len(size), "minmax"), axis=-len(size) - 1)
-        found = resize(found, size)  # linear, so what is summed before is the same, and thousands of channels are one
+        found = resize(
+            found, size
+        )  # linear, so what is summed before is the same, and thousands of channels are one
         total = found if total is None else total + found
     if total is None:
         raise ValueError("`contributions` is empty: pass at least the input's")

@@ -10,12 +10,21 @@ from gradcam._arrays import to_numpy
 from gradcam.metrics.result import Result
 from gradcam.metrics.subject import Baseline, Explain, Subject
 
-__all__ = ["adcc", "adcc_parts", "average_drop", "average_gain", "confidence_measures", "increase_in_confidence"]
+__all__ = [
+    "adcc",
+    "adcc_parts",
+    "average_drop",
+    "average_gain",
+    "confidence_measures",
+    "increase_in_confidence",
+]
 
 _ROUNDING = 1e-5  # how far a probability that a framework computed in single precision may lie outside [0, 1]
 
 
-def average_drop(subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0) -> Result:
+def average_drop(
+    subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0
+) -> Result:
     r"""Average Drop: the share of the confidence that is lost when the input is seen through its map.
 
     $\max(0, Y - O) / Y$, where $Y$ is the confidence in the class for $x$, and $O$ for the explanation map
@@ -29,17 +38,23 @@ def average_drop(subject: Subject, maps: Any, *, baseline: Baseline = "zero", se
     return confidence_measures(subject, maps, baseline=baseline, seed=seed)["average-drop"]
 
 
-def increase_in_confidence(subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0) -> Result:
+def increase_in_confidence(
+    subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0
+) -> Result:
     r"""Increase in Confidence: how often the model is surer of the input seen through its map than of the input.
 
     $[Y < O]$, with $Y$ and $O$ of `average_drop`. Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063.
 
     0 or 1 for each sample; higher is better. A tie is no increase.
     """
-    return confidence_measures(subject, maps, baseline=baseline, seed=seed)["increase-in-confidence"]
+    return confidence_measures(subject, maps, baseline=baseline, seed=seed)[
+        "increase-in-confidence"
+    ]
 
 
-def average_gain(subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0) -> Result:
+def average_gain(
+    subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0
+) -> Result:
     r"""Average Gain: the share of the doubt that is gone when the input is seen through its map.
 
     $\max(0, O - Y) / (1 - Y)$, with $Y$ and $O$ of `average_drop`, whose mirror image it is.
@@ -62,7 +77,9 @@ def confidence_measures(
     return _changes(subject, shown, _settings(subject, baseline, seed))
 
 
-def adcc(subject: Subject, maps: Any, explain: Explain, *, baseline: Baseline = "zero", seed: int = 0) -> Result:
+def adcc(
+    subject: Subject, maps: Any, explain: Explain, *, baseline: Baseline = "zero", seed: int = 0
+) -> Result:
     r"""ADCC: the harmonic mean of coherency, simplicity and the confidence that is kept.
 
     $$ 3 \left( \frac{1}{\mathrm{coherency}} + \frac{1}{1 - \mathrm{complexity}}
@@ -104,7 +121,9 @@ def adcc_parts(
         "coherency": Result("coherency", coherency, "higher", settings),
         "complexity": Result("complexity", complexity, "lower", settings),
         "average-drop": drop,
-        "adcc": Result("adcc", _harmonic(coherency, 1 - complexity, 1 - drop.values), "higher", settings),
+        "adcc": Result(
+            "adcc", _harmonic(coherency, 1 - complexity, 1 - drop.values), "higher", settings
+        ),
     }
 
 
@@ -114,7 +133,9 @@ def _settings(subject: Subject, baseline: Baseline, seed: int) -> dict[str, Any]
 
 def _through(subject: Subject, masks: np.ndarray, baseline: Baseline, seed: int) -> np.ndarray:
     """The inputs where the masks are 1, the baseline where they are 0."""
-    if subject.inputs.dtype.kind != "f":  # a mask in the dtype of an integer input would be rounded to 0
+    if (
+        subject.inputs.dtype.kind != "f"
+    ):  # a mask in the dtype of an integer input would be rounded to 0
         raise ValueError(
             f"`inputs` must be floats to be multiplied by a map, but have dtype {subject.inputs.dtype}; "
             "pass inputs.astype(np.float32), and let `predict` undo it"
@@ -154,9 +175,13 @@ def _explained(subject: Subject, explain: Explain, inputs: np.ndarray) -> np.nda
         found = to_numpy(explain(inputs[some], subject.classes[some])).astype(np.float64)
         count = len(inputs[some])
         if found.ndim != 3 or len(found) != count:
-            raise ValueError(f"`explain` must give maps (M, h, w) for {count} inputs, but gave {found.shape}")
+            raise ValueError(
+                f"`explain` must give maps (M, h, w) for {count} inputs, but gave {found.shape}"
+            )
         if not np.isfinite(found).all():
-            raise ValueError("`explain` gave NaN or infinite values of masked inputs; give 0 where a map is undefined")
+            raise ValueError(
+                "`explain` gave NaN or infinite values of masked inputs; give 0 where a map is undefined"
+            )
         parts.append(found)
     return np.concatenate(parts)
 

@@ -18,7 +18,10 @@ CELLS = 7
 
 def random(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarray:
     """Independent uniform noise in 7 x 7 cells, another for every sample: the same one again has the same map."""
-    seeds = [(seed, zlib.crc32(np.ascontiguousarray(one).tobytes())) for one in np.moveaxis(inputs, channel_axis, 1)]
+    seeds = [
+        (seed, zlib.crc32(np.ascontiguousarray(one).tobytes()))
+        for one in np.moveaxis(inputs, channel_axis, 1)
+    ]
     return np.stack([np.random.default_rng(some).random((CELLS, CELLS)) for some in seeds])
 
 
@@ -35,7 +38,9 @@ def edges(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarra
     an explanation (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292). Along a side of one pixel it is 0.
     """
     grey = np.asarray(inputs, dtype=np.float64).mean(axis=channel_axis)
-    down, across = (np.gradient(grey, axis=n) if grey.shape[n] > 1 else np.zeros_like(grey) for n in (1, 2))
+    down, across = (
+        np.gradient(grey, axis=n) if grey.shape[n] > 1 else np.zeros_like(grey) for n in (1, 2)
+    )
     return np.array(np.hypot(down, across))
 
 
@@ -44,10 +49,17 @@ def uniform(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndar
     return np.ones((len(inputs), 1, 1))
 
 
-CONTROLS: dict[str, Control] = {"random": random, "centre": centre, "edges": edges, "uniform": uniform}
+CONTROLS: dict[str, Control] = {
+    "random": random,
+    "centre": centre,
+    "edges": edges,
+    "uniform": uniform,
+}
 """By name."""
 
 
 def _size(inputs: np.ndarray, channel_axis: int) -> tuple[int, int]:
-    height, width = (n for axis, n in enumerate(inputs.shape) if axis not in (0, channel_axis % inputs.ndim))
+    height, width = (
+        n for axis, n in enumerate(inputs.shape) if axis not in (0, channel_axis % inputs.ndim)
+    )
     return height, width

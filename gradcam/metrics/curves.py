@@ -88,7 +88,12 @@ def _area(
     confidence[:, known] = subject.clean
     samples = np.repeat(np.arange(len(heat)), len(counts) - 1).tolist()
     variants = _variants(
-        name, subject, heat, counts[asked], subject.baseline(baseline, seed), tie_order(pixels, ties, seed)
+        name,
+        subject,
+        heat,
+        counts[asked],
+        subject.baseline(baseline, seed),
+        tie_order(pixels, ties, seed),
     )
     confidence[:, asked] = subject.stream(variants, samples, name).reshape(len(heat), -1)
     fraction = np.array(counts) / pixels
@@ -97,7 +102,13 @@ def _area(
         name,
         area,
         "lower" if name == "deletion" else "higher",
-        {"steps": int(steps), "baseline": baseline, "seed": seed, "ties": ties, "confidence": subject.confidence},
+        {
+            "steps": int(steps),
+            "baseline": baseline,
+            "seed": seed,
+            "ties": ties,
+            "confidence": subject.confidence,
+        },
         {"fraction": fraction, "confidence": confidence},
     )
 
@@ -125,4 +136,8 @@ def _variants(
         ranks[first[np.argsort(-one.ravel()[first], kind="stable")]] = np.arange(first.size)
         for count in counts:
             highest = subject.spread(ranks.reshape(one.shape) < count) != 0
-            yield np.where(highest, gone, input_) if name == "deletion" else np.where(highest, input_, gone)
+            yield (
+                np.where(highest, gone, input_)
+                if name == "deletion"
+                else np.where(highest, input_, gone)
+            )

@@ -23,9 +23,14 @@ def collage(photographs: Sequence[np.ndarray], grid: tuple[int, int] = (1, 2)) -
         )
     if len({one.shape for one in photographs}) > 1:
         shapes = [one.shape for one in photographs]
-        raise ValueError(f"`photographs` must be of one size, but have shapes {shapes}; crop them first")
+        raise ValueError(
+            f"`photographs` must be of one size, but have shapes {shapes}; crop them first"
+        )
     return np.concatenate(
-        [np.concatenate(photographs[row * columns : (row + 1) * columns], axis=1) for row in range(rows)]
+        [
+            np.concatenate(photographs[row * columns : (row + 1) * columns], axis=1)
+            for row in range(rows)
+        ]
     )
 
 
@@ -77,7 +82,9 @@ def grid_pointing_game(maps: Any, cells: Any, grid: tuple[int, int] = (1, 2)) ->
         )
     cells = np.broadcast_to(cells, (len(heat),))
     if (cells < 0).any() or (cells >= rows * columns).any():
-        raise ValueError(f"`cells` must be 0 to {rows * columns - 1}, but are {np.unique(cells).tolist()}")
+        raise ValueError(
+            f"`cells` must be 0 to {rows * columns - 1}, but are {np.unique(cells).tolist()}"
+        )
     down, across = _shares(heat.shape[1], rows), _shares(heat.shape[2], columns)
     inside = np.einsum("rh,nhw,cw->nrc", down, heat, across).reshape(len(heat), -1)
     total = inside.sum(1)

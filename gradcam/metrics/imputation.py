@@ -29,7 +29,9 @@ def impute(image: np.ndarray, kept: np.ndarray, *, noise: float = 0.0, seed: int
     Returns a new array of the image's dtype.
     """
     if image.dtype.kind != "f":
-        raise ValueError(f"`image` must be of floats, but has dtype {image.dtype}; pass image.astype(np.float32)")
+        raise ValueError(
+            f"`image` must be of floats, but has dtype {image.dtype}; pass image.astype(np.float32)"
+        )
     if kept.dtype != bool or kept.shape != image.shape[:2]:
         raise ValueError(
             f"`kept` must be booleans {image.shape[:2]}, but has shape {kept.shape} and dtype {kept.dtype}"
@@ -68,7 +70,9 @@ def impute(image: np.ndarray, kept: np.ndarray, *, noise: float = 0.0, seed: int
     i, j, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     matrix = coo_matrix((values, (i, j)), shape=(count, count)).tocsc()
     # symmetric and diagonally dominant: no pivoting, and the order stays what it is
-    factored = splu(matrix, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    factored = splu(
+        matrix, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
     solved = factored.solve(known)
     if noise:
         solved = solved + noise * np.random.default_rng(seed).standard_normal(solved.shape)
@@ -88,7 +92,9 @@ def _dissection(height: int, width: int) -> np.ndarray:
     def put(top: int, bottom: int, left: int, right: int) -> None:
         nonlocal count
         size = (bottom - top) * (right - left)
-        order[top:bottom, left:right] = np.arange(count, count + size).reshape(bottom - top, right - left)
+        order[top:bottom, left:right] = np.arange(count, count + size).reshape(
+            bottom - top, right - left
+        )
         count += size
 
     def part(top: int, bottom: int, left: int, right: int) -> None:

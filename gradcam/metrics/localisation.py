@@ -47,10 +47,17 @@ def pointing_game(maps: Any, masks: Any, *, tolerance: float = 0) -> Result:
     inside = _grown(inside, tolerance)
     top = heat == heat.max((1, 2), keepdims=True)
     hits = (top & inside).sum((1, 2)) / top.sum((1, 2))
-    return Result("pointing-game", np.where(inside.any((1, 2)), hits, np.nan), "higher", {"tolerance": tolerance})
+    return Result(
+        "pointing-game",
+        np.where(inside.any((1, 2)), hits, np.nan),
+        "higher",
+        {"tolerance": tolerance},
+    )
 
 
-def pointing_game_with_rejection(maps: Any, masks: Any, *, threshold: float, tolerance: float = 0) -> Result:
+def pointing_game_with_rejection(
+    maps: Any, masks: Any, *, threshold: float, tolerance: float = 0
+) -> Result:
     """The pointing game in which a map may say that its class is not there, by staying below `threshold`.
 
     Selvaraju et al. 2017, section 4.3, https://arxiv.org/abs/1610.02391: each sample's top-5 classes are explained,
@@ -167,12 +174,18 @@ def localisation_error(
     array, scores, labels = to_numpy(maps), to_numpy(outputs), np.asarray(labels)
     array = array[:, None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[1] != top:
-        raise ValueError(f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, but are {array.shape}")
+        raise ValueError(
+            f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, but are {array.shape}"
+        )
     if scores.ndim != 2 or scores.shape[1] < top:
-        raise ValueError(f"`outputs` must be (N, K) with at least {top} classes, for `top`, but have {scores.shape}")
+        raise ValueError(
+            f"`outputs` must be (N, K) with at least {top} classes, for `top`, but have {scores.shape}"
+        )
     _same_count(array, true_boxes=true_boxes, labels=labels, outputs=scores)
     if ((labels < 0) | (labels >= scores.shape[1])).any():
-        raise ValueError(f"`labels` must be classes 0 to {scores.shape[1] - 1}, but are {np.unique(labels).tolist()}")
+        raise ValueError(
+            f"`labels` must be classes 0 to {scores.shape[1] - 1}, but are {np.unique(labels).tolist()}"
+        )
     _check_boxes(true_boxes)
     _check_overlaps((overlap,))
     classes = np.argsort(-scores, axis=1, kind="stable")[:, :top]
@@ -183,7 +196,12 @@ def localisation_error(
         for chosen, box in zip(classes[n], found, strict=True):
             if chosen == labels[n] and any(iou(box, true) >= overlap for true in true_boxes[n]):
                 values[n] = 0
-    return Result(f"top-{top}-localisation-error", values, "lower", {"threshold": threshold, "overlap": overlap})
+    return Result(
+        f"top-{top}-localisation-error",
+        values,
+        "lower",
+        {"threshold": threshold, "overlap": overlap},
+    )
 
 
 def max_box_accuracy(
@@ -212,7 +230,9 @@ def max_box_accuracy(
     _check_boxes(true_boxes)
     _check_overlaps(overlaps)
     if len(thresholds) == 0:
-        raise ValueError("`thresholds` is empty: pass at least one, a share of the maximum in (0, 1]")
+        raise ValueError(
+            "`thresholds` is empty: pass at least one, a share of the maximum in (0, 1]"
+        )
     scaled = _relative(array, size)
     best = np.full((len(array), len(thresholds)), np.nan)
     for t, threshold in enumerate(thresholds):
@@ -223,7 +243,11 @@ def max_box_accuracy(
 
     settings = {"overlap": list(overlaps), "thresholds": [float(one) for one in thresholds]}
     return Result(
-        "max-box-accuracy", right.reshape(len(array), -1), "higher", settings, summary=best_threshold(len(overlaps))
+        "max-box-accuracy",
+        right.reshape(len(array), -1),
+        "higher",
+        settings,
+        summary=best_threshold(len(overlaps)),
     )
 
 
@@ -232,7 +256,11 @@ def best_threshold(overlaps: int = 1) -> Callable[[np.ndarray], float]:
 
     def summary(values: np.ndarray) -> float:
         values = values[~np.isnan(values).any(1)]
-        return mean(values.reshape(len(values), overlaps, -1).mean(0).max(-1)) if len(values) else float("nan")
+        return (
+            mean(values.reshape(len(values), overlaps, -1).mean(0).max(-1))
+            if len(values)
+            else float("nan")
+        )
 
     return summary
 
@@ -264,7 +292,9 @@ def _given(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
     """Maps at the masks' size, and the masks as booleans."""
     array, inside = _maps(maps), np.asarray(masks)
     if inside.ndim != 3 or inside.dtype != bool:
-        raise ValueError(f"`masks` must be booleans (N, H, W), but have shape {inside.shape} and dtype {inside.dtype}")
+        raise ValueError(
+            f"`masks` must be booleans (N, H, W), but have shape {inside.shape} and dtype {inside.dtype}"
+        )
     _same_count(array, masks=inside)
     return np.array(maps_.resize(array, inside.shape[1:])), inside
 
@@ -301,7 +331,9 @@ def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
 def _same_count(array: np.ndarray, **others: Any) -> None:
     for name, other in others.items():
         if len(other) != len(array):
-            raise ValueError(f"`{name}` must have one entry for each of the {len(array)} maps, but have {len(other)}")
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {len(array)} maps, but have {len(other)}"
+            )
 
 
 def _check_boxes(true_boxes: Boxes) -> None:

@@ -41,7 +41,9 @@ def infidelity(
     gone, and is no zero.
     """
     if samples < 2:
-        raise ValueError(f"`samples` must be at least 2, but is {samples}: of one the scale is exact")
+        raise ValueError(
+            f"`samples` must be at least 2, but is {samples}: of one the scale is exact"
+        )
     if perturbation not in ("square", "noise"):
         raise ValueError(f'`perturbation` must be "square" or "noise", but is {perturbation!r}')
     _must_be_floats(subject)
@@ -90,14 +92,23 @@ def _must_be_floats(subject: Subject) -> None:
 def _square(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     side = int(random.integers(1, max(min(size) // 2, 1) + 1))
-    top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
+    top, left = (
+        int(random.integers(0, height - side + 1)),
+        int(random.integers(0, width - side + 1)),
+    )
     mask = np.zeros(size)
     mask[top : top + side, left : left + side] = 1
     return mask
 
 
 def max_sensitivity(
-    subject: Subject, maps: Any, explain: Explain, *, radius: float = 0.02, samples: int = 10, seed: int = 0
+    subject: Subject,
+    maps: Any,
+    explain: Explain,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    seed: int = 0,
 ) -> Result:
     r"""How much the map changes at most when the input hardly does.
 
@@ -110,7 +121,9 @@ def max_sensitivity(
     does: it says nothing of truth.
     """
     if radius <= 0 or samples < 1:
-        raise ValueError(f"`radius` must be positive and `samples` at least 1, but are {radius} and {samples}")
+        raise ValueError(
+            f"`radius` must be positive and `samples` at least 1, but are {radius} and {samples}"
+        )
     _must_be_floats(subject)
     raw = np.asarray(to_numpy(maps), dtype=np.float64)
     subject.heat(raw)  # which checks them
@@ -122,18 +135,30 @@ def max_sensitivity(
     norm = np.sqrt((raw**2).sum((1, 2)))
     pairs = [(n, s) for n in range(len(raw)) for s in range(samples)]
     for start in range(0, len(pairs), subject.batch):
-        which, drawn = (np.array(some) for some in zip(*pairs[start : start + subject.batch], strict=True))
+        which, drawn = (
+            np.array(some) for some in zip(*pairs[start : start + subject.batch], strict=True)
+        )
         moved = subject.inputs[which] + spread[which].reshape(-1, 1, 1, 1) * shifts[drawn]
-        found = to_numpy(explain(moved.astype(subject.inputs.dtype), subject.classes[which])).astype(np.float64)
+        found = to_numpy(
+            explain(moved.astype(subject.inputs.dtype), subject.classes[which])
+        ).astype(np.float64)
         if found.shape != raw[which].shape:
-            raise ValueError(f"`explain` must give maps {raw[which].shape} as `maps` are, but gave {found.shape}")
+            raise ValueError(
+                f"`explain` must give maps {raw[which].shape} as `maps` are, but gave {found.shape}"
+            )
         np.maximum.at(worst, which, np.sqrt(((found - raw[which]) ** 2).sum((1, 2))))
     values = np.where(norm > 0, worst / np.where(norm > 0, norm, 1), np.nan)
-    return Result("max-sensitivity", values, "lower", {"radius": radius, "samples": samples, "seed": seed})
+    return Result(
+        "max-sensitivity", values, "lower", {"radius": radius, "samples": samples, "seed": seed}
+    )
 
 
 def occlusion(
-    subject: Subject, *, patch: int | None = None, stride: int | None = None, baseline: Baseline = "mean"
+    subject: Subject,
+    *,
+    patch: int | None = None,
+    stride: int | None = None,
+    baseline: Baseline = "mean",
 ) -> np.ndarray:
     """By how much the confidence falls when a square is covered by the `baseline`: (N, rows, columns).
 
@@ -144,7 +169,9 @@ def occlusion(
     height, width = subject.size
     patch, stride = _squares(subject, patch, stride)
     if not 1 <= patch <= min(height, width) or stride < 1:
-        raise ValueError(f"`patch` must be 1 to {min(height, width)} and `stride` at least 1: are {patch} and {stride}")
+        raise ValueError(
+            f"`patch` must be 1 to {min(height, width)} and `stride` at least 1: are {patch} and {stride}"
+        )
     tops, lefts = range(0, height - patch + 1, stride), range(0, width - patch + 1, stride)
     gone = subject.baseline(baseline)
     channels_first = subject.channel_axis == 1
@@ -190,7 +217,11 @@ def occlusion_correlation(
     """
     heat = subject.heat(maps)
     patch, stride = _squares(subject, patch, stride)
-    costs = occlusion(subject, patch=patch, stride=stride, baseline=baseline) if occluded is None else occluded
+    costs = (
+        occlusion(subject, patch=patch, stride=stride, baseline=baseline)
+        if occluded is None
+        else occluded
+    )
     sums = np.pad(heat.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     tops = np.arange(0, subject.size[0] - patch + 1, stride)[:, None]
     lefts = np.arange(0, subject.size[1] - patch + 1, stride)
@@ -203,5 +234,10 @@ def occlusion_correlation(
     # what is equal but for the rounding of sums is a tie
     scale = np.abs(heat).max((1, 2), keepdims=True)
     means = np.round(means / np.where(scale > 0, scale, 1), 12)
-    settings = {"patch": patch, "stride": stride, "baseline": baseline, "confidence": subject.confidence}
+    settings = {
+        "patch": patch,
+        "stride": stride,
+        "baseline": baseline,
+        "confidence": subject.confidence,
+    }
     return Result("occlusion-correlation", rank_correlation(means, costs), "higher", settings)

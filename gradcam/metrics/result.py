@@ -49,7 +49,9 @@ class Result:
         """How many samples have a value."""
         return int((~np.isnan(self.values.reshape(len(self.values), -1))).all(1).sum())
 
-    def interval(self, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    def interval(
+        self, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> tuple[float, float]:
         """The percentile bootstrap's confidence interval of `value`: samples are drawn with replacement.
 
         Efron 1979, https://doi.org/10.1214/aos/1176344552. Of few samples it is too narrow; of one it is a point.

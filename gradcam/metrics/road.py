@@ -64,7 +64,13 @@ def road(
 
     samples = np.repeat(np.arange(len(heat)), len(shares)).tolist()
     confidence = subject.stream(variants(), samples, f"road, {order}").reshape(len(heat), -1)
-    settings = {"shares": list(shares), "noise": noise, "seed": seed, "ties": ties, "confidence": subject.confidence}
+    settings = {
+        "shares": list(shares),
+        "noise": noise,
+        "seed": seed,
+        "ties": ties,
+        "confidence": subject.confidence,
+    }
     curves = {"share": np.array(shares), "confidence": confidence}
     better: Literal["higher", "lower"] = "lower" if order == "most" else "higher"
     return Result(f"road-{order}", confidence.mean(1), better, {"order": order, **settings}, curves)
@@ -88,7 +94,11 @@ def road_combined(
         road(subject, maps, order=order, shares=shares, noise=noise, seed=seed, ties=ties)
         for order in ("least", "most")
     )
-    curves = {"share": least.curves["share"], "least": least.curves["confidence"], "most": most.curves["confidence"]}
+    curves = {
+        "share": least.curves["share"],
+        "least": least.curves["confidence"],
+        "most": most.curves["confidence"],
+    }
     settings = {name: value for name, value in least.settings.items() if name != "order"}
     return Result("road", (least.values - most.values) / 2, "higher", settings, curves)
 

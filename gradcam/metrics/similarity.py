@@ -37,7 +37,9 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array(np.where(flat | unordered, np.nan, found))
 
 
-def structural_similarity(a: np.ndarray, b: np.ndarray, *, window: int = 7, span: float = 1.0) -> np.ndarray:
+def structural_similarity(
+    a: np.ndarray, b: np.ndarray, *, window: int = 7, span: float = 1.0
+) -> np.ndarray:
     r"""Structural similarity (SSIM) of maps a[n] and b[n], (N, h, w) each: the mean over all whole windows, (N,).
 
     $$ \frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},
@@ -74,4 +76,6 @@ def _window_means(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _same(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape or a.ndim < 2:
-        raise ValueError(f"`a` and `b` must have one shape (N, ...), but have {a.shape} and {b.shape}")
+        raise ValueError(
+            f"`a` and `b` must have one shape (N, ...), but have {a.shape} and {b.shape}"
+        )

@@ -43,7 +43,9 @@ class Subject:
 
     def __post_init__(self) -> None:
         if self.inputs.ndim != 4 or len(self.inputs) == 0:
-            raise ValueError(f"`inputs` must be (N, C, H, W) or (N, H, W, C), but have shape {self.inputs.shape}")
+            raise ValueError(
+                f"`inputs` must be (N, C, H, W) or (N, H, W, C), but have shape {self.inputs.shape}"
+            )
         if self.channel_axis not in (1, -1, 3):
             raise ValueError(f"`channel_axis` must be 1 or -1, but is {self.channel_axis}")
         if self.batch < 1:
@@ -70,7 +72,9 @@ class Subject:
             raise TypeError(f"`target` must be ints, one or (N,), but has dtype {classes.dtype}")
         count = self.outputs.shape[-1]
         if ((classes < 0) | (classes >= count)).any():
-            raise ValueError(f"`target` must be classes 0 to {count - 1}, but is {np.unique(classes).tolist()}")
+            raise ValueError(
+                f"`target` must be classes 0 to {count - 1}, but is {np.unique(classes).tolist()}"
+            )
         return np.array(classes)
 
     @cached_property
@@ -81,9 +85,13 @@ class Subject:
     def scores(self, variants: np.ndarray, samples: np.ndarray | None = None) -> np.ndarray:
         """(M,): the confidence for variants (M, ...), each in the class of its sample: `samples` (M,), or 0, 1, ..."""
         samples = np.arange(len(variants)) if samples is None else samples
-        return np.array(self._confidence(self._run(variants))[np.arange(len(variants)), self.classes[samples]])
+        return np.array(
+            self._confidence(self._run(variants))[np.arange(len(variants)), self.classes[samples]]
+        )
 
-    def stream(self, variants: Iterable[np.ndarray], samples: Sequence[int], what: str = "predicting") -> np.ndarray:
+    def stream(
+        self, variants: Iterable[np.ndarray], samples: Sequence[int], what: str = "predicting"
+    ) -> np.ndarray:
         """As `scores`, of variants made one at a time, so that no more than a batch is held."""
         found, held = [], []
         steps: Iterable[Any] = zip(variants, samples, strict=True)
@@ -102,7 +110,9 @@ class Subject:
         """(N, H, W): maps (N, h, w) resized to the input, as they are otherwise."""
         array = to_numpy(maps).astype(np.float64)
         if array.ndim != 3 or len(array) != len(self.inputs):
-            raise ValueError(f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, but have shape {array.shape}")
+            raise ValueError(
+                f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, but have shape {array.shape}"
+            )
         if not np.isfinite(array).all():
             raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
         return np.asarray(maps_.resize(array, self.size))
@@ -115,7 +125,9 @@ class Subject:
 
     def spread(self, weights: np.ndarray) -> np.ndarray:
         """Weights (..., H, W) with an axis of channels, to multiply inputs by, in the inputs' dtype."""
-        return np.expand_dims(weights, -3 if self.channel_axis == 1 else -1).astype(self.inputs.dtype)
+        return np.expand_dims(weights, -3 if self.channel_axis == 1 else -1).astype(
+            self.inputs.dtype
+        )
 
     def baseline(self, kind: Baseline, seed: int = 0) -> np.ndarray:
         """What a pixel that is taken away becomes, in the shape of the inputs.
@@ -132,18 +144,28 @@ class Subject:
             return np.array(np.broadcast_to(means, self.inputs.shape).astype(self.inputs.dtype))
         if kind == "noise":
             drawn = np.random.default_rng(seed).standard_normal(self.inputs.shape)
-            return np.array((means + drawn * self.inputs.std(space, keepdims=True)).astype(self.inputs.dtype))
+            return np.array(
+                (means + drawn * self.inputs.std(space, keepdims=True)).astype(self.inputs.dtype)
+            )
         if kind == "blur":
             try:
                 from scipy.ndimage import gaussian_filter
             except ImportError as error:
-                raise ImportError('a blurred `baseline` needs SciPy: pip install "gradcam[images]"') from error
+                raise ImportError(
+                    'a blurred `baseline` needs SciPy: pip install "gradcam[images]"'
+                ) from error
             deviation = max(self.size) / 20
-            return np.asarray(gaussian_filter(self.inputs, [deviation if axis in space else 0 for axis in range(4)]))
+            return np.asarray(
+                gaussian_filter(
+                    self.inputs, [deviation if axis in space else 0 for axis in range(4)]
+                )
+            )
         raise ValueError(f'`baseline` must be "zero", "mean", "blur" or "noise", but is {kind!r}')
 
     def _some(self, held: list[tuple[np.ndarray, int]]) -> np.ndarray:
-        return self.scores(np.stack([one for one, _ in held]), np.array([sample for _, sample in held]))
+        return self.scores(
+            np.stack([one for one, _ in held]), np.array([sample for _, sample in held])
+        )
 
     def _run(self, variants: np.ndarray) -> np.ndarray:
         parts = []
@@ -151,7 +173,9 @@ class Subject:
             some = variants[start : start + self.batch]
             found = to_numpy(self.predict(some)).astype(np.float64)
             if found.ndim != 2 or len(found) != len(some):
-                raise ValueError(f"`predict` must give outputs (M, K) for {len(some)} inputs, but gave {found.shape}")
+                raise ValueError(
+                    f"`predict` must give outputs (M, K) for {len(some)} inputs, but gave {found.shape}"
+                )
             parts.append(found)
         return np.concatenate(parts)
 
@@ -168,7 +192,9 @@ class Subject:
             return np.asarray(0.5 * (1 + np.tanh(outputs / 2)))
         if self.confidence == "outputs":
             return outputs
-        raise ValueError(f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {self.confidence!r}')
+        raise ValueError(
+            f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {self.confidence!r}'
+        )
 
 
 def _bar(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:

@@ -36,7 +36,9 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
                 return np.asarray(_rgb(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise ValueError(f"{path}: has more than {limit} million pixels; make it smaller first") from error
+        raise ValueError(
+            f"{path}: has more than {limit} million pixels; make it smaller first"
+        ) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: is no image of a known kind") from error
     except PermissionError as error:
@@ -51,8 +53,14 @@ def _rgb(image: object) -> object:
     assert isinstance(image, Image.Image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        high = 65535.0 if image.mode != "F" and values.max(initial=0) > 255 else max(255.0, values.max(initial=0))
-        return np.repeat(np.round(np.clip(values / high, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+        high = (
+            65535.0
+            if image.mode != "F" and values.max(initial=0) > 255
+            else max(255.0, values.max(initial=0))
+        )
+        return np.repeat(
+            np.round(np.clip(values / high, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

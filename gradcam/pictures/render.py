@@ -33,11 +33,15 @@ def colours(heat: np.ndarray, colormap: str) -> np.ndarray:
     """Values in [0, 1] as RGB in [0, 1]: (...) -> (..., 3)."""
     matplotlib = _need("matplotlib", "matplotlib")
     if colormap not in matplotlib.colormaps:
-        raise ValueError(f'`colormap` "{colormap}" is none of matplotlib\'s; try "rainbow", "viridis" or "inferno"')
+        raise ValueError(
+            f'`colormap` "{colormap}" is none of matplotlib\'s; try "rainbow", "viridis" or "inferno"'
+        )
     return np.asarray(matplotlib.colormaps[colormap](heat))[..., :3]
 
 
-def overlay(photograph: np.ndarray, heat: np.ndarray, alpha: float = 0.6, colormap: str = "rainbow") -> Image:
+def overlay(
+    photograph: np.ndarray, heat: np.ndarray, alpha: float = 0.6, colormap: str = "rainbow"
+) -> Image:
     """The photograph (H, W, 3) in [0, 1] with the heat (H, W) over it, opaque in proportion to the heat."""
     image = _need("PIL.Image", "Pillow")
     opacity = alpha * np.sqrt(heat)[..., None]  # the root: faint evidence can still be seen
@@ -57,10 +61,16 @@ def plain(explanation: Explanation, colormap: str = "rainbow") -> list[Any]:
 
 def photographs(photos: Any, count: int) -> list[np.ndarray]:
     """One or `count` photographs as arrays (H, W, 3) in [0, 1]."""
-    single = isinstance(photos, (str, os.PathLike)) or hasattr(photos, "convert") or getattr(photos, "ndim", 4) < 4
+    single = (
+        isinstance(photos, (str, os.PathLike))
+        or hasattr(photos, "convert")
+        or getattr(photos, "ndim", 4) < 4
+    )
     several = [photos] if single and not isinstance(photos, (list, tuple)) else list(photos)
     if len(several) != count:
-        raise ValueError(f"`photos` has {len(several)}, but the explanation has {count} samples; pass one for each")
+        raise ValueError(
+            f"`photos` has {len(several)}, but the explanation has {count} samples; pass one for each"
+        )
     return [_photograph(photo) for photo in several]
 
 
@@ -75,7 +85,9 @@ def _photograph(photo: Any) -> np.ndarray:
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)
     if array.ndim != 3 or array.shape[-1] not in (3, 4):
-        raise ValueError(f"a photograph must have the shape (H, W, 3) or (H, W), but has {array.shape}")
+        raise ValueError(
+            f"a photograph must have the shape (H, W, 3) or (H, W), but has {array.shape}"
+        )
     if array.dtype == np.uint8:
         return array[..., :3] / 255.0
     if array.dtype.kind != "f" or array.min() < 0 or array.max() > 1:
@@ -94,7 +106,9 @@ def box(heat: np.ndarray, threshold: float) -> np.ndarray:
     segments, count = ndimage.label(heat >= threshold)
     largest = int(np.argmax(np.bincount(segments.ravel(), minlength=count + 1)[1:])) + 1
     slices = ndimage.find_objects(segments)[largest - 1]
-    return np.array([s.start for s in reversed(slices)] + [s.stop for s in reversed(slices)], dtype=np.int64)
+    return np.array(
+        [s.start for s in reversed(slices)] + [s.stop for s in reversed(slices)], dtype=np.int64
+    )
 
 
 def figure(explanation: Explanation, photos: Any = None, colormap: str = "rainbow") -> Figure:
@@ -133,7 +147,9 @@ def _panel(panel: Axes, heat: np.ndarray, picture: np.ndarray | None, colormap: 
     panel.imshow(overlay(picture, resized, colormap=colormap))
 
 
-def bars(names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, float]]], label: str) -> Figure:
+def bars(
+    names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, float]]], label: str
+) -> Figure:
     """Values with their lower and upper ends, a line each, coloured by kind, on a logarithmic axis."""
     figures = _need("matplotlib.figure", "matplotlib")
     drawn = figures.Figure(figsize=(8, 0.28 * len(names) + 1.4), layout="constrained")
@@ -142,7 +158,15 @@ def bars(names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, fl
     for kind in kinds:
         rows = [row for row, (one, _) in enumerate(found) if one == kind]
         low, middle, high = (np.array([found[row][1][i] for row in rows]) for i in range(3))
-        panel.errorbar(middle, rows, xerr=(middle - low, high - middle), fmt="o", capsize=3, markersize=5, label=kind)
+        panel.errorbar(
+            middle,
+            rows,
+            xerr=(middle - low, high - middle),
+            fmt="o",
+            capsize=3,
+            markersize=5,
+            label=kind,
+        )
     panel.set_yticks(range(len(names)), names, fontsize=8)
     panel.invert_yaxis()
     panel.set_xscale("log")
@@ -154,13 +178,17 @@ def bars(names: Sequence[str], found: Sequence[tuple[str, tuple[float, float, fl
     return drawn  # type: ignore[no-any-return]
 
 
-def dots(panels: Sequence[tuple[str, Sequence[tuple[str, tuple[float, float, float], bool]]]]) -> Figure:
+def dots(
+    panels: Sequence[tuple[str, Sequence[tuple[str, tuple[float, float, float], bool]]]],
+) -> Figure:
     """Panels of (title, rows), a row being a name, a value between its ends, and whether it is a control, in grey."""
     figures = _need("matplotlib.figure", "matplotlib")
     columns = min(3, max(len(panels), 1))
     lines = -(-len(panels) // columns) if panels else 1
     tall = max((len(rows) for _, rows in panels), default=1)
-    drawn = figures.Figure(figsize=(4.2 * columns, (0.24 * tall + 0.9) * lines), layout="constrained")
+    drawn = figures.Figure(
+        figsize=(4.2 * columns, (0.24 * tall + 0.9) * lines), layout="constrained"
+    )
     axes = drawn.subplots(lines, columns, squeeze=False).reshape(-1)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()

@@ -51,7 +51,9 @@ class TopClass(Target):
         if self.count is None:
             return ClassScore(xp.argmax(scores, axis=1))
         if not 1 <= self.count <= scores.shape[1]:
-            raise ValueError(f"`count` {self.count} top classes are asked for, but the outputs have {scores.shape[1]}")
+            raise ValueError(
+                f"`count` {self.count} top classes are asked for, but the outputs have {scores.shape[1]}"
+            )
         return ClassScore(xp.argsort(-scores, axis=1, stable=True)[:, : self.count])
 
 
@@ -174,7 +176,9 @@ class FinerScore(_OfClass):
         xp = array_namespace(scores)
         wanted = gathered(scores, indices(settled.index, scores))
         references = indices(settled.references, scores, ("R",))
-        rows = xp.broadcast_to(scores[:, None, :], (scores.shape[0], references.shape[1], scores.shape[1]))
+        rows = xp.broadcast_to(
+            scores[:, None, :], (scores.shape[0], references.shape[1], scores.shape[1])
+        )
         others = gathered(rows, references)  # (N, K, R)
         weights = xp.exp(log_softmax(others))
         found = wanted - self.gamma * xp.sum(weights * others, axis=-1)
@@ -187,13 +191,19 @@ class FinerScore(_OfClass):
         scores = widen(class_scores(outputs))
         xp, count, classes = array_namespace(scores), settled.references, int(scores.shape[1])
         if count >= classes:
-            raise ValueError(f"`references` {count} classes are asked for, but the outputs have {classes - 1} others")
+            raise ValueError(
+                f"`references` {count} classes are asked for, but the outputs have {classes - 1} others"
+            )
         settled.check(outputs)
         index = indices(settled.index, scores)
         away = xp.abs(scores[:, None, :] - gathered(scores, index)[:, :, None])  # (N, K, classes)
         own = constant(np.arange(classes), scores, index.dtype) == index[:, :, None]
-        nearest = xp.argsort(xp.where(own, xp.full_like(away, xp.inf), away), axis=-1, stable=True)[..., :count]
-        return dataclasses.replace(settled, references=nearest if settled.index.ndim == 2 else nearest[:, 0, :])
+        nearest = xp.argsort(xp.where(own, xp.full_like(away, xp.inf), away), axis=-1, stable=True)[
+            ..., :count
+        ]
+        return dataclasses.replace(
+            settled, references=nearest if settled.index.ndim == 2 else nearest[:, 0, :]
+        )
 
     def check(self, outputs: Outputs) -> None:
         super().check(outputs)
@@ -212,7 +222,9 @@ def difference(of: TargetLike, minus: TargetLike, gamma: float = 1.0) -> Target:
     return Combination((as_target(of), as_target(minus)), (1.0, -float(gamma)))
 
 
-TargetLike = None | int | Sequence[int] | Sequence[Sequence[int]] | Array | Callable[[Outputs], Array]
+TargetLike = (
+    None | int | Sequence[int] | Sequence[Sequence[int]] | Array | Callable[[Outputs], Array]
+)
 """What a user may pass: None (the top class), an int, (N,) ints, (1, K) or (N, K) ints, or a function."""
 
 
@@ -231,11 +243,15 @@ def as_target(target: TargetLike) -> Callable[[Outputs], Array]:
     try:
         index = np.asarray(target)
     except ValueError as error:
-        raise ValueError(f"`target` {target!r} is ragged: every sample needs the same number of classes") from error
+        raise ValueError(
+            f"`target` {target!r} is ragged: every sample needs the same number of classes"
+        ) from error
     if index.dtype.kind not in "iu":
         raise TypeError(
             f"`target` must be None, an int, (N,) or (N, K) ints, or a function of the outputs, but is {target!r}"
         )
     if index.ndim > 2 or index.size == 0:
-        raise ValueError(f"`target` must be an int, (N,), (1, K) or (N, K) ints, but has shape {index.shape}")
+        raise ValueError(
+            f"`target` must be an int, (N,), (1, K) or (N, K) ints, but has shape {index.shape}"
+        )
     return ClassScore(index)

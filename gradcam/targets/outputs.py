@@ -75,7 +75,9 @@ def log_softmax(scores: Array) -> Array:
 # ------------------------------------------------------------------------------------------ values for samples
 
 
-def numbers(value: Any, name: str, item: tuple[str, ...] | None = None, kinds: str = "fiub") -> Array:
+def numbers(
+    value: Any, name: str, item: tuple[str, ...] | None = None, kinds: str = "fiub"
+) -> Array:
     """A user's value as an array: a framework's own as it is, anything else a copy as NumPy.
 
     `item` names the axes of one sample's; None where the outputs alone tell.
@@ -86,7 +88,9 @@ def numbers(value: Any, name: str, item: tuple[str, ...] | None = None, kinds: s
     try:
         array = np.array(value)
     except ValueError as error:
-        raise ValueError(f"`{name}` {value!r} is ragged: every sample needs as many {what}") from error
+        raise ValueError(
+            f"`{name}` {value!r} is ragged: every sample needs as many {what}"
+        ) from error
     if array.dtype.kind not in kinds:
         raise TypeError(f"`{name}` must be {what}, or an array of them, but is {value!r}")
     if array.size == 0:
@@ -133,11 +137,15 @@ def _spelled(item: tuple[str, ...]) -> str:
     return f"{one} for all samples, {shape('N', *item)}, one for each, or {several}"
 
 
-def check_range(value: Array, count: int, name: str, what: str, low: int = 0, ignore: int | None = None) -> None:
+def check_range(
+    value: Array, count: int, name: str, what: str, low: int = 0, ignore: int | None = None
+) -> None:
     """Raise where an index does not lie in `low` to `count - 1`."""
     if not isinstance(value, np.ndarray):
         return  # found in the outputs, or known to the running program alone
-    wrong = value[((value < low) | (value >= count)) & (value != ignore if ignore is not None else True)]
+    wrong = value[
+        ((value < low) | (value >= count)) & (value != ignore if ignore is not None else True)
+    ]
     if wrong.size:
         raise IndexError(
             f"`{name}` {int(wrong[0])} is no {what}: the model's outputs have {count}, {low} to {count - 1}"
@@ -152,7 +160,13 @@ def each(value: Array, item: tuple[str, ...], like: Array, dtype: Any = None) ->
         value = constant(to_numpy(value), like, dtype)
     value = value if value.dtype == dtype else xp.astype(value, dtype)
     lead = value.ndim - len(item)
-    return value if lead == 2 else xp.expand_dims(value, axis=1) if lead == 1 else value[None, None, ...]
+    return (
+        value
+        if lead == 2
+        else xp.expand_dims(value, axis=1)
+        if lead == 1
+        else value[None, None, ...]
+    )
 
 
 def indices(value: Array, like: Array, item: tuple[str, ...] = ()) -> Array:
@@ -165,7 +179,9 @@ def indices(value: Array, like: Array, item: tuple[str, ...] = ()) -> Array:
 def gathered(values: Array, index: Array) -> Array:
     """Values (N, ..., C) at index (1 or N, ..., K) of their last axis -> (N, ..., K)."""
     xp = array_namespace(values, index)
-    return xp.take_along_axis(values, xp.broadcast_to(index, (*values.shape[:-1], index.shape[-1])), axis=-1)
+    return xp.take_along_axis(
+        values, xp.broadcast_to(index, (*values.shape[:-1], index.shape[-1])), axis=-1
+    )
 
 
 def columns(scores: Array, *values: tuple[Array, tuple[str, ...]]) -> Array:

@@ -134,11 +134,15 @@ class Detection(Target):
         if self.label is not None:
             object.__setattr__(self, "label", integers(self.label, "label"))
         if not 0 <= self.threshold < 1:
-            raise ValueError(f"`threshold` is an intersection over union, in [0, 1), but is {self.threshold}")
+            raise ValueError(
+                f"`threshold` is an intersection over union, in [0, 1), but is {self.threshold}"
+            )
         if self.box.shape[-1] != 4:
             raise ValueError(f"`box` must be x0, y0, x1, y1, but has shape {tuple(self.box.shape)}")
         if isinstance(self.box, np.ndarray) and not (self.box[..., 2:] > self.box[..., :2]).all():
-            raise ValueError(f"`box` must be x0, y0, x1, y1 with x1 > x0 and y1 > y0, but is {self.box.tolist()}")
+            raise ValueError(
+                f"`box` must be x0, y0, x1, y1 with x1 > x0 and y1 > y0, but is {self.box.tolist()}"
+            )
 
     def __call__(self, outputs: Outputs) -> Array:
         self.check(outputs)
@@ -154,10 +158,16 @@ class Detection(Target):
         scores, start = [], 0
         for one in found:
             images = slice(start, start + int(one.boxes.shape[0]))
-            scores.append(self._agreement(one, box[images, ...], None if label is None else label[images, ...]))
+            scores.append(
+                self._agreement(
+                    one, box[images, ...], None if label is None else label[images, ...]
+                )
+            )
             start = images.stop
         total = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
-        return columns(total, (self.box, ("4",)), *(() if self.label is None else ((self.label, ()),)))
+        return columns(
+            total, (self.box, ("4",)), *(() if self.label is None else ((self.label, ()),))
+        )
 
     def _agreement(self, found: _Found, box: Array, label: Array | None) -> Array:
         """(n, K) of the detections in n images with boxes (n, K, 4)."""
@@ -189,7 +199,9 @@ class Detection(Target):
         if self.label is not None:
             values["label"] = (self.label, ())
             if any(one.labels is None for one in found):
-                raise ValueError('`label` is asked for, but the detections have no "labels"; pass label=None')
+                raise ValueError(
+                    '`label` is asked for, but the detections have no "labels"; pass label=None'
+                )
         check_shapes(sum(int(one.boxes.shape[0]) for one in found), **values)
 
 
@@ -199,8 +211,15 @@ def _area(boxes: Array) -> Array:
 
 def _detections(outputs: Outputs) -> list[_Found]:
     """The detections of all images together, or, where each image has its own, of one after the other."""
-    if isinstance(outputs, (list, tuple)) and len(outputs) > 0 and all(isinstance(one, Mapping) for one in outputs):
-        return [_Found(*(None if part is None else part[None, ...] for part in _parts(one))) for one in outputs]
+    if (
+        isinstance(outputs, (list, tuple))
+        and len(outputs) > 0
+        and all(isinstance(one, Mapping) for one in outputs)
+    ):
+        return [
+            _Found(*(None if part is None else part[None, ...] for part in _parts(one)))
+            for one in outputs
+        ]
     found = _Found(*_parts(outputs))
     if found.boxes.ndim != 3:
         raise _undetected(f"boxes of shape {tuple(found.boxes.shape)}")
@@ -210,14 +229,20 @@ def _detections(outputs: Outputs) -> list[_Found]:
 def _parts(outputs: Outputs) -> tuple[Array, Array, Array | None]:
     if isinstance(outputs, Mapping) and "boxes" in outputs and "scores" in outputs:
         parts = (outputs["boxes"], outputs["scores"], outputs.get("labels"))
-    elif isinstance(outputs, tuple) and len(outputs) in (2, 3) and all(map(is_array_api_obj, outputs)):
+    elif (
+        isinstance(outputs, tuple)
+        and len(outputs) in (2, 3)
+        and all(map(is_array_api_obj, outputs))
+    ):
         parts = (*outputs, None)[:3]
     else:
         keys = f" with keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
         raise _undetected(f"a {type(outputs).__name__}{keys}")
     boxes, scores, labels = parts
     if boxes.shape[-1] != 4 or tuple(boxes.shape[:-1]) != tuple(scores.shape):
-        raise _undetected(f"boxes of shape {tuple(boxes.shape)} with scores of shape {tuple(scores.shape)}")
+        raise _undetected(
+            f"boxes of shape {tuple(boxes.shape)} with scores of shape {tuple(scores.shape)}"
+        )
     return widen(boxes), widen(scores), labels
 
 

@@ -29,13 +29,19 @@ class Target:
 
     def __call__(self, outputs: Outputs) -> Array:
         """Outputs of N samples -> scores (N,) or (N, K)."""
-        raise TypeError(f"{type(self).__name__} does not say what it scores; pass a function of the outputs instead")
+        raise TypeError(
+            f"{type(self).__name__} does not say what it scores; pass a function of the outputs instead"
+        )
 
     def resolve(self, outputs: Outputs) -> Target:
         """The same target with what depends on the outputs (a top class) put in its place."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found = {name: _resolved(value, outputs) for name, value in values.items()}
-        return self if all(found[name] is values[name] for name in found) else dataclasses.replace(self, **found)
+        return (
+            self
+            if all(found[name] is values[name] for name in found)
+            else dataclasses.replace(self, **found)
+        )
 
     def check(self, outputs: Outputs) -> None:
         """Raise where the target does not fit the outputs: a compiled program clamps an index in silence."""
@@ -53,7 +59,9 @@ class Target:
         return _sum(self, other, 1.0)
 
     def __radd__(self, other: Any) -> Target:
-        return self if isinstance(other, Real) and other == 0 else _sum(other, self, 1.0)  # 0 is where sum() starts
+        return (
+            self if isinstance(other, Real) and other == 0 else _sum(other, self, 1.0)
+        )  # 0 is where sum() starts
 
     def __sub__(self, other: Callable[[Outputs], Array]) -> Target:
         return _sum(self, other, -1.0)
@@ -76,7 +84,10 @@ class Target:
         if type(self) is not type(other):
             return False
         (arrays, rest), (others, other_rest) = split(self), split(other)
-        return bool(rest == other_rest and all(np.array_equal(_value(a), _value(b)) for a, b in zip(arrays, others)))
+        return bool(
+            rest == other_rest
+            and all(np.array_equal(_value(a), _value(b)) for a, b in zip(arrays, others))
+        )
 
     def __hash__(self) -> int:
         arrays, rest = split(self)
@@ -109,9 +120,14 @@ class Combination(Target):
         columns = {int(each.shape[1]) for each in scores if each.ndim == 2}
         if len(columns - {1}) > 1 or any(each.ndim not in (1, 2) for each in scores):
             shapes = ", ".join(f"{_shown(t)}: {tuple(s.shape)}" for t, s in zip(self.terms, scores))
-            raise ValueError(f"the terms of a target must give scores (N,) or (N, K) of one K, but give {shapes}")
+            raise ValueError(
+                f"the terms of a target must give scores (N,) or (N, K) of one K, but give {shapes}"
+            )
         if columns:
-            scores = [each if each.ndim == 2 else array_namespace(each).expand_dims(each, axis=1) for each in scores]
+            scores = [
+                each if each.ndim == 2 else array_namespace(each).expand_dims(each, axis=1)
+                for each in scores
+            ]
         total = self.weights[0] * scores[0]
         for weight, each in zip(self.weights[1:], scores[1:]):
             total = total + weight * each
@@ -124,7 +140,9 @@ class Combination(Target):
             shown = f"({term!r})" if isinstance(term, Combination) else _shown(term)
             shown = shown if size == 1 else f"{int(size) if size.is_integer() else size} * {shown}"
             text += (" - " if weight < 0 else " + ") + shown
-        return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text.removeprefix(" - ")
+        return (
+            text.removeprefix(" + ") if text.startswith(" + ") else "-" + text.removeprefix(" - ")
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -156,7 +174,11 @@ class Selected(Target):
 
 
 def _parts(target: Any) -> list[tuple[float, Any]]:
-    return list(zip(target.weights, target.terms)) if isinstance(target, Combination) else [(1.0, target)]
+    return (
+        list(zip(target.weights, target.terms))
+        if isinstance(target, Combination)
+        else [(1.0, target)]
+    )
 
 
 def _sum(first: Any, second: Any, sign: float) -> Target:
@@ -173,7 +195,9 @@ def _sum(first: Any, second: Any, sign: float) -> Target:
 def _scaled(target: Target, number: Any, divisor: Any = 1.0) -> Target:
     for one in (number, divisor):
         if not isinstance(one, Real) or not math.isfinite(one):
-            raise TypeError(f"a target is multiplied and divided by a finite number, not by {one!r}")
+            raise TypeError(
+                f"a target is multiplied and divided by a finite number, not by {one!r}"
+            )
     pairs = [(weight * float(number) / float(divisor), term) for weight, term in _parts(target)]
     if len(pairs) == 1 and pairs[0][0] == 1 and isinstance(pairs[0][1], Target):
         return pairs[0][1]
@@ -216,10 +240,14 @@ def split(target: Any) -> tuple[tuple[Array, ...], Any]:
         return (target,), _Slot()
     if dataclasses.is_dataclass(target) and isinstance(target, Target):
         parts = [split(getattr(target, field.name)) for field in dataclasses.fields(target)]
-        return sum((arrays for arrays, _ in parts), ()), _Skeleton(type(target), tuple(rest for _, rest in parts))
+        return sum((arrays for arrays, _ in parts), ()), _Skeleton(
+            type(target), tuple(rest for _, rest in parts)
+        )
     if isinstance(target, tuple):
         parts = [split(item) for item in target]
-        return sum((arrays for arrays, _ in parts), ()), _Skeleton(tuple, tuple(rest for _, rest in parts))
+        return sum((arrays for arrays, _ in parts), ()), _Skeleton(
+            tuple, tuple(rest for _, rest in parts)
+        )
     return (), target
 
 

@@ -65,7 +65,9 @@ def _direction(vectors: Array) -> Array:
     """Of unit length; 0 stays 0, and its derivative finite."""
     xp = array_namespace(vectors)
     size = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
-    unit = vectors / xp.where(size == 0, xp.ones_like(size), size)  # squares of small numbers would underflow
+    unit = vectors / xp.where(
+        size == 0, xp.ones_like(size), size
+    )  # squares of small numbers would underflow
     square = xp.sum(unit * unit, axis=-1, keepdims=True)
     return unit / xp.sqrt(xp.where(square == 0, xp.ones_like(square), square))
 
@@ -141,12 +143,16 @@ class Word(Target):
         self.check(outputs)
         found = log_softmax(_words(outputs))
         xp = array_namespace(found)
-        chosen = xp.matrix_transpose(gathered(found, indices(self.token, found)[:, None, :]))  # (N, K, T)
+        chosen = xp.matrix_transpose(
+            gathered(found, indices(self.token, found)[:, None, :])
+        )  # (N, K, T)
         position = indices(self.position, found)
         position = xp.where(position < 0, position + found.shape[1], position)
         count = max(int(chosen.shape[1]), int(position.shape[1]))
         chosen = xp.broadcast_to(chosen, (chosen.shape[0], count, chosen.shape[2]))
-        scores = gathered(chosen, xp.broadcast_to(position, (position.shape[0], count))[:, :, None])[..., 0]
+        scores = gathered(
+            chosen, xp.broadcast_to(position, (position.shape[0], count))[:, :, None]
+        )[..., 0]
         return columns(scores, (self.position, ()), (self.token, ()))
 
     def check(self, outputs: Outputs) -> None:
@@ -187,7 +193,9 @@ class Regression(Target):
             found = gathered(found, indices(self.index, found))
         away = found - each(self.value, (), found)
         loss = away * away if self.loss == "squared" else xp.abs(away)
-        return columns(-loss, (self.value, ()), *(() if self.index is None else ((self.index, ()),)))
+        return columns(
+            -loss, (self.value, ()), *(() if self.index is None else ((self.index, ()),))
+        )
 
     def check(self, outputs: Outputs) -> None:
         samples, *rest = (int(n) for n in logits(outputs).shape)

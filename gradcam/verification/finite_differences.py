@@ -106,14 +106,20 @@ class Verification:
             f"{self.kinks} of {self.points} points at a kink",
         ]
         if self.held_zeros:
-            lines.append("  activations that are 0 lie on kinks and were held: the gradient there is not verified")
+            lines.append(
+                "  activations that are 0 lie on kinks and were held: the gradient there is not verified"
+            )
         if self.verdict == "inconclusive":
-            lines.append("  most points lie on kinks, where no derivative exists: try another layer or other inputs")
+            lines.append(
+                "  most points lie on kinks, where no derivative exists: try another layer or other inputs"
+            )
         if self.verdict == "failed" and self.replay_error > self.tolerance:
             lines.append(
                 "  replaying what was captured gives another score: the model depends on chance or on its past,"
             )
-            lines.append("  or the captured activations are not those that the rest of the model saw")
+            lines.append(
+                "  or the captured activations are not those that the rest of the model saw"
+            )
         return "\n".join(lines)
 
 
@@ -124,7 +130,9 @@ class Verification:
 class _Captured:
     layer: str
 
-    def __call__(self, model: Model, inputs: Inputs, target: Any) -> tuple[Any, Array, Array, Array]:
+    def __call__(
+        self, model: Model, inputs: Inputs, target: Any
+    ) -> tuple[Any, Array, Array, Array]:
         capture = model.capture(inputs, (self.layer,), target)
         return capture.outputs, capture.scores, capture.activations[0], capture.gradients[0]
 
@@ -172,10 +180,16 @@ def verify(
     if isinstance(layer, (list, tuple)):
         raise TypeError(f"`layer` must be one layer, but is {layer!r}; verify them one by one")
     tapped = backends.adapt(model, inputs, allow_training)
-    path = last_spatial_layer(tapped, inputs, layout) if layer is None else backends.layer_path(model, layer)
+    path = (
+        last_spatial_layer(tapped, inputs, layout)
+        if layer is None
+        else backends.layer_path(model, layer)
+    )
     for double in (True, False) if float64 else (False,):
         with _precision(tapped, inputs, double) as (found, used):
-            outputs, scores, activations, gradients = compiled(found, _Captured(path))(used, as_target(target))
+            outputs, scores, activations, gradients = compiled(found, _Captured(path))(
+                used, as_target(target)
+            )
             if double and "float64" not in str(activations.dtype):
                 continue
             resolved = as_target(target)
@@ -183,7 +197,9 @@ def verify(
                 resolved.check(outputs)
                 resolved = resolved.resolve(outputs)
             size = input_size(found, used)
-            shape = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], found)
+            shape = Pipeline((path,), (), size, layout).layout_of(
+                path, activations.shape[1:], found
+            )
             replay = compiled(found, _Replayed(path))
             probe = _Probe(
                 score=lambda a: to_numpy(replay(used, resolved, a)).astype(np.float64),  # noqa: B023
@@ -202,7 +218,9 @@ def verify(
 def _precision(model: Model, inputs: Inputs, double: bool) -> Iterator[tuple[Model, Inputs]]:
     """The model and its inputs in double precision, where its backend can, for as long as the context lasts."""
     wide = getattr(model, "float64", None) if double else None
-    context: AbstractContextManager[tuple[Model, Inputs]] = wide(inputs) if wide else nullcontext((model, inputs))
+    context: AbstractContextManager[tuple[Model, Inputs]] = (
+        wide(inputs) if wide else nullcontext((model, inputs))
+    )
     with context as found:
         yield found
 
@@ -230,7 +248,9 @@ class _Probe:
         held = False
         while True:
             mask = (values != 0).astype(np.float64) if held else None
-            checks = tuple(self._checks(values, base, step, tolerance, directions, channels, seed, mask))
+            checks = tuple(
+                self._checks(values, base, step, tolerance, directions, channels, seed, mask)
+            )
             bent = sum(c.kinks for c in checks) * 2 > sum(c.of for c in checks)
             if held or not bent or values.all():
                 return Verification(path, dtype, step, tolerance, replay_error, checks, held)
@@ -265,19 +285,24 @@ class _Probe:
             direction = direction if mask is None else direction * mask
             length = np.sqrt(np.mean(direction.reshape(len(values), -1) ** 2, axis=1))
             scale = norm * (length[:, None] if several else length)
-            yield self._check("direction", direction, slope(direction), scale, base, step, tolerance)
+            yield self._check(
+                "direction", direction, slope(direction), scale, base, step, tolerance
+            )
 
         gradients = self.layout.view(self.gradients)
         alphas = np.sum(gradients, axis=-1)  # (N, [K,] C), times Z
         # in front of a norm over positions all alphas are 0, and their rounding is that of the gradients that cancel
         largest = np.maximum(
-            np.max(np.abs(alphas), axis=-1), 1e-3 * np.max(np.sum(np.abs(gradients), axis=-1), axis=-1)
+            np.max(np.abs(alphas), axis=-1),
+            1e-3 * np.max(np.sum(np.abs(gradients), axis=-1), axis=-1),
         )
         for channel in _some_channels(alphas, channels, random):
             direction = self._lift(channel, values) * size
             direction = direction if mask is None else direction * mask
             unit = size.reshape(-1, *(1,) * (largest.ndim - 1))
-            yield self._check("alpha", direction, slope(direction), largest * unit, base, step, tolerance)
+            yield self._check(
+                "alpha", direction, slope(direction), largest * unit, base, step, tolerance
+            )
 
     def _lift(self, channel: int, values: np.ndarray) -> np.ndarray:
         """One on a channel's positions, zero elsewhere."""
@@ -285,7 +310,9 @@ class _Probe:
         if self.layout.kind == "channels_first":
             lift[:, channel] = 1
         elif self.layout.kind == "tokens":
-            lift[:, self.layout.prefix : self.layout.prefix + int(np.prod(self.layout.grid)), channel] = 1
+            lift[
+                :, self.layout.prefix : self.layout.prefix + int(np.prod(self.layout.grid)), channel
+            ] = 1
         else:
             lift[..., channel] = 1
         return lift
@@ -321,7 +348,9 @@ class _Probe:
 def _ratio(error: np.ndarray, scale: Any) -> np.ndarray:
     """error / scale; where the scale is 0, no error is 0 and any error infinite."""
     scale = np.broadcast_to(scale, error.shape)
-    return np.where(scale > 0, error / np.where(scale > 0, scale, 1), np.where(error > 0, np.inf, 0.0))
+    return np.where(
+        scale > 0, error / np.where(scale > 0, scale, 1), np.where(error > 0, np.inf, 0.0)
+    )
 
 
 def _some_channels(alphas: np.ndarray, count: int, random: np.random.Generator) -> list[int]:

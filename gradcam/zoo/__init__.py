@@ -21,7 +21,11 @@ def efficientnet_lite0(framework: Literal["torch", "jax"] = "torch") -> Classifi
     """
     if framework not in ("torch", "jax"):
         raise ValueError(f'`framework` must be "torch" or "jax", but is {framework!r}')
-    module = "gradcam.zoo.efficientnet_torch" if framework == "torch" else "gradcam.zoo.efficientnet_flax"
+    module = (
+        "gradcam.zoo.efficientnet_torch"
+        if framework == "torch"
+        else "gradcam.zoo.efficientnet_flax"
+    )
     try:
         classifier: Classifier = importlib.import_module(module).classifier()
     except ImportError as error:

@@ -59,7 +59,9 @@ def price(bare: Callable[[], Any], explained: Callable[[], Any], repeats: int = 
     return statistics.median(ratios)
 
 
-def prices(torch_net: gradcam.Classifier, flax_net: gradcam.Classifier, seen: np.ndarray) -> dict[str, float]:
+def prices(
+    torch_net: gradcam.Classifier, flax_net: gradcam.Classifier, seen: np.ndarray
+) -> dict[str, float]:
     """Time of an explanation over that of a bare forward pass: under inference_mode, and jitted."""
     import jax
     import torch
@@ -109,7 +111,9 @@ def run(folder: Path, names: Sequence[str] = PHOTOGRAPHS) -> tuple[list[Row], di
                 photograph=name,
                 name=torch_.names()[0][0],
                 score=float(torch_.scores[0]),
-                logit_difference=float(np.abs(np.asarray(torch_.outputs) - np.asarray(flax.outputs)).max()),
+                logit_difference=float(
+                    np.abs(np.asarray(torch_.outputs) - np.asarray(flax.outputs)).max()
+                ),
                 map_difference=float(np.abs(torch_.maps - flax.maps).max()) / peak,
                 torch_error=errors["torch"].error,
                 flax_error=errors["flax"].error,
@@ -147,7 +151,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
     folder = parser.parse_args().out
     rows, ratios = run(folder)
-    table = Table("photograph", "class", "score", "maps differ by", "torch gradient", "flax gradient")
+    table = Table(
+        "photograph", "class", "score", "maps differ by", "torch gradient", "flax gradient"
+    )
     for row in rows:
         table.add_row(
             row.photograph,

@@ -35,10 +35,25 @@ class ConvNorm(nnx.Module):
     """Convolution, batch norm and, unless it projects, ReLU6."""
 
     def __init__(
-        self, n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True, *, rngs: nnx.Rngs
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         self.conv = nnx.Conv(
-            n_in, n_out, (kernel, kernel), stride, padding="SAME", feature_group_count=groups, use_bias=False, rngs=rngs
+            n_in,
+            n_out,
+            (kernel, kernel),
+            stride,
+            padding="SAME",
+            feature_group_count=groups,
+            use_bias=False,
+            rngs=rngs,
         )
         self.norm = nnx.BatchNorm(n_out, epsilon=1e-3, rngs=rngs)
         self.relu = relu
@@ -51,7 +66,9 @@ class ConvNorm(nnx.Module):
 class Block(nnx.Module):
     """An inverted residual: expand, filter each channel, project."""
 
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int, *, rngs: nnx.Rngs
+    ) -> None:
         wide = n_in * expansion
         self.expand = ConvNorm(n_in, wide, 1, rngs=rngs) if expansion > 1 else None
         self.depthwise = ConvNorm(wide, wide, kernel, stride, groups=wide, rngs=rngs)
@@ -70,7 +87,14 @@ class EfficientNetLite0(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.stem = ConvNorm(3, 32, 3, stride=2, rngs=rngs)
         self.blocks = nnx.List(
-            Block(n_out if repeat else n_in, n_out, kernel, 1 if repeat else stride, expansion, rngs=rngs)
+            Block(
+                n_out if repeat else n_in,
+                n_out,
+                kernel,
+                1 if repeat else stride,
+                expansion,
+                rngs=rngs,
+            )
             for repeats, kernel, stride, expansion, n_in, n_out in STAGES
             for repeat in range(repeats)
         )
@@ -92,7 +116,12 @@ def _converted(weights: Mapping[str, Any]) -> dict[tuple[str | int, ...], np.nda
 
     def conv_norm(path: tuple[str | int, ...], conv: str, norm: str) -> None:
         found[(*path, "conv", "kernel")] = array[f"{conv}.weight"].transpose(2, 3, 1, 0)
-        for ours, theirs in (("scale", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+        for ours, theirs in (
+            ("scale", "weight"),
+            ("bias", "bias"),
+            ("mean", "running_mean"),
+            ("var", "running_var"),
+        ):
             found[(*path, "norm", ours)] = array[f"{norm}.{theirs}"]
 
     conv_norm(("stem",), "_conv_stem", "_bn0")
@@ -116,10 +145,14 @@ def network() -> EfficientNetLite0:
     flat = dict(nnx.to_flat_state(state))
     converted = _converted(weights())
     if set(flat) != set(converted):
-        raise ValueError(f"weights and network differ in {sorted(map(str, set(flat) ^ set(converted)))}")
+        raise ValueError(
+            f"weights and network differ in {sorted(map(str, set(flat) ^ set(converted)))}"
+        )
     for path, value in converted.items():
         if flat[path].shape != value.shape:
-            raise ValueError(f"the weight {path} has shape {value.shape}, but the network wants {flat[path].shape}")
+            raise ValueError(
+                f"the weight {path} has shape {value.shape}, but the network wants {flat[path].shape}"
+            )
         flat[path] = flat[path].replace(jnp.asarray(value))
     model: EfficientNetLite0 = nnx.merge(graphdef, nnx.from_flat_state(flat.items()))
     model.eval()

@@ -75,7 +75,9 @@ def main() -> None:
     for entry in TABLE:
         picture = None
         if entry.needs != "attention":
-            explained = gradcam.explain(net, inputs, target=TARGET, method=entry.name, **OPTIONS.get(entry.name, {}))
+            explained = gradcam.explain(
+                net, inputs, target=TARGET, method=entry.name, **OPTIONS.get(entry.name, {})
+            )
             picture = f"methods/{entry.name.replace('++', '-pp')}.jpg"
             overlay: Image.Image = explained.overlay([np.asarray(seen)])[0]
             overlay.save(folder / picture, quality=85)

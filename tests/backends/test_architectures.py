@@ -59,11 +59,17 @@ def architectures(draw):
     size = tuple(draw(st.lists(st.integers(4, 9 if dims < 3 else 6), min_size=dims, max_size=dims)))
     found = tuple(draw(st.lists(blocks, min_size=1, max_size=4 if dims < 3 else 2)))
     return Architecture(
-        dims, size, found, draw(st.sampled_from(["linear", "flat", "convolution"])), draw(st.integers(0, 99))
+        dims,
+        size,
+        found,
+        draw(st.sampled_from(["linear", "flat", "convolution"])),
+        draw(st.integers(0, 99)),
     )
 
 
-METHODS = [entry.name for entry in TABLE if entry.needs not in ("attention",) and entry.name != "cam"]
+METHODS = [
+    entry.name for entry in TABLE if entry.needs not in ("attention",) and entry.name != "cam"
+]
 TARGETS = {
     "top": None,
     "class": 1,
@@ -84,20 +90,33 @@ def torch_network(spec):
     from torch import nn
 
     torch.manual_seed(spec.seed)
-    pick = {name: getattr(nn, f"{name}{spec.dims}d") for name in ("Conv", "BatchNorm", "AvgPool", "MaxPool")}
+    pick = {
+        name: getattr(nn, f"{name}{spec.dims}d")
+        for name in ("Conv", "BatchNorm", "AvgPool", "MaxPool")
+    }
     pick["InstanceNorm"] = getattr(nn, f"InstanceNorm{spec.dims}d")
     pick["GAP"] = getattr(nn, f"AdaptiveAvgPool{spec.dims}d")
-    activations = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus}
+    activations = {
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+        "softplus": nn.Softplus,
+    }
     layers, channels, size = [], 2, list(spec.size)
     for b in spec.blocks:
         padding = b.dilation * (b.kernel // 2)
-        layers.append(pick["Conv"](channels, b.channels, b.kernel, b.stride, padding, b.dilation, b.groups))
+        layers.append(
+            pick["Conv"](channels, b.channels, b.kernel, b.stride, padding, b.dilation, b.groups)
+        )
         channels, size = b.channels, [(n - 1) // b.stride + 1 for n in size]
         if b.norm == "batch":
             norm = pick["BatchNorm"](channels)
             norm.running_mean.uniform_(-0.5, 0.5), norm.running_var.uniform_(0.5, 2)
             layers.append(norm)
-        elif b.norm == "group" and int(np.prod(size)) > 3:  # the norm of two values is all but a step
+        elif (
+            b.norm == "group" and int(np.prod(size)) > 3
+        ):  # the norm of two values is all but a step
             layers.append(nn.GroupNorm(2, channels, eps=0.01))
         elif b.norm == "instance" and int(np.prod(size)) > 3:
             layers.append(pick["InstanceNorm"](channels, eps=0.01, affine=True))
@@ -136,7 +155,14 @@ def jax_network(spec):
     def model(weights: Any, x: Any) -> Any:
         for i, (b, w) in enumerate(zip(spec.blocks, weights, strict=False)):
             x = lax.conv_general_dilated(
-                x, w, [b.stride] * spec.dims, "SAME", None, [b.dilation] * spec.dims, order, b.groups
+                x,
+                w,
+                [b.stride] * spec.dims,
+                "SAME",
+                None,
+                [b.dilation] * spec.dims,
+                order,
+                b.groups,
             )
             if b.norm == "instance":
                 x = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-2)
@@ -145,7 +171,14 @@ def jax_network(spec):
             if b.activation != "none":
                 x = getattr(jnp if b.activation == "tanh" else jax.nn, b.activation)(x)
             if b.pool == "max" and min(x.shape[1:-1]) >= 2:
-                x = lax.reduce_window(x, -jnp.inf, lax.max, (1, *[2] * spec.dims, 1), (1, *[2] * spec.dims, 1), "VALID")
+                x = lax.reduce_window(
+                    x,
+                    -jnp.inf,
+                    lax.max,
+                    (1, *[2] * spec.dims, 1),
+                    (1, *[2] * spec.dims, 1),
+                    "VALID",
+                )
             x = checkpoint_name(x, f"block{i}")
         return jnp.tanh(x).mean(axes) @ weights[-1]
 
@@ -157,16 +190,22 @@ def inputs(spec):
 
 
 def check(spec, model, x, path, target, method, grid):
-    explanation = gradcam.explain(model, x, path, TARGETS[target], method, relu=False)  # no case is an error
+    explanation = gradcam.explain(
+        model, x, path, TARGETS[target], method, relu=False
+    )  # no case is an error
     maps = np.asarray(explanation.maps)
-    assert maps.shape == ((2, 2) if target == "several" else (2,)) + (grid or maps.shape[-len(grid or (1,)) :])
+    assert maps.shape == ((2, 2) if target == "several" else (2,)) + (
+        grid or maps.shape[-len(grid or (1,)) :]
+    )
     assert np.isfinite(maps).all()
     heatmaps = np.asarray(explanation.heatmaps())
     assert heatmaps.min() >= 0
     assert heatmaps.max() <= 1
     report = gradcam.verify(model, x, path, TARGETS[target], directions=2, channels=1)
     # where a norm makes all values of a channel equal, ReLUs lie on their kinks, and no derivative exists
-    assert report.verdict == "passed" or (report.verdict == "inconclusive" and bends(spec)), str(report)
+    assert report.verdict == "passed" or (report.verdict == "inconclusive" and bends(spec)), str(
+        report
+    )
     return maps
 
 
@@ -174,7 +213,9 @@ def bends(spec):
     return any(block.activation == "relu" or block.pool == "max" for block in spec.blocks)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 @given(architectures(), st.data())
 def test_random_networks_in_torch(spec, data):
     torch = pytest.importorskip("torch")
@@ -183,20 +224,31 @@ def test_random_networks_in_torch(spec, data):
     spatial = [found for found in spatial if np.prod(found.shape[2:]) > 1]
     assume(spatial)
     layer = data.draw(st.sampled_from(spatial))
-    target, method = data.draw(st.sampled_from(sorted(TARGETS))), data.draw(st.sampled_from(METHODS))
+    target, method = (
+        data.draw(st.sampled_from(sorted(TARGETS))),
+        data.draw(st.sampled_from(METHODS)),
+    )
     grid = layer.shape[2:] if method != "full-grad" else x.shape[2:]
     maps = check(spec, model, x, layer.path, target, method, tuple(grid))
     if method == "grad-cam" and target in ("class", "several"):  # by autograd alone
         below = model[: int(layer.path) + 1](x).detach().requires_grad_()
         scores = model[int(layer.path) + 1 :](below)[:, [1, 2]]
-        each = [torch.autograd.grad(scores[:, k].sum(), below, retain_graph=True)[0] for k in range(2)]
+        each = [
+            torch.autograd.grad(scores[:, k].sum(), below, retain_graph=True)[0] for k in range(2)
+        ]
         slopes = torch.stack(each, 1).flatten(3).mean(-1)
-        expected = torch.einsum("nkc,ncp->nkp", slopes, below.detach().flatten(2)).reshape(2, 2, *grid).numpy()
+        expected = (
+            torch.einsum("nkc,ncp->nkp", slopes, below.detach().flatten(2))
+            .reshape(2, 2, *grid)
+            .numpy()
+        )
         expected = expected if target == "several" else expected[:, 0]
         assert np.abs(maps - expected).max() <= 1e-9 * max(np.abs(expected).max(), 1e-12)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=15, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 @given(architectures(), st.data())
 def test_random_networks_in_jax(spec, data):
     jax = pytest.importorskip("jax")

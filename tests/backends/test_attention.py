@@ -26,7 +26,9 @@ class Block(torch.nn.Module):
         if self.kind == "module with weights":
             return x + self.attention(x, x, x, need_weights=True)[0]
         n, t, c = x.shape
-        qkv = torch.nn.functional.linear(x, self.attention.in_proj_weight, self.attention.in_proj_bias)
+        qkv = torch.nn.functional.linear(
+            x, self.attention.in_proj_weight, self.attention.in_proj_bias
+        )
         q, k, v = qkv.reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         if self.kind == "fused":
             y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
@@ -95,11 +97,15 @@ def test_maps_do_not_depend_on_how_attention_is_spelled(kind, method):
 
 def test_rollout_is_the_product_by_hand():
     tapped = backends.adapt(model(), images())
-    attentions = tapped.capture(images(), ("<attention>", "<attention>#1", "<attention>#2"), None).activations
+    attentions = tapped.capture(
+        images(), ("<attention>", "<attention>#1", "<attention>#2"), None
+    ).activations
     rolled = np.eye(7)[None].repeat(2, 0)
     for attention in attentions:
         rolled = (attention.numpy().mean(1) / 2 + np.eye(7) / 2) @ rolled
-    found = gradcam.explain(model(), images(), target=[[0, 1]], method="attention-rollout", relu=False)
+    found = gradcam.explain(
+        model(), images(), target=[[0, 1]], method="attention-rollout", relu=False
+    )
     assert found.maps.shape == (2, 2, 2, 3)
     np.testing.assert_allclose(found.maps[:, 0].reshape(2, 6), rolled[:, 0, 1:], rtol=1e-9)
     np.testing.assert_allclose(found.maps[:, 0], found.maps[:, 1])  # it looks at no class
@@ -113,13 +119,18 @@ def test_legrad_of_k_targets_is_k_legrads():
 
 
 def test_a_model_without_attention_is_an_error():
-    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
-    with pytest.raises(ValueError, match=r"no attention weights of self-attention, \(N, heads, T, T\), were found"):
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    with pytest.raises(
+        ValueError, match=r"no attention weights of self-attention, \(N, heads, T, T\), were found"
+    ):
         gradcam.explain(plain, images().float(), method="legrad")
 
 
 @pytest.mark.parametrize(
-    "method", ["grad-cam", "layer-cam", "ablation-cam", "score-cam", "eigen-cam", "integrated-grad-cam"]
+    "method",
+    ["grad-cam", "layer-cam", "ablation-cam", "score-cam", "eigen-cam", "integrated-grad-cam"],
 )
 def test_every_other_method_runs_on_tokens(method):
     found = gradcam.explain(model(), images(), layer="blocks.1", target=1, method=method)
@@ -140,11 +151,15 @@ def flax_transformer():
             )
             weight = block.attention.in_proj_weight.detach().numpy().reshape(3, 2, 4, 8)
             bias = block.attention.in_proj_bias.detach().numpy().reshape(3, 2, 4)
-            for i, part in enumerate((self.attention.query, self.attention.key, self.attention.value)):
+            for i, part in enumerate(
+                (self.attention.query, self.attention.key, self.attention.value)
+            ):
                 part.kernel[...] = jnp.asarray(weight[i].transpose(2, 0, 1))
                 part.bias[...] = jnp.asarray(bias[i])
             out = block.attention.out_proj
-            self.attention.out.kernel[...] = jnp.asarray(out.weight.detach().numpy().T.reshape(2, 4, 8))
+            self.attention.out.kernel[...] = jnp.asarray(
+                out.weight.detach().numpy().T.reshape(2, 4, 8)
+            )
             self.attention.out.bias[...] = jnp.asarray(out.bias.detach().numpy())
 
         def __call__(self, x):

@@ -52,7 +52,9 @@ def test_gradients_are_the_derivative_worked_by_hand(case):
     expected = (1 - y**2)[:, None] * networks.weights()["w3"][:, 3] / (4 * 5)
     found = case.take(to_numpy(capture.gradients[0]))
     tolerance = 1e-6 if case.name == "numpy" else 1e-11  # finite differences
-    np.testing.assert_allclose(found, np.broadcast_to(expected[:, :, None, None], found.shape), rtol=tolerance)
+    np.testing.assert_allclose(
+        found, np.broadcast_to(expected[:, :, None, None], found.shape), rtol=tolerance
+    )
 
 
 @pytest.mark.parametrize("target", [None, 3, [0, 4, 2], [[1, 3]], [[0, 1], [2, 3], [4, 0]]])
@@ -65,13 +67,17 @@ def test_maps_agree_with_the_finite_difference_oracle(case, target):
 
 def test_a_function_target_equals_its_class(case):
     by_index = gradcam.explain(case.model, case.inputs(), layer=case.second, target=2).numpy()
-    by_function = gradcam.explain(case.model, case.inputs(), layer=case.second, target=lambda out: out[:, 2]).numpy()
+    by_function = gradcam.explain(
+        case.model, case.inputs(), layer=case.second, target=lambda out: out[:, 2]
+    ).numpy()
     np.testing.assert_allclose(by_function.maps, by_index.maps, rtol=1e-9)
     assert callable(by_function.target)
 
 
 def test_k_targets_in_one_call_are_k_calls(case):
-    together = gradcam.explain(case.model, case.inputs(), layer=case.second, target=[[0, 3, 4]]).numpy()
+    together = gradcam.explain(
+        case.model, case.inputs(), layer=case.second, target=[[0, 3, 4]]
+    ).numpy()
     assert together.maps.shape == (3, 3, 4, 5)
     for k, index in enumerate([0, 3, 4]):
         alone = gradcam.explain(case.model, case.inputs(), layer=case.second, target=index).numpy()
@@ -116,23 +122,34 @@ def test_several_layers_at_once_are_each_by_itself(case):
     for i, layer in enumerate((case.second, case.first)):
         alone = case.tapped.capture(case.inputs(), (layer,), targets.as_target(1))
         np.testing.assert_allclose(to_numpy(both.activations[i]), to_numpy(alone.activations[0]))
-        np.testing.assert_allclose(to_numpy(both.gradients[i]), to_numpy(alone.gradients[0]), rtol=1e-12)
+        np.testing.assert_allclose(
+            to_numpy(both.gradients[i]), to_numpy(alone.gradients[0]), rtol=1e-12
+        )
 
 
 def test_several_layers_make_one_fused_map(case):
     if case.first is None:
         pytest.skip("a split has one layer")
-    fused = gradcam.explain(case.model, case.inputs(), layer=[case.first, case.second], target=1).numpy()
-    each = [gradcam.explain(case.model, case.inputs(), layer=one, target=1).numpy() for one in fused.layer]
+    fused = gradcam.explain(
+        case.model, case.inputs(), layer=[case.first, case.second], target=1
+    ).numpy()
+    each = [
+        gradcam.explain(case.model, case.inputs(), layer=one, target=1).numpy()
+        for one in fused.layer
+    ]
     assert fused.maps.shape == (3, 8, 10)
-    np.testing.assert_allclose(fused.maps, gradcam.maps.fuse([e.maps for e in each], 2), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        fused.maps, gradcam.maps.fuse([e.maps for e in each], 2), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_compare_is_each_method_alone(case):
     def squared(activations, gradients):
         return gradcam.METHODS["grad-cam"](activations**2, gradients)
 
-    found = gradcam.compare(case.model, case.inputs(), case.second, 1, methods=["grad-cam", squared])
+    found = gradcam.compare(
+        case.model, case.inputs(), case.second, 1, methods=["grad-cam", squared]
+    )
     assert list(found) == ["grad-cam", "squared"]
     for method, explanation in zip(["grad-cam", squared], found.values(), strict=True):
         alone = gradcam.explain(case.model, case.inputs(), case.second, 1, method)
@@ -160,8 +177,12 @@ def test_heatmaps_of_the_compiled_path_are_those_of_the_explanation(case):
 
 
 def test_without_relu_the_map_is_signed_and_negating_the_target_negates_it(case):
-    signed = gradcam.explain(case.model, case.inputs(), case.second, lambda out: out[:, 2], relu=False).numpy()
-    negated = gradcam.explain(case.model, case.inputs(), case.second, lambda out: -out[:, 2], relu=False).numpy()
+    signed = gradcam.explain(
+        case.model, case.inputs(), case.second, lambda out: out[:, 2], relu=False
+    ).numpy()
+    negated = gradcam.explain(
+        case.model, case.inputs(), case.second, lambda out: -out[:, 2], relu=False
+    ).numpy()
     np.testing.assert_allclose(negated.maps, -signed.maps, rtol=1e-9)
     assert signed.maps.min() < 0
 
@@ -175,7 +196,9 @@ def test_maps_stay_in_the_models_framework(case):
 
 
 def test_an_unknown_layer_is_named_with_its_nearest(case):
-    with pytest.raises(KeyError, match=rf'layer "{case.second}x" is not in the model; did you mean "{case.second}"'):
+    with pytest.raises(
+        KeyError, match=rf'layer "{case.second}x" is not in the model; did you mean "{case.second}"'
+    ):
         gradcam.explain(case.model, case.inputs(), layer=case.second + "x")
 
 
@@ -192,7 +215,9 @@ def test_a_target_for_another_batch_is_an_error(case, target):
 
 
 def test_a_target_function_of_the_wrong_shape_is_an_error(case):
-    with pytest.raises(ValueError, match=r"must return scores of shape \(N,\) or \(N, K\) for N = 3 samples"):
+    with pytest.raises(
+        ValueError, match=r"must return scores of shape \(N,\) or \(N, K\) for N = 3 samples"
+    ):
         gradcam.explain(case.model, case.inputs(), layer=case.second, target=lambda out: out[:2, 1])
 
 
@@ -209,9 +234,13 @@ def test_not_a_number_is_an_error_that_names_layer_and_sample(case):
     inputs = case.inputs()
     hole = np.zeros(tuple(inputs.shape))
     hole[1] = np.nan
-    with pytest.raises(FloatingPointError, match=rf'activations of layer "{case.second}" are NaN .* for sample 1'):
+    with pytest.raises(
+        FloatingPointError, match=rf'activations of layer "{case.second}" are NaN .* for sample 1'
+    ):
         gradcam.explain(case.model, inputs + constant(hole, like=inputs), layer=case.second)
-    found = gradcam.explain(case.model, inputs + constant(hole, like=inputs), layer=case.second, check=False).numpy()
+    found = gradcam.explain(
+        case.model, inputs + constant(hole, like=inputs), layer=case.second, check=False
+    ).numpy()
     assert np.isfinite(found.maps[[0, 2]]).all()
     assert not np.isfinite(found.maps[1]).any()
 

@@ -20,7 +20,9 @@ class BoomError(Exception):
 
 
 ATTENTION = ("legrad", "attention-rollout")
-METHODS = [entry.name for entry in TABLE if entry.name not in (*ATTENTION, "cam")]  # CAM needs a linear head
+METHODS = [
+    entry.name for entry in TABLE if entry.name not in (*ATTENTION, "cam")
+]  # CAM needs a linear head
 
 
 def entries(layer):
@@ -36,7 +38,9 @@ def entries(layer):
         m, x, [layer, layer], t, smoothing=gradcam.Smoothing(noise=0.1)
     )
     found["heatmaps"] = lambda m, x, t: gradcam.Explainer(m, layer).heatmaps(x, t)
-    found["compare"] = lambda m, x, t: gradcam.compare(m, x, layer, t, ["grad-cam", "eigen-cam", "ablation-cam"])
+    found["compare"] = lambda m, x, t: gradcam.compare(
+        m, x, layer, t, ["grad-cam", "eigen-cam", "ablation-cam"]
+    )
     found["layers"] = lambda m, x, t: gradcam.layers(m, x)
     found["verify"] = lambda m, x, t: gradcam.verify(m, x, layer, t, directions=1, channels=1)
     found["words"] = lambda m, x, t: gradcam.words(m, x, layer, t)
@@ -83,11 +87,16 @@ def torch_state(model, inputs):
     import torch._dynamo
 
     return {
-        "hooks": [[list(getattr(m, kind)) for kind in kinds if hasattr(m, kind)] for m in model.modules()],
+        "hooks": [
+            [list(getattr(m, kind)) for kind in kinds if hasattr(m, kind)] for m in model.modules()
+        ],
         "attributes": [sorted(vars(m)) for m in model.modules()],
         "types": [type(m) for m in model.modules()],
         "training": [m.training for m in model.modules()],
-        "parameters": [(p.tolist(), p.requires_grad, p.grad is None or p.grad.tolist()) for p in model.parameters()],
+        "parameters": [
+            (p.tolist(), p.requires_grad, p.grad is None or p.grad.tolist())
+            for p in model.parameters()
+        ],
         "identity": [id(p) for p in model.parameters()],
         "buffers": [b.tolist() for b in model.buffers()],
         "inputs": (inputs.tolist(), inputs.requires_grad, inputs.grad is None),
@@ -106,10 +115,18 @@ def torch_state(model, inputs):
             torch.nn.functional.multi_head_attention_forward,
             torch.nn.functional.scaled_dot_product_attention,
             torch._dynamo.eval_frame._stance,
-            [len(vars(modules)[name]) for name in vars(modules) if name.startswith("_global_") and "hooks" in name],
+            [
+                len(vars(modules)[name])
+                for name in vars(modules)
+                if name.startswith("_global_") and "hooks" in name
+            ],
         ),
         "session": Session.innermost(),
-        "random": (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), python_random.getstate()),  # noqa: NPY002
+        "random": (
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002
+            python_random.getstate(),
+        ),
     }
 
 
@@ -123,7 +140,9 @@ def torch_case():
     fuses = {}
     for name, module in model.named_children():
         fuses[name] = fuse = Fuse()
-        module.register_forward_hook(lambda *_, fuse=fuse: fuse())  # the user's own, which may raise
+        module.register_forward_hook(
+            lambda *_, fuse=fuse: fuse()
+        )  # the user's own, which may raise
     return model, inputs, fuses
 
 
@@ -191,7 +210,10 @@ def jax_state(case):
 
     model = case.model
     found = {
-        "config": {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_matmul_precision")},
+        "config": {
+            name: getattr(jax.config, name)
+            for name in ("jax_enable_x64", "jax_default_matmul_precision")
+        },
         "current": backend.current(),
         "random": (np.random.get_state()[1].tolist(), python_random.getstate()),  # noqa: NPY002
     }
@@ -232,7 +254,13 @@ def test_a_jax_model_that_raises_half_way_is_left_as_it_was(where):
                 return super().__call__(*args)
 
         object.__setattr__(inner, "__class__", Fails)
-        for entry in ("explain grad-cam", "layers", "verify", "explain score-cam", "guided_backprop"):
+        for entry in (
+            "explain grad-cam",
+            "layers",
+            "verify",
+            "explain score-cam",
+            "guided_backprop",
+        ):
             fuse.arm(0)
             with pytest.raises(BoomError):
                 ENTRIES[entry](case.model, inputs, 1)

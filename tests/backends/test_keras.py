@@ -13,7 +13,9 @@ import pytest
 import gradcam
 
 keras = pytest.importorskip("keras")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Keras's own arrays in NumPy
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of Keras's own arrays in NumPy
 ON_TORCH = keras.backend.backend() == "torch"
 X = np.random.default_rng(1).normal(size=(2, 8, 9, 3)).astype("float32")
 
@@ -31,8 +33,16 @@ def give(x):
 def network():
     layers = keras.layers
     keras.utils.set_random_seed(0)
-    block = [layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="norm"), layers.Dropout(0.5, name="drop")]
-    head = [layers.ReLU(name="relu"), layers.GlobalAveragePooling2D(name="pool"), layers.Dense(5, name="dense")]
+    block = [
+        layers.Conv2D(4, 3, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.Dropout(0.5, name="drop"),
+    ]
+    head = [
+        layers.ReLU(name="relu"),
+        layers.GlobalAveragePooling2D(name="pool"),
+        layers.Dense(5, name="dense"),
+    ]
     return keras.Sequential([layers.Input((8, 9, 3)), keras.Sequential(block, name="block"), *head])
 
 
@@ -41,7 +51,9 @@ def test_layers_have_their_names_and_the_mode_is_inference():
     paths = [layer.path for layer in gradcam.layers(model, give(X))]
     assert paths == ["block/conv", "block/norm", "block/drop", "block", "relu", "pool", "dense"]
     e = gradcam.explain(model, give(X), "block/drop", [[1, 2]])
-    np.testing.assert_allclose(np.asarray(e.outputs), keras.ops.convert_to_numpy(model(X, training=False)), atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(e.outputs), keras.ops.convert_to_numpy(model(X, training=False)), atol=1e-5
+    )
     assert gradcam.explain(model, give(X), None, 1).layer == "relu"
 
 
@@ -60,7 +72,9 @@ def test_a_layer_may_be_the_layer_itself():
     assert gradcam.explain(model, give(X), model.get_layer("relu"), 1).layer == "relu"
     with pytest.raises(KeyError, match="is not a layer of this Sequential"):
         gradcam.explain(model, give(X), keras.layers.ReLU(), 1)
-    with pytest.raises(KeyError, match='layer "block/cnov" is not in the model; did you mean "block/conv"'):
+    with pytest.raises(
+        KeyError, match='layer "block/cnov" is not in the model; did you mean "block/conv"'
+    ):
         gradcam.explain(model, give(X), "block/cnov", 1)
 
 
@@ -98,10 +112,15 @@ def test_a_replaced_activation_is_seen():
     model = network()
     model.get_layer("dense").activation = keras.activations.softmax
     gradcam.explain(model, give(X), "relu", 1)
-    for activation in (keras.activations.linear, keras.activations.tanh):  # what tutorials do to a softmax
+    for activation in (
+        keras.activations.linear,
+        keras.activations.tanh,
+    ):  # what tutorials do to a softmax
         model.get_layer("dense").activation = activation
         outputs = keras.ops.convert_to_numpy(model(X, training=False))
-        np.testing.assert_allclose(np.asarray(gradcam.explain(model, give(X), "relu", 1).outputs), outputs, atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(gradcam.explain(model, give(X), "relu", 1).outputs), outputs, atol=1e-5
+        )
 
 
 @pytest.mark.skipif(ON_TORCH, reason="nothing is compiled")
@@ -114,7 +133,10 @@ def test_new_weights_calls_and_training_trace_nothing():
             return x
 
     inner = network()
-    model, layer = keras.Sequential([keras.layers.Input((8, 9, 3)), Counted(), inner]), inner.get_layer("relu")
+    model, layer = (
+        keras.Sequential([keras.layers.Input((8, 9, 3)), Counted(), inner]),
+        inner.get_layer("relu"),
+    )
     gradcam.explain(model, give(X), layer, 1)
     model.set_weights([w * 1.1 for w in model.get_weights()])
     model.compile("sgd", "mse")
@@ -132,7 +154,9 @@ def test_several_inputs_are_a_tuple_or_a_mapping(names):
     outputs = layers.Dense(5)(layers.Concatenate()([x, extra]))
     model = keras.Model({"image": image, "extra": extra} if names else [image, extra], outputs)
     given = {"image": give(X), "extra": give(np.ones((2, 4), "float32"))}
-    expected = keras.ops.convert_to_numpy(model(given if names else list(given.values()), training=False))
+    expected = keras.ops.convert_to_numpy(
+        model(given if names else list(given.values()), training=False)
+    )
     for inputs in (given,) if names else (given, tuple(given.values())):
         e = gradcam.explain(model, inputs, "conv", 1)
         assert tuple(e.maps.shape) == (2, 6, 7)
@@ -146,9 +170,14 @@ def test_full_grad_finds_the_biases_and_refuses_activations_behind_them():
     model.get_layer("block").get_layer("norm").beta.assign([1.0, 2, 3, 4])
     assert gradcam.explain(model, give(X), None, [[1, 2]], "full-grad").maps.shape == (2, 2, 8, 9)
     biases = dict(gradcam.backends.adapt(model, give(X)).biases(give(X)))
-    np.testing.assert_allclose(np.asarray(biases["block/norm"])[:, 0, 0], [[1, 2, 3, 4]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(biases["block/norm"])[:, 0, 0], [[1, 2, 3, 4]] * 2, rtol=1e-6
+    )
     model.get_layer("dense").activation = keras.activations.softmax
-    with pytest.raises(ValueError, match=r'the bias of layer "dense" cannot be had in front of its own .* "softmax"'):
+    with pytest.raises(
+        ValueError,
+        match=r'the bias of layer "dense" cannot be had in front of its own .* "softmax"',
+    ):
         gradcam.explain(model, give(X), None, 1, "full-grad")
 
 
@@ -162,11 +191,30 @@ def test_the_same_on_keras_torch_backend():
     """The shared suite and this file, in a process of its own: Keras's backend is set once for each."""
     pytest.importorskip("torch")
     here = Path(__file__).parent.parent
-    names = ("backends/test_backends", "backends/test_keras", "explaining/test_smoothing", "explaining/test_concepts")
+    names = (
+        "backends/test_backends",
+        "backends/test_keras",
+        "explaining/test_smoothing",
+        "explaining/test_concepts",
+    )
     files = [here / f"{name}.py" for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-k", "keras", *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "keras",
+        *files,
+    ]
     environment = {**os.environ, "KERAS_BACKEND": "torch"}
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=here.parent, env=environment, check=False)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, cwd=here.parent, env=environment, check=False
+    )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
     passed = int(ran.stdout.split(" passed")[0].split()[-1])
     assert passed >= 40

@@ -60,4 +60,6 @@ def test_the_page_is_what_this_run_found():
     made = head + marker + "\n" + page()
     if os.environ.get("GRADCAM_WRITE_DOCS"):
         PAGE.write_text(made, encoding="utf-8")
-    assert made == PAGE.read_text(encoding="utf-8"), "run: GRADCAM_WRITE_DOCS=1 pytest tests/backends/test_states.py"
+    assert made == PAGE.read_text(encoding="utf-8"), (
+        "run: GRADCAM_WRITE_DOCS=1 pytest tests/backends/test_states.py"
+    )

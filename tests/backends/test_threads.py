@@ -16,7 +16,11 @@ def four_layers_torch():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     nn = torch.nn
-    layers = [part for i in range(4) for part in (nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1), nn.Tanh())]
+    layers = [
+        part
+        for i in range(4)
+        for part in (nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1), nn.Tanh())
+    ]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
     return model, ["1", "3", "5", "7"], lambda x: torch.from_numpy(x).float(), lambda: hooks(model)
 
@@ -32,7 +36,9 @@ def four_layers_nnx():
     class Model(nnx.Module):
         def __init__(self):
             rngs = nnx.Rngs(0)
-            self.convs = nnx.List([nnx.Conv(3 if i == 0 else 4, 4, (3, 3), rngs=rngs) for i in range(4)])
+            self.convs = nnx.List(
+                [nnx.Conv(3 if i == 0 else 4, 4, (3, 3), rngs=rngs) for i in range(4)]
+            )
             self.linear = nnx.Linear(4, 5, rngs=rngs)
 
         def __call__(self, x):
@@ -55,9 +61,14 @@ def test_eight_threads_on_one_model_get_400_right_maps(make):
     model, paths, give, watched = make()
     inputs = [give(networks.images(1, (6, 6)) + i) for i in range(5)]
     jobs = [(path, i) for path in paths for i in range(5)]
-    expected = {(path, i): np.asarray(gradcam.explain(model, inputs[i], path, i, relu=False).maps) for path, i in jobs}
+    expected = {
+        (path, i): np.asarray(gradcam.explain(model, inputs[i], path, i, relu=False).maps)
+        for path, i in jobs
+    }
     before = watched()
-    outputs = np.asarray(model(inputs[0]).detach() if hasattr(model(inputs[0]), "detach") else model(inputs[0]))
+    outputs = np.asarray(
+        model(inputs[0]).detach() if hasattr(model(inputs[0]), "detach") else model(inputs[0])
+    )
     start = threading.Barrier(8)
 
     def work(worker):
@@ -66,7 +77,9 @@ def test_eight_threads_on_one_model_get_400_right_maps(make):
         for call in range(50):
             path, i = jobs[random.integers(len(jobs))]
             maps = np.asarray(gradcam.explain(model, inputs[i], path, i, relu=False).maps)
-            right += np.abs(maps - expected[path, i]).max() <= 1e-5 * np.abs(expected[path, i]).max()
+            right += (
+                np.abs(maps - expected[path, i]).max() <= 1e-5 * np.abs(expected[path, i]).max()
+            )
             if call % 10 == 0:  # the user's own calls, meanwhile
                 own = model(inputs[0])
                 own = np.asarray(own.detach() if hasattr(own, "detach") else own)

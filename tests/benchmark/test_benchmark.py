@@ -43,7 +43,9 @@ def slow():
 
 def test_the_ratio_is_that_of_the_two_times():
     model, x = slow()
-    (price,) = gradcam.bench({"slow": lambda: (model, x)}, layer="any", repeats=5, memory=False).prices
+    (price,) = gradcam.bench(
+        {"slow": lambda: (model, x)}, layer="any", repeats=5, memory=False
+    ).prices
     # sleeps last at least as long as asked: 3 passes of 4 ms over 1, with room for a busy machine
     assert 1.5 < price.ratio < 6
     assert price.low <= price.ratio <= price.high
@@ -70,12 +72,16 @@ def test_every_case_is_priced_once():
 
 
 def test_the_limit_stops_repeats():
-    (price,) = gradcam.bench({"slow": slow}, layer="any", repeats=1000, limit=0.05, memory=False).prices
+    (price,) = gradcam.bench(
+        {"slow": slow}, layer="any", repeats=1000, limit=0.05, memory=False
+    ).prices
     assert 1 <= price.repeats < 10
 
 
 def test_what_a_model_does_not_allow_is_told_and_the_rest_priced():
-    found = gradcam.bench({"slow": slow}, ["cam", "grad-cam"], layer="any", repeats=1, memory=False).prices
+    found = gradcam.bench(
+        {"slow": slow}, ["cam", "grad-cam"], layer="any", repeats=1, memory=False
+    ).prices
     assert found[0].ratio is None
     assert found[0].failed.split(":")[0].endswith("Error")
     assert found[1].failed is None
@@ -84,7 +90,9 @@ def test_what_a_model_does_not_allow_is_told_and_the_rest_priced():
 def test_a_forward_pass_is_the_models(case):
     """Of every backend, and the reference is NumPy's."""
     found = to_numpy(benchmark.forward(case.model, case.inputs())())
-    np.testing.assert_allclose(found, networks.case("numpy").tapped.replay(networks.images(), (), ()), rtol=1e-9)
+    np.testing.assert_allclose(
+        found, networks.case("numpy").tapped.replay(networks.images(), (), ()), rtol=1e-9
+    )
 
 
 def test_torchs_forward_pass_is_under_inference_mode():

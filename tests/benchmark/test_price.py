@@ -25,7 +25,10 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for one in torch.utils._pytree.tree_leaves(found):
-            if isinstance(one, torch.Tensor) and one.untyped_storage().nbytes() >= one.numel() * one.element_size():
+            if (
+                isinstance(one, torch.Tensor)
+                and one.untyped_storage().nbytes() >= one.numel() * one.element_size()
+            ):
                 self.values = max(self.values, one.numel())
         return found
 
@@ -68,7 +71,9 @@ def inputs(count=2):
 @pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 @pytest.mark.parametrize("method", ["grad-cam", "hires-cam"])
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("values", [None, 7000])  # at a time: all, and so few that there are several parts
+@pytest.mark.parametrize(
+    "values", [None, 7000]
+)  # at a time: all, and so few that there are several parts
 def test_many_targets_are_the_same_as_one_by_one(pool, method, values, monkeypatch):
     if values:
         monkeypatch.setattr(backend, "POOLED_VALUES", values)
@@ -97,7 +102,9 @@ def test_through_a_mean_no_gradient_has_the_layers_size(pool):
 def test_gradients_that_are_averaged_are_held_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(backend, "POOLED_VALUES", 7 * 960)
     with Largest() as largest:
-        gradcam.explain(network("twice"), inputs(1), "conv", np.arange(60)[None], relu=False, check=False)
+        gradcam.explain(
+            network("twice"), inputs(1), "conv", np.arange(60)[None], relu=False, check=False
+        )
     assert largest.values == 7 * 960
 
 
@@ -120,7 +127,9 @@ def operations(call):
 def test_operations_beyond_a_forward_pass_are_the_heads_and_the_maps(count):
     model, x = network("mean"), inputs(1)
     bare = operations(lambda: model(x))
-    found = operations(lambda: gradcam.explain(model, x, "conv", np.arange(count)[None], relu=False))
+    found = operations(
+        lambda: gradcam.explain(model, x, "conv", np.arange(count)[None], relu=False)
+    )
     # backward through the head is 2 x 60 x 12 for each target, the map 2 x 12 x 80
     assert found - bare <= count * (2 * 60 * 12 + 2 * 12 * 80)
 
@@ -130,7 +139,9 @@ def test_all_methods_together_make_one_forward_and_one_backward_pass():
     calls = {"forward": 0}
     model.register_forward_hook(lambda *_: calls.update(forward=calls["forward"] + 1))
     model.fc.weight.register_hook(lambda _: pytest.fail("a weight's gradient was computed"))
-    names = [entry.name for entry in gradcam.methods.TABLE if entry.needs in ("gradients", "activations")]
+    names = [
+        entry.name for entry in gradcam.methods.TABLE if entry.needs in ("gradients", "activations")
+    ]
     found = gradcam.compare(model, x, "conv", 3, names, relu=False)
     assert len(found) == len(names) > 10
     assert calls["forward"] == 1
@@ -138,9 +149,15 @@ def test_all_methods_together_make_one_forward_and_one_backward_pass():
 
 def test_full_grad_resizes_no_channel_by_itself():
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3, stride=4), nn.ReLU(), nn.Conv2d(40, 40, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        nn.Conv2d(3, 40, 3, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(40, 40, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
     x = torch.randn(2, 3, 32, 32)
     with Largest() as largest:
         gradcam.explain(model.eval(), x, "1", 3, "full-grad")
-    assert x.numel() <= largest.values < 2 * 40 * 32 * 8  # the channels at one full axis are not there
+    assert (
+        x.numel() <= largest.values < 2 * 40 * 32 * 8
+    )  # the channels at one full axis are not there

@@ -68,7 +68,12 @@ def test_explain_in_jax_is_explain_in_torch(run, photo, tmp_path):
     result = run("explain", photo, "-o", "a", "--target", "tabby", "--target", "7")
     assert result.exit_code == 0
     assert "photo.png: cock: all evidence is against the score" in result.output  # the map is blank
-    assert run("explain", photo, "-o", "b", "-f", "jax", "--target", "tabby", "--target", "7").exit_code == 0
+    assert (
+        run(
+            "explain", photo, "-o", "b", "-f", "jax", "--target", "tabby", "--target", "7"
+        ).exit_code
+        == 0
+    )
     a, b = (np.load(tmp_path / x / "photo" / "maps.npy") for x in "ab")
     assert a.shape == (1, 2, 7, 7)
     np.testing.assert_allclose(a, b, atol=1e-4 * a.max())
@@ -80,9 +85,22 @@ def test_a_model_of_ones_own(run, photo, tmp_path):
     manifest = json.loads((tmp_path / "out" / "photo" / "manifest.json").read_text())
     assert manifest["layer"] == "1"
     assert np.load(tmp_path / "out" / "photo" / "maps.npy").shape[:2] == (1, 2)
-    result = run("explain", photo, "--model", "mymodels:named", "--target", "bee", "--layer", "0", "-o", "named")
+    result = run(
+        "explain",
+        photo,
+        "--model",
+        "mymodels:named",
+        "--target",
+        "bee",
+        "--layer",
+        "0",
+        "-o",
+        "named",
+    )
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "named" / "photo" / "manifest.json").read_text())["names"] == [["bee"]]
+    assert json.loads((tmp_path / "named" / "photo" / "manifest.json").read_text())["names"] == [
+        ["bee"]
+    ]
 
 
 def test_broken_files_are_named_and_the_others_explained(run, photo, tmp_path):
@@ -152,7 +170,9 @@ def test_verify(run, photo):
 
 
 def test_it_is_installed():
-    done = subprocess.run([sys.executable, "-m", "gradcam.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gradcam.cli", "--help"], capture_output=True, text=True, check=True
+    )
     assert "where did a network look" in " ".join(done.stdout.split())
 
 
@@ -162,8 +182,24 @@ def test_evaluate_measures_beside_controls_and_goes_on(run, photo, tmp_path):
     photo.rename(folder / "photo.png")
     (folder / "broken.jpg").write_text("no")
     (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\nphoto.png,10,10,50,50\n")
-    words = ("evaluate", folder, "--model", "mymodels:bare", "--measure", "deletion", "--measure", "energy")
-    words += ("--method", "grad-cam", "--annotations", tmp_path / "boxes.csv", "--out", tmp_path / "found")
+    words = (
+        "evaluate",
+        folder,
+        "--model",
+        "mymodels:bare",
+        "--measure",
+        "deletion",
+        "--measure",
+        "energy",
+    )
+    words += (
+        "--method",
+        "grad-cam",
+        "--annotations",
+        tmp_path / "boxes.csv",
+        "--out",
+        tmp_path / "found",
+    )
     result = run(*words)
     assert result.exit_code == 1, result.output  # for the broken one
     assert "skipped: broken.jpg" in result.output
@@ -193,7 +229,18 @@ def test_measures_lists_them_with_their_papers(run):
 
 
 def test_bench_prints_a_table_and_saves(run, tmp_path):
-    words = ("bench", "--model", "mymodels:named", "--batch", "1", "--targets", "1", "--repeats", "2", "--no-memory")
+    words = (
+        "bench",
+        "--model",
+        "mymodels:named",
+        "--batch",
+        "1",
+        "--targets",
+        "1",
+        "--repeats",
+        "2",
+        "--no-memory",
+    )
     result = run(*words, "--out", tmp_path / "priced")
     assert result.exit_code == 0, result.output
     saved = json.loads((tmp_path / "priced" / "bench.json").read_text())

@@ -71,7 +71,9 @@ def test_a_healthy_map_has_no_findings(some_case):
     assert not found
     assert list(found) == []
     assert str(found) == "nothing is wrong with the 3 maps"
-    assert "nothing is wrong with the map" in str(gradcam.explain(split(), activations(1), target=0).diagnose())
+    assert "nothing is wrong with the map" in str(
+        gradcam.explain(split(), activations(1), target=0).diagnose()
+    )
 
 
 def test_for_a_healthy_map_nothing_runs_again():
@@ -90,7 +92,9 @@ def test_for_a_healthy_map_nothing_runs_again():
 def test_negative_maps_without_relu_are_not_blank(give):
     e = gradcam.explain(split(), give(activations()), target=1, relu=False)  # and does not warn
     assert not e.diagnose()
-    assert blank(split(), give(activations()), target=2, relu=False).diagnose().reasons == ("unused",)
+    assert blank(split(), give(activations()), target=2, relu=False).diagnose().reasons == (
+        "unused",
+    )
 
 
 # ------------------------------------------------------------------------------------------ the reasons
@@ -107,22 +111,32 @@ def test_all_evidence_is_negative_and_how_much(give, method):
     counterfactual = gradcam.explain(model, x, target=-ClassScore(1), method=method)
     amounts = -to_numpy(counterfactual.maps).sum((1, 2))
     np.testing.assert_allclose([f.amount for f in found], amounts, rtol=1e-3)
-    assert "the counterfactual, target=-ClassScore(1), or at the signed map, relu=False" in found[0].message
-    assert str(found).startswith("3 of 3 maps:\n  sample 0: negative: all evidence is against the score")
+    assert (
+        "the counterfactual, target=-ClassScore(1), or at the signed map, relu=False"
+        in found[0].message
+    )
+    assert str(found).startswith(
+        "3 of 3 maps:\n  sample 0: negative: all evidence is against the score"
+    )
 
 
 def test_the_score_does_not_depend_on_the_layer(give):
     for method in ("grad-cam", "hires-cam", "ablation-cam"):
         found = blank(split(), give(activations()), target=2, method=method).diagnose()
         assert found.reasons == ("unused",)
-        assert 'does not depend on layer "features": with its output set to zero, negated or' in found[0].message
+        assert (
+            'does not depend on layer "features": with its output set to zero, negated or'
+            in found[0].message
+        )
 
 
 def test_the_gradient_is_cut_on_the_way(give):
     def rounded(a):
         return array_namespace(a).floor(10 * pooled(a) + 0.25) / 10
 
-    found = blank(split(rounded), give(np.full((1, 2, 3, 4), 1.0) + np.arange(4)), target=3).diagnose()
+    found = blank(
+        split(rounded), give(np.full((1, 2, 3, 4), 1.0) + np.arange(4)), target=3
+    ).diagnose()
     assert found.reasons == ("no-gradient",)
     assert "the way is cut (detach, stop_gradient, argmax, rounding)" in found[0].message
 
@@ -144,7 +158,9 @@ def test_the_gradient_is_detached(framework):
     assert not gradcam.explain(split(head), x, target=1).diagnose()
 
 
-@pytest.mark.parametrize("target", [Probability(0), LogProbability(0), -Probability(3), Probability()])
+@pytest.mark.parametrize(
+    "target", [Probability(0), LogProbability(0), -Probability(3), Probability()]
+)
 def test_a_softmax_is_saturated(give, target):
     x = give(1000 * activations())
     found = blank(split(), x, target=target).diagnose()
@@ -173,8 +189,12 @@ def test_what_is_left_of_a_saturated_softmax_is_rounding():
     e = gradcam.Explanation(
         np.eye(3)[None], np.ones(1), Probability(np.array([0])), np.array([[20.0, 0.0]], np.float32)
     )
-    assert e.diagnose()[0].message.startswith("the map is made of rounding errors: the softmax of Probability(0)")
-    healthy = gradcam.Explanation(np.eye(3)[None], np.ones(1), Probability(0), np.array([[9.0, 0.0]], np.float32))
+    assert e.diagnose()[0].message.startswith(
+        "the map is made of rounding errors: the softmax of Probability(0)"
+    )
+    healthy = gradcam.Explanation(
+        np.eye(3)[None], np.ones(1), Probability(0), np.array([[9.0, 0.0]], np.float32)
+    )
     assert not healthy.diagnose()
 
 
@@ -211,7 +231,9 @@ def test_methods_that_look_at_no_score():
     x[0, 1] = 0
     found = blank(split(), x, target=0, method=lambda a, g: a.sum(-2)).diagnose()
     assert found.reasons == ("negative",)
-    assert blank(split(), np.zeros((1, 2, 3, 4)), target=0, method="eigen-cam").diagnose().reasons == ("flat",)
+    assert blank(
+        split(), np.zeros((1, 2, 3, 4)), target=0, method="eigen-cam"
+    ).diagnose().reasons == ("flat",)
 
     signed = gradcam.explain(split(), activations(1), target=0, method="eigen-cam", relu=False)
     assert signed.diagnose().reasons == ()
@@ -221,7 +243,9 @@ def test_activations_and_gradients_cancel(give):
     if isinstance(x := give(activations()), np.ndarray):
         pytest.skip("finite differences leave rounding where a mean is 0")
     signs = constant(np.where(np.arange(12).reshape(3, 4) % 2, 1.0, -1.0), like=x)
-    model = split(lambda a: pooled(a * signs))  # every second position speaks for it, the others against it
+    model = split(
+        lambda a: pooled(a * signs)
+    )  # every second position speaks for it, the others against it
     found = blank(model, x, target=0).diagnose()
     assert found.reasons == ("cancels",)
     assert 'try method="layer-cam"' in found[0].message
@@ -259,10 +283,14 @@ def test_the_spatial_tokens_of_a_last_block_do_not_reach_the_output(framework):
         from jax.ad_checkpoint import checkpoint_name
 
         def model(x):
-            tokens = x.reshape(2, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 12)[..., :8]
+            tokens = (
+                x.reshape(2, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 12)[..., :8]
+            )
             tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], 1)
             for n in range(3):
-                tokens = checkpoint_name(tokens + jnp.tanh(tokens).mean(1, keepdims=True), f"mixed{n}")
+                tokens = checkpoint_name(
+                    tokens + jnp.tanh(tokens).mean(1, keepdims=True), f"mixed{n}"
+                )
             return checkpoint_name(tokens + jnp.tanh(tokens), "alone")[:, 0] @ jnp.asarray(weights)
 
         inputs = jnp.asarray(x.transpose(0, 2, 3, 1))
@@ -283,9 +311,17 @@ def test_targets_in_another_order_than_the_samples(give):
     assert not gradcam.explain(model, give(x), target=[0, 1, 2]).diagnose()
     found = blank(model, give(x), target=[1, 2, 0]).diagnose()
     assert [f.reason for f in found] == ["negative", "target"] * 3
-    assert "below class 0, its top one, which is a target of sample 2; see to it that the targets" in found[1].message
+    assert (
+        "below class 0, its top one, which is a target of sample 2; see to it that the targets"
+        in found[1].message
+    )
     found = blank(model, give(x), target=1).diagnose()
-    assert [(f.sample, f.reason) for f in found] == [(0, "negative"), (0, "target"), (2, "negative"), (2, "target")]
+    assert [(f.sample, f.reason) for f in found] == [
+        (0, "negative"),
+        (0, "target"),
+        (2, "negative"),
+        (2, "target"),
+    ]
     assert "see to it that it is the class that you meant" in found[1].message
 
 
@@ -293,7 +329,9 @@ def test_targets_that_the_model_does_not_see():
     outputs = np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
 
     def hand(target):
-        return Classes(gradcam.targets.as_target(target), outputs, np.zeros((3, np.size(target) // 3 or 1)))
+        return Classes(
+            gradcam.targets.as_target(target), outputs, np.zeros((3, np.size(target) // 3 or 1))
+        )
 
     shuffled, same = hand([1, 2, 0]), hand(1)
     assert shuffled.mismatch(0, 0) == (
@@ -324,7 +362,9 @@ def torch_net():
 
 def raised_and_found(model, inputs, layer, **options):
     """The error's message, and that of the finding where no error was wanted, for the one bad sample."""
-    with pytest.raises(FloatingPointError, match="or pass check=False to have the map all the same") as raised:
+    with pytest.raises(
+        FloatingPointError, match="or pass check=False to have the map all the same"
+    ) as raised:
         gradcam.explain(model, inputs, layer=layer, **options)
     (found,) = gradcam.explain(model, inputs, layer=layer, check=False, **options).diagnose()
     assert found.reason == "not-finite"
@@ -336,12 +376,16 @@ def test_nan_in_the_input(some_case):
     inputs = some_case.inputs()
     hole = np.zeros(tuple(inputs.shape))
     hole[1] = np.nan
-    found = raised_and_found(some_case.model, inputs + constant(hole, like=inputs), some_case.second)
+    found = raised_and_found(
+        some_case.model, inputs + constant(hole, like=inputs), some_case.second
+    )
     assert found.sample == 1
     assert "for sample 1: so is the input itself" in found.message
 
 
-@pytest.mark.parametrize(("layer", "broken", "what"), [("3", 0, "activations"), ("3", 2, "activations")])
+@pytest.mark.parametrize(
+    ("layer", "broken", "what"), [("3", 0, "activations"), ("3", 2, "activations")]
+)
 def test_the_layer_in_which_nan_first_appeared(layer, broken, what):
     net = torch_net()
     net[broken].weight.data[0, 0, 0, 0] = float("inf")
@@ -389,7 +433,10 @@ def test_a_score_that_is_not_finite_though_all_layers_are():
     net = torch_net()
     x = net[0].weight.new_tensor(activations(1))
     found = raised_and_found(net, x, "1", target=lambda out: (out[:, 0] * 0).log())
-    assert "every layer's output is a number, but the score is not: look at the target" in found.message
+    assert (
+        "every layer's output is a number, but the score is not: look at the target"
+        in found.message
+    )
 
 
 def test_a_method_that_overflows(give):
@@ -432,7 +479,9 @@ def test_a_layer_that_the_score_does_not_use_is_no_obstacle_to_finding_nan():
             self.aside(a)
             return torch.sqrt(self.zero(a * 0)).mean((2, 3))
 
-    found = raised_and_found(Net().eval(), torch.from_numpy(activations(1)).float(), "features", target=0)
+    found = raised_and_found(
+        Net().eval(), torch.from_numpy(activations(1)).float(), "features", target=0
+    )
     assert 'the gradient at layer "zero" is the first' in found.message
 
 
@@ -441,13 +490,17 @@ def test_a_layer_that_the_score_does_not_use_is_no_obstacle_to_finding_nan():
 
 def test_of_k_targets_each_is_named(give):
     x = give(activations(2))
-    with pytest.warns(BlankMapWarning, match=re.escape("(sample, target) (0, 1), (0, 2), (1, 1), (1, 2) are 0")):
+    with pytest.warns(
+        BlankMapWarning, match=re.escape("(sample, target) (0, 1), (0, 2), (1, 1), (1, 2) are 0")
+    ):
         e = gradcam.explain(split(), x, target=[[0, 1, 2]])
     found = [(f.sample, f.target, f.reason) for f in e.diagnose()]
     assert found == [(0, 1, "negative"), (0, 2, "unused"), (1, 1, "negative"), (1, 2, "unused")]
     assert str(e.diagnose()[0]).startswith("sample 0, target 1: negative: ")
     assert str(e.diagnose()).startswith("4 of 6 maps:")
-    for each in (gradcam.compare(split(), x, target=[[0, 3]], methods=["grad-cam", "layer-cam"])).values():
+    for each in (
+        gradcam.compare(split(), x, target=[[0, 3]], methods=["grad-cam", "layer-cam"])
+    ).values():
         assert not each.diagnose()
 
 
@@ -646,5 +699,7 @@ def test_a_classifier_and_an_error_instead_of_a_warning():
 
 
 def test_the_page_has_every_reason():
-    page = (Path(__file__).parent.parent.parent / "docs" / "blank-maps.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent.parent / "docs" / "blank-maps.md").read_text(
+        encoding="utf-8"
+    )
     assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == list(diagnosis.REASONS)

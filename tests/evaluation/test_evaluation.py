@@ -30,7 +30,9 @@ def classifier():
     def preprocess(photographs):
         return np.stack(photographs).transpose(0, 3, 1, 2) / 255.0
 
-    return gradcam.Classifier(gradcam.Split(features, head), preprocess, lambda picture: picture[::4, ::4])
+    return gradcam.Classifier(
+        gradcam.Split(features, head), preprocess, lambda picture: picture[::4, ::4]
+    )
 
 
 def photographs():
@@ -47,7 +49,12 @@ MASKS = {"one": Annotation(((4, 8, 20, 24),)), "two": Annotation(((4, 8, 28, 24)
 
 
 def run(**options):
-    given = {"annotations": MASKS, "measures": SMALL, "methods": ["grad-cam", "hires-cam"], **options}
+    given = {
+        "annotations": MASKS,
+        "measures": SMALL,
+        "methods": ["grad-cam", "hires-cam"],
+        **options,
+    }
     return gradcam.evaluate(classifier(), photographs(), **given)
 
 
@@ -78,7 +85,13 @@ def test_every_measure_runs_and_each_is_that_of_the_library():
         "road": {"shares": [0.5]},
         "insertion": {"seed": 0},
     }
-    found = run(measures=list(MEASURES), methods=["grad-cam"], controls=["centre"], options=options, target=0)
+    found = run(
+        measures=list(MEASURES),
+        methods=["grad-cam"],
+        controls=["centre"],
+        options=options,
+        target=0,
+    )
     assert not [row for row in found.rows if row["failed"]]
     assert {name for _, name in found.results} == set(MEASURES)
     maps, subject = given(0)
@@ -100,8 +113,13 @@ def given(target):
 def test_occlusion_is_computed_once_for_all_methods(monkeypatch):
     calls = []
     original = evaluation.metrics_.occlusion
-    monkeypatch.setattr(evaluation.metrics_, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
-    run(measures=["occlusion-correlation"], options={"occlusion-correlation": {"patch": 4, "stride": 4}})
+    monkeypatch.setattr(
+        evaluation.metrics_, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1]
+    )
+    run(
+        measures=["occlusion-correlation"],
+        options={"occlusion-correlation": {"patch": 4, "stride": 4}},
+    )
     assert len(calls) == 2  # for each photograph
 
 
@@ -116,11 +134,15 @@ def test_a_predictor_is_the_model(some_case):
 
 def test_a_bare_model_and_its_inputs():
     split = classifier().model
-    inputs = np.stack([picture[::4, ::4].transpose(2, 0, 1) / 255.0 for picture in photographs().values()])
+    inputs = np.stack(
+        [picture[::4, ::4].transpose(2, 0, 1) / 255.0 for picture in photographs().values()]
+    )
     found = gradcam.evaluate(split, inputs, ["grad-cam"], ["deletion"], target=0)
     np.testing.assert_allclose(
         found.results["grad-cam", "deletion"].values,
-        run(methods=["grad-cam"], measures=["deletion"], target=0).results["grad-cam", "deletion"].values,
+        run(methods=["grad-cam"], measures=["deletion"], target=0)
+        .results["grad-cam", "deletion"]
+        .values,
     )
 
 
@@ -162,7 +184,9 @@ def test_another_measure_is_added_to_what_is_there(tmp_path):
 
 def test_other_settings_are_another_evaluation(tmp_path):
     run(out=tmp_path, seed=0)
-    with pytest.raises(ValueError, match="holds an evaluation with other settings; choose another folder"):
+    with pytest.raises(
+        ValueError, match="holds an evaluation with other settings; choose another folder"
+    ):
         run(out=tmp_path, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
@@ -175,7 +199,9 @@ def test_it_is_saved_with_intervals_and_controls(tmp_path):
     found = run(out=tmp_path)
     found.save(tmp_path)
     saved = json.loads((tmp_path / "evaluation.json").read_text())
-    entry = next(one for one in saved["summary"] if (one["method"], one["measure"]) == ("grad-cam", "energy"))
+    entry = next(
+        one for one in saved["summary"] if (one["method"], one["measure"]) == ("grad-cam", "energy")
+    )
     assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]
     assert entry["photographs"] == 2
     assert {one["method"] for one in saved["summary"] if one["control"]} == set(CONTROLS)
@@ -184,8 +210,15 @@ def test_it_is_saved_with_intervals_and_controls(tmp_path):
 
 def test_what_is_infinite_is_kept_as_such(tmp_path):
     black = {name: np.where(picture == 255, picture, 0) for name, picture in photographs().items()}
-    given = {"methods": ["grad-cam"], "measures": ["box-contrast"], "annotations": MASKS, "target": 0}
-    found = gradcam.evaluate(classifier(), black, **given, out=tmp_path)  # the map is 0 outside of the square
+    given = {
+        "methods": ["grad-cam"],
+        "measures": ["box-contrast"],
+        "annotations": MASKS,
+        "target": 0,
+    }
+    found = gradcam.evaluate(
+        classifier(), black, **given, out=tmp_path
+    )  # the map is 0 outside of the square
     assert found.results["grad-cam", "box-contrast"].value == np.inf
     again = gradcam.evaluate(classifier(), black, **given, out=tmp_path)
     assert again.results["grad-cam", "box-contrast"].value == np.inf
@@ -194,7 +227,10 @@ def test_what_is_infinite_is_kept_as_such(tmp_path):
         raise AssertionError(constant)
 
     found.save(tmp_path)
-    for line in [*(tmp_path / "rows.jsonl").read_text().splitlines(), (tmp_path / "evaluation.json").read_text()]:
+    for line in [
+        *(tmp_path / "rows.jsonl").read_text().splitlines(),
+        (tmp_path / "evaluation.json").read_text(),
+    ]:
         json.loads(line, parse_constant=refuse)
 
 
@@ -207,8 +243,12 @@ def test_the_best_threshold_of_several_overlaps_is_each_overlaps_own():
 
 def test_what_is_drawn_differs_between_photographs():
     options = {"insertion": {"baseline": "noise"}}
-    found = run(measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",))
-    again = run(measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",))
+    found = run(
+        measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",)
+    )
+    again = run(
+        measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",)
+    )
     assert [row["values"] for row in found.rows] == [row["values"] for row in again.rows]
     seeds = {
         evaluation._Evaluator(classifier(), None, 0, "softmax", {}, 8, 0).see(p, None).seed
@@ -272,7 +312,9 @@ def test_bad_images(tmp_path):
 
 def times_two(net):
     split = net.model
-    return gradcam.Classifier(gradcam.Split(split.features, lambda a: 2 * split.head(a)), net.preprocess, net.view)
+    return gradcam.Classifier(
+        gradcam.Split(split.features, lambda a: 2 * split.head(a)), net.preprocess, net.view
+    )
 
 
 def values(found, measure="deletion"):
@@ -283,7 +325,11 @@ def test_what_is_kept_of_another_model_is_not_taken_for_this_ones(tmp_path):
     small = {"methods": "grad-cam", "measures": "deletion", "controls": (), "target": 0}
     first = gradcam.evaluate(classifier(), photographs(), **small, out=tmp_path)
     other = gradcam.evaluate(times_two(classifier()), photographs(), **small, out=tmp_path)
-    assert values(other) == values(gradcam.evaluate(times_two(classifier()), photographs(), **small)) != values(first)
+    assert (
+        values(other)
+        == values(gradcam.evaluate(times_two(classifier()), photographs(), **small))
+        != values(first)
+    )
     again = []
     assert values(
         gradcam.evaluate(classifier(), photographs(), **small, out=tmp_path, progress=again.append)
@@ -292,7 +338,12 @@ def test_what_is_kept_of_another_model_is_not_taken_for_this_ones(tmp_path):
 
 
 def test_objects_and_options_that_changed_are_measured_anew(tmp_path):
-    small = {"methods": "grad-cam", "measures": ("energy", "insertion"), "controls": (), "target": 0}
+    small = {
+        "methods": "grad-cam",
+        "measures": ("energy", "insertion"),
+        "controls": (),
+        "target": 0,
+    }
     run(**{**small, "annotations": {"one": MASKS["one"]}}, out=tmp_path)
     found = run(**small, out=tmp_path, options={"insertion": {"baseline": "zero"}})
     expected = run(**small, options={"insertion": {"baseline": "zero"}})
@@ -301,7 +352,13 @@ def test_objects_and_options_that_changed_are_measured_anew(tmp_path):
 
 
 def test_rows_of_other_photographs_are_left_out(tmp_path):
-    small = {"methods": "grad-cam", "measures": "deletion", "controls": (), "target": 0, "out": tmp_path}
+    small = {
+        "methods": "grad-cam",
+        "measures": "deletion",
+        "controls": (),
+        "target": 0,
+        "out": tmp_path,
+    }
     both = gradcam.evaluate(classifier(), photographs(), **small)
     one = gradcam.evaluate(classifier(), {"one.png": photographs()["one.png"]}, **small)
     assert values(one) == values(both)[:1]
@@ -320,7 +377,11 @@ def test_options_are_of_their_measure_whatever_the_order():
 
 
 def test_a_measure_that_fails_is_told_each_time_and_the_others_stay(tmp_path):
-    small = {"methods": "grad-cam", "controls": (), "options": {"occlusion-correlation": {"patch": 99}}}
+    small = {
+        "methods": "grad-cam",
+        "controls": (),
+        "options": {"occlusion-correlation": {"patch": 99}},
+    }
     for _ in range(2):
         found = run(**small, measures=("deletion", "occlusion-correlation"), out=tmp_path)
         assert list(found.rows[0]["failed"]) == ["occlusion-correlation"]
@@ -329,7 +390,10 @@ def test_a_measure_that_fails_is_told_each_time_and_the_others_stay(tmp_path):
 
 
 def test_a_box_is_right_that_is_one_of_several():
-    two = {name: Annotation(((4, 8, 4 + width, 24), (36, 28, 40, 32))) for name, width in (("one", 16), ("two", 24))}
+    two = {
+        name: Annotation(((4, 8, 4 + width, 24), (36, 28, 40, 32)))
+        for name, width in (("one", 16), ("two", 24))
+    }
     found = run(annotations=two, measures=("box-error", "max-box-accuracy"), methods="grad-cam", target=0,
                 options={"box-error": {"threshold": 0.5}})  # fmt: skip
     assert found.results["grad-cam", "box-error"].value == 0
@@ -337,10 +401,16 @@ def test_a_box_is_right_that_is_one_of_several():
 
 
 def test_a_bare_model_has_boxes_and_photographs_full_names():
-    inputs = np.stack([picture[::4, ::4].transpose(2, 0, 1) / 255.0 for picture in photographs().values()])
+    inputs = np.stack(
+        [picture[::4, ::4].transpose(2, 0, 1) / 255.0 for picture in photographs().values()]
+    )
     boxes = {"0": Annotation(((1, 2, 5, 6),)), "1": Annotation(((1, 2, 7, 6),))}
-    bare = gradcam.evaluate(classifier().model, inputs, "grad-cam", "energy", annotations=boxes, target=0)
-    np.testing.assert_allclose(values(bare, "energy"), values(run(measures="energy", target=0), "energy"))
+    bare = gradcam.evaluate(
+        classifier().model, inputs, "grad-cam", "energy", annotations=boxes, target=0
+    )
+    np.testing.assert_allclose(
+        values(bare, "energy"), values(run(measures="energy", target=0), "energy")
+    )
     named = {f"cat.v{n}": picture for n, picture in enumerate(photographs().values())}
     full = {"cat.v0": MASKS["one"], "cat.v1": MASKS["two"]}
     found = gradcam.evaluate(classifier(), named, "grad-cam", "energy", annotations=full, target=0)
@@ -350,7 +420,11 @@ def test_a_bare_model_has_boxes_and_photographs_full_names():
 
 
 def test_the_confidence_is_what_is_asked_for():
-    found = run(measures="average-drop", target=0, confidence="sigmoid").results["grad-cam", "average-drop"].values
+    found = (
+        run(measures="average-drop", target=0, confidence="sigmoid")
+        .results["grad-cam", "average-drop"]
+        .values
+    )
     maps, subject = given(0)
     alone = gradcam.metrics.Subject(subject.predict, subject.inputs, 0, confidence="sigmoid")
     assert found[0] == pytest.approx(gradcam.metrics.average_drop(alone, maps).value)
@@ -367,7 +441,11 @@ def test_photographs_that_the_model_does_not_take_are_skipped(tmp_path):
         return net.model.head(np.where(a == 1, np.nan, a) if a.shape[2] == 5 else a)
 
     picky = gradcam.Classifier(gradcam.Split(net.model.features, head), net.preprocess, net.view)
-    some = {"four": np.zeros((16, 40, 3), np.uint8), "five": np.full((20, 40, 3), 255, np.uint8), **photographs()}
+    some = {
+        "four": np.zeros((16, 40, 3), np.uint8),
+        "five": np.full((20, 40, 3), 255, np.uint8),
+        **photographs(),
+    }
     found = gradcam.evaluate(picky, some, "grad-cam", "deletion", target=np.int64(0), out=tmp_path)
     assert "4 rows do not fit" in found.skipped["four"]
     assert "NaN or infinite" in found.skipped["five"]
@@ -377,19 +455,26 @@ def test_photographs_that_the_model_does_not_take_are_skipped(tmp_path):
 def test_a_model_in_training_mode_is_refused_and_not_changed():
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
     )
     before = model[1].running_mean.clone()
     with pytest.raises(ValueError, match=r"training mode.*model.eval\(\)"):
         gradcam.evaluate(model, torch.randn(2, 3, 8, 8), "grad-cam", "deletion")
     assert torch.equal(model[1].running_mean, before)
     with pytest.raises(TypeError, match="give `layer` by its path"):
-        gradcam.evaluate(model.eval(), torch.randn(2, 3, 8, 8), "grad-cam", "deletion", layer=model[1], out="x")
+        gradcam.evaluate(
+            model.eval(), torch.randn(2, 3, 8, 8), "grad-cam", "deletion", layer=model[1], out="x"
+        )
 
 
 def test_a_folder_needs_a_preprocess(tmp_path):
     Image.fromarray(photographs()["one.png"]).save(tmp_path / "one.png")
-    with pytest.raises(ValueError, match=r"photographs need a gradcam.Classifier with `preprocess`"):
+    with pytest.raises(
+        ValueError, match=r"photographs need a gradcam.Classifier with `preprocess`"
+    ):
         gradcam.evaluate(classifier().model, tmp_path, "grad-cam", "deletion")
 
 
@@ -413,18 +498,24 @@ def test_boxes_of_a_table_of_voc_and_of_coco_are_the_same(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for name, annotation in MASKS.items():
-        Image.fromarray(annotation.drawn((32, 40)).astype(np.uint8) * 255).save(masks / f"{name}.png")
+        Image.fromarray(annotation.drawn((32, 40)).astype(np.uint8) * 255).save(
+            masks / f"{name}.png"
+        )
     for source in ("boxes.csv", "voc", "coco.json", "masks"):
         found = read_annotations(tmp_path / source)
         assert found.keys() == MASKS.keys()
         for name, annotation in MASKS.items():
-            np.testing.assert_array_equal(found[name].drawn((32, 40)), annotation.drawn((32, 40)), err_msg=source)
+            np.testing.assert_array_equal(
+                found[name].drawn((32, 40)), annotation.drawn((32, 40)), err_msg=source
+            )
 
 
 def test_a_polygon_is_a_mask(tmp_path):
     coco = {
         "images": [{"id": 1, "file_name": "one.png", "height": 32, "width": 40}],
-        "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1], "segmentation": [[4, 8, 20, 8, 20, 24, 4, 24]]}],
+        "annotations": [
+            {"image_id": 1, "bbox": [0, 0, 1, 1], "segmentation": [[4, 8, 20, 8, 20, 24, 4, 24]]}
+        ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     drawn = read_annotations(tmp_path / "coco.json")["one"].drawn((32, 40))
@@ -438,7 +529,9 @@ def test_a_mask_goes_the_photographs_way():
     seen = crop(picture)[..., 0] > 127
     np.testing.assert_array_equal(seen_mask(annotation, picture, crop), seen)
     assert seen.sum() > 5000
-    np.testing.assert_array_equal(seen_mask(annotation, picture, None), annotation.drawn((300, 500)))
+    np.testing.assert_array_equal(
+        seen_mask(annotation, picture, None), annotation.drawn((300, 500))
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +555,9 @@ def test_bad_annotations(tmp_path, name, text, match):
 def test_boxes_outside_of_the_photograph_are_an_error():
     with pytest.raises(ValueError, match="lies outside of the photograph, 40 x 32"):
         Annotation(((50, 0, 60, 10),)).drawn((32, 40))
-    with pytest.raises(ValueError, match=r"the mask has \(2, 2\) pixels, but the photograph \(32, 40\)"):
+    with pytest.raises(
+        ValueError, match=r"the mask has \(2, 2\) pixels, but the photograph \(32, 40\)"
+    ):
         Annotation(mask=np.ones((2, 2), bool)).drawn((32, 40))
     with pytest.raises(ValueError, match="ends before it starts"):
         Annotation(((9, 9, 3, 4),)).drawn((32, 40))
@@ -495,9 +590,13 @@ def test_masks_are_what_is_neither_black_nor_transparent(tmp_path):
 
 
 def test_a_table_as_spreadsheets_write_it(tmp_path):
-    (tmp_path / "boxes.csv").write_text("\ufefffile, x0, y0, x1, y1\none.png, 4, 8, 20, 24\n", encoding="utf-8")
+    (tmp_path / "boxes.csv").write_text(
+        "\ufefffile, x0, y0, x1, y1\none.png, 4, 8, 20, 24\n", encoding="utf-8"
+    )
     assert read_annotations(tmp_path / "boxes.csv") == {"one": MASKS["one"]}
-    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na/one.png,4,8,20,24\nb/one.png,4,8,20,24\n")
+    (tmp_path / "boxes.csv").write_text(
+        "file,x0,y0,x1,y1\na/one.png,4,8,20,24\nb/one.png,4,8,20,24\n"
+    )
     with pytest.raises(ValueError, match=r"a/one.png and b/one.png are both named one"):
         read_annotations(tmp_path / "boxes.csv")
 

@@ -20,7 +20,11 @@ def trained(request):
     """A network of each kind that has weights, in float64."""
     if request.param != "torch":
         jax = pytest.importorskip("jax")
-        pytest.importorskip({"linen-bound": "flax", "linen": "flax", "nnx": "flax"}.get(request.param, request.param))
+        pytest.importorskip(
+            {"linen-bound": "flax", "linen": "flax", "nnx": "flax"}.get(
+                request.param, request.param
+            )
+        )
         with jax.enable_x64(True):
             yield networks.case(request.param)
     else:
@@ -35,7 +39,9 @@ def outputs(case, model):
 def test_all_weights_are_found_and_only_those(trained):
     found = weights(trained.model)
     assert len(found) == 6
-    assert sum(to_numpy(one).size for one in found.values()) == sum(one.size for one in networks.weights().values())
+    assert sum(to_numpy(one).size for one in found.values()) == sum(
+        one.size for one in networks.weights().values()
+    )
     assert len({module_of(name) for name in found}) == 3
 
 
@@ -59,7 +65,11 @@ def test_the_users_model_stays_as_it_is(trained):
 def changed(trained, copy):
     """The modules whose weights are not the model's."""
     old, new = weights(trained.model), weights(copy)
-    return {module_of(name) for name in old if not np.array_equal(to_numpy(old[name]), to_numpy(new[name]))}
+    return {
+        module_of(name)
+        for name in old
+        if not np.array_equal(to_numpy(old[name]), to_numpy(new[name]))
+    }
 
 
 def test_layers_forget_from_the_top_down(trained):
@@ -74,7 +84,9 @@ def test_layers_forget_from_the_top_down(trained):
     for group, copy in independent:
         assert changed(trained, copy) == set(group)
     assert 5 in [
-        to_numpy(one).shape[0] for name, one in weights(trained.model).items() if module_of(name) == modules[0]
+        to_numpy(one).shape[0]
+        for name, one in weights(trained.model).items()
+        if module_of(name) == modules[0]
     ] + [shapes[modules[0]]]  # the linear layer, of 5 classes, is the topmost
 
 
@@ -87,9 +99,12 @@ def test_what_is_drawn_has_the_weights_distribution_and_seed(trained, how):
         new = to_numpy(weights(copy)[name])
         np.testing.assert_array_equal(new, to_numpy(weights(again)[name]))
         if how == "shuffle":
-            np.testing.assert_array_equal(np.sort(new, axis=None), np.sort(to_numpy(one), axis=None))
+            np.testing.assert_array_equal(
+                np.sort(new, axis=None), np.sort(to_numpy(one), axis=None)
+            )
     assert any(
-        not np.array_equal(to_numpy(weights(other)[name]), to_numpy(weights(copy)[name])) for name in weights(copy)
+        not np.array_equal(to_numpy(weights(other)[name]), to_numpy(weights(copy)[name]))
+        for name in weights(copy)
     )
 
 
@@ -127,7 +142,8 @@ def test_a_check_of_the_trained_network(trained, method):
     assert len(found.maps) == 4
     assert (np.abs(found.rank) <= 1).all()
     np.testing.assert_allclose(
-        sanity_check(trained.model, trained.inputs(), method=method, target=1, **options).rank, found.rank
+        sanity_check(trained.model, trained.inputs(), method=method, target=1, **options).rank,
+        found.rank,
     )
     if method == "grad-cam":
         plain = to_numpy(gradcam.explain(trained.model, trained.inputs(), trained.second, 1).maps)
@@ -140,7 +156,9 @@ def test_a_map_that_ignores_the_weights_stays_what_it_was_and_one_that_does_not_
     case = networks.case("torch")
 
     def image(activations, gradients):
-        return activations.sum(-2) * 0 + torch.arange(activations.shape[-1], dtype=activations.dtype)
+        return activations.sum(-2) * 0 + torch.arange(
+            activations.shape[-1], dtype=activations.dtype
+        )
 
     same = sanity_check(case.model, case.inputs(), case.first, 1, method=image)
     np.testing.assert_allclose(same.rank, 1)

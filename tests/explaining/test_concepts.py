@@ -44,7 +44,9 @@ def test_errors_of_words():
 
 
 def test_concepts_are_parts_of_the_activations_and_have_scores(some_case):
-    found = gradcam.factorise(some_case.model, some_case.inputs(), some_case.second, concepts=6, iterations=2000)
+    found = gradcam.factorise(
+        some_case.model, some_case.inputs(), some_case.second, concepts=6, iterations=2000
+    )
     maps, vectors = to_numpy(found.maps), to_numpy(found.vectors)
     assert maps.shape == (3, 6, 4, 5)
     assert vectors.shape == (6, 6)

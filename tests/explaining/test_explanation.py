@@ -28,7 +28,9 @@ def test_heatmaps_are_in_the_inputs_size_and_in_0_to_1():
     assert heat.shape == (2, 6, 8)
     np.testing.assert_allclose(heat.reshape(2, -1).max(1), 1)
     assert make().heatmaps((3, 3)).shape == (2, 3, 3)
-    assert make(np.ones((2, 5, 3, 4)) * np.arange(4.0), np.ones((2, 5)), np.zeros((1, 5), int)).heatmaps().shape == (
+    assert make(
+        np.ones((2, 5, 3, 4)) * np.arange(4.0), np.ones((2, 5)), np.zeros((1, 5), int)
+    ).heatmaps().shape == (
         2,
         5,
         6,
@@ -50,12 +52,16 @@ def test_numpy_of_tensors():
 
 def test_boxes_by_hand():
     heat = np.zeros((1, 5, 7))
-    heat[0, 1:3, 1:4] = 0.15  # six cells at exactly 15 % of the maximum: rows 1 and 2, columns 1 to 3
+    heat[0, 1:3, 1:4] = (
+        0.15  # six cells at exactly 15 % of the maximum: rows 1 and 2, columns 1 to 3
+    )
     heat[0, 4, 6] = 1.0  # the maximum, one cell, touches nothing
     heat[0, 3, 4] = 1.0  # touches the large segment at a corner only
     e = make(heat, np.ones(1), np.zeros(1, int), size=(5, 7))
     np.testing.assert_array_equal(e.boxes(), [[1, 1, 4, 3]])
-    np.testing.assert_array_equal(e.boxes(threshold=0.16)[0], [4, 3, 5, 4])  # of two single cells, the first
+    np.testing.assert_array_equal(
+        e.boxes(threshold=0.16)[0], [4, 3, 5, 4]
+    )  # of two single cells, the first
 
 
 def test_a_blank_map_has_no_box():
@@ -73,7 +79,9 @@ def test_boxes_in_other_dimensions():
     solid[0, 1:3, 0:2, 2:6] = 1
     e = Explanation(solid, np.ones(1), np.zeros(1, int), size=(4, 5, 6))
     np.testing.assert_array_equal(e.boxes(), [[2, 0, 1, 6, 2, 3]])  # x0 y0 z0 x1 y1 z1
-    several = Explanation(np.ones((2, 3, 1, 4)) * np.arange(4), np.ones((2, 3)), np.zeros((1, 3), int), size=(1, 4))
+    several = Explanation(
+        np.ones((2, 3, 1, 4)) * np.arange(4), np.ones((2, 3)), np.zeros((1, 3), int), size=(1, 4)
+    )
     assert several.boxes().shape == (2, 3, 4)
 
 
@@ -122,18 +130,27 @@ def test_photographs_of_any_kind(photo):
 def test_overlay_errors():
     with pytest.raises(ValueError, match="`photos` has 1, but the explanation has 2 samples"):
         make().overlay(photos(1))
-    with pytest.raises(ValueError, match="pass the photograph itself, not the model's normalised input"):
+    with pytest.raises(
+        ValueError, match="pass the photograph itself, not the model's normalised input"
+    ):
         make().overlay([np.random.default_rng(0).normal(size=(9, 9, 3))] * 2)
     with pytest.raises(ValueError, match=r"must have the shape \(H, W, 3\)"):
         make().overlay([np.zeros((3, 9, 9))] * 2)
-    with pytest.raises(ValueError, match=r"an overlay needs maps over two axes, but these have 1; use .figure"):
+    with pytest.raises(
+        ValueError, match=r"an overlay needs maps over two axes, but these have 1; use .figure"
+    ):
         Explanation(np.ones((2, 5)), np.ones(2)).overlay(photos())
     with pytest.raises(ValueError, match='`colormap` "nope"'):
         make().overlay(photos(), colormap="nope")
 
 
 def test_figures_have_a_panel_for_each_sample_and_target():
-    e = make(np.ones((2, 3, 3, 4)) * np.arange(4), np.arange(6.0).reshape(2, 3), np.array([[0, 1, 2]]), labels="abc")
+    e = make(
+        np.ones((2, 3, 3, 4)) * np.arange(4),
+        np.arange(6.0).reshape(2, 3),
+        np.array([[0, 1, 2]]),
+        labels="abc",
+    )
     with_photos = e.figure(photos())
     assert len([a for a in with_photos.axes if a.images]) == 2 * (3 + 1)
     titles = [a.get_title() for a in with_photos.axes]
@@ -152,7 +169,13 @@ def test_figures_in_one_and_three_dimensions(grid):
 def test_save_writes_maps_pictures_and_a_manifest(tmp_path):
     e = make(labels=["cat", "dog"])
     folder = e.save(tmp_path / "deep" / "out", photos())
-    assert sorted(os.listdir(folder)) == ["0000.png", "0001.png", "heatmaps.npy", "manifest.json", "maps.npy"]
+    assert sorted(os.listdir(folder)) == [
+        "0000.png",
+        "0001.png",
+        "heatmaps.npy",
+        "manifest.json",
+        "maps.npy",
+    ]
     np.testing.assert_array_equal(np.load(folder / "maps.npy"), e.maps)
     np.testing.assert_array_equal(np.load(folder / "heatmaps.npy"), e.heatmaps())
     with Image.open(folder / "0000.png") as picture:
@@ -172,7 +195,11 @@ def test_save_without_photographs_and_with_several_targets(tmp_path):
     e = make(np.ones((2, 2, 3, 4)) * np.arange(4), np.ones((2, 2)), np.array([[0, 1]]))
     assert {"0000-00.png", "0001-01.png"} <= set(os.listdir(e.save(tmp_path / "a")))
     line = Explanation(np.ones((1, 5)), np.ones(1), np.zeros(1, int))
-    assert sorted(os.listdir(line.save(tmp_path / "b"))) == ["heatmaps.npy", "manifest.json", "maps.npy"]
+    assert sorted(os.listdir(line.save(tmp_path / "b"))) == [
+        "heatmaps.npy",
+        "manifest.json",
+        "maps.npy",
+    ]
 
 
 def test_nothing_of_the_users_is_overwritten(tmp_path):
@@ -208,4 +235,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch, existing):
 
 
 def test_it_prints_itself():
-    assert repr(make()) == "Explanation(grad-cam of Net at 'layer4': maps (2, 3, 4), scores [ 1.5 -2. ])"
+    assert (
+        repr(make())
+        == "Explanation(grad-cam of Net at 'layer4': maps (2, 3, 4), scores [ 1.5 -2. ])"
+    )

@@ -60,7 +60,9 @@ def jax_network(act, w1, w2, second=None):
         y = (second or (lambda y: y))(act(x @ w1)) @ w2
         return y if y.ndim == 2 else y.mean(1)
 
-    return functools.partial(network, jnp.asarray(np.asarray(w1, float)), jnp.asarray(np.asarray(w2, float)))
+    return functools.partial(
+        network, jnp.asarray(np.asarray(w1, float)), jnp.asarray(np.asarray(w2, float))
+    )
 
 
 # ------------------------------------------------------------------------------------------ by hand
@@ -78,7 +80,9 @@ BY_HAND = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_by_hand_in_torch(torch, rule):
-    found = gradcam.guided_backprop(torch_network(torch.relu, W1, W2), torch.tensor(X).double(), rule=rule)
+    found = gradcam.guided_backprop(
+        torch_network(torch.relu, W1, W2), torch.tensor(X).double(), rule=rule
+    )
     assert isinstance(found, Guided)
     np.testing.assert_allclose(found.gradients, BY_HAND[rule])
     np.testing.assert_allclose(found.scores, [2])
@@ -87,7 +91,9 @@ def test_each_rule_by_hand_in_torch(torch, rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_by_hand_in_jax(jax, rule):
-    found = gradcam.guided_backprop(jax_network(jax.nn.relu, W1, W2), jax.numpy.asarray(X), rule=rule).numpy()
+    found = gradcam.guided_backprop(
+        jax_network(jax.nn.relu, W1, W2), jax.numpy.asarray(X), rule=rule
+    ).numpy()
     np.testing.assert_allclose(found.gradients, BY_HAND[rule])
     np.testing.assert_allclose(found.scores, [2])
     np.testing.assert_array_equal(found.target, [0])
@@ -109,7 +115,9 @@ def test_a_smooth_activation_is_guided_by_hand_in_torch(torch, rule):
 @pytest.mark.parametrize("spelling", ["jax.nn.silu", "x * sigmoid(x)"])
 def test_a_smooth_activation_is_guided_by_hand_in_jax(jax, rule, spelling):
     act = jax.nn.silu if spelling == "jax.nn.silu" else lambda x: x * jax.nn.sigmoid(x)
-    found = gradcam.guided_backprop(jax_network(act, W1, W2), jax.numpy.asarray(X), rule=rule, smooth="guided")
+    found = gradcam.guided_backprop(
+        jax_network(act, W1, W2), jax.numpy.asarray(X), rule=rule, smooth="guided"
+    )
     np.testing.assert_allclose(found.gradients, SMOOTH_BY_HAND[rule], rtol=1e-6)
 
 
@@ -120,7 +128,9 @@ PRODUCT = [[[[0.75, 0.6875, 0.5625, 0.5]]]]
 
 
 def test_guided_grad_cam_by_hand_in_torch(torch):
-    split = gradcam.Split(lambda x: torch.nn.functional.avg_pool2d(x, (1, 2)).relu(), lambda a: 2 * a.mean((2, 3)))
+    split = gradcam.Split(
+        lambda x: torch.nn.functional.avg_pool2d(x, (1, 2)).relu(), lambda a: 2 * a.mean((2, 3))
+    )
     x = torch.tensor([[[[1.0, 2, -1, 3]]]])
     np.testing.assert_allclose(gradcam.guided_grad_cam(split, x).gradients, PRODUCT)
     twice = gradcam.guided_grad_cam(split, x, target=[[0, 0]])
@@ -129,7 +139,9 @@ def test_guided_grad_cam_by_hand_in_torch(torch):
 
 
 def test_guided_grad_cam_by_hand_in_jax(jax):
-    split = gradcam.Split(lambda x: jax.nn.relu(x.reshape(1, 1, 2, 2, 1).mean(3)), lambda a: 2 * a.mean((1, 2)))
+    split = gradcam.Split(
+        lambda x: jax.nn.relu(x.reshape(1, 1, 2, 2, 1).mean(3)), lambda a: 2 * a.mean((1, 2))
+    )
     x = jax.numpy.asarray([1.0, 2, -1, 3]).reshape(1, 1, 4, 1)  # channels last
     found = gradcam.guided_grad_cam(split, x)
     np.testing.assert_allclose(found.gradients, np.moveaxis(PRODUCT, 1, -1))
@@ -194,7 +206,11 @@ def in_torch(torch, act, rule, scale=1.0, **options):
     """Both ReLUs in this spelling: the first on a view, which is what `linear` makes of tokens."""
     x, w1, w2 = arrays(scale)
     model = torch_network(functools.partial(act, torch), w1, w2, lambda y: act(torch, y - 0.1))
-    return gradcam.guided_backprop(model, torch.from_numpy(x), 1, rule=rule, **options).numpy().gradients
+    return (
+        gradcam.guided_backprop(model, torch.from_numpy(x), 1, rule=rule, **options)
+        .numpy()
+        .gradients
+    )
 
 
 @functools.cache
@@ -208,7 +224,9 @@ def reference(rule, scale=1.0):
 @pytest.mark.parametrize("spelling", TORCH)
 def test_every_spelling_in_torch_is_nn_relu(torch, rule, spelling):
     expected = in_torch(torch, lambda t, x: t.nn.ReLU()(x), rule)
-    np.testing.assert_allclose(in_torch(torch, TORCH[spelling], rule), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        in_torch(torch, TORCH[spelling], rule), expected, rtol=1e-12, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -217,12 +235,16 @@ def test_every_spelling_of_relu6_in_torch_is_that_of_jax(torch, rule, spelling):
     found = in_torch(torch, TORCH_6[spelling], rule, 5)
     np.testing.assert_allclose(found, reference(rule, 5), rtol=1e-9, atol=1e-15)
     # an upper end that a gradient is stopped by, but no deconvnet
-    assert (np.abs(found - in_torch(torch, TORCH["F.relu"], rule, 5)).max() > 0) == (rule == "guided")
+    assert (np.abs(found - in_torch(torch, TORCH["F.relu"], rule, 5)).max() > 0) == (
+        rule == "guided"
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_torch_and_jax_agree(torch, rule):
-    np.testing.assert_allclose(in_torch(torch, TORCH["F.relu"], rule), reference(rule), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        in_torch(torch, TORCH["F.relu"], rule), reference(rule), rtol=1e-9, atol=1e-15
+    )
 
 
 def own_vjp(jax, x):
@@ -260,7 +282,9 @@ JAX = {
     "remat": lambda jax, x: jax.checkpoint(jax.nn.relu)(x),
     "vmap": lambda jax, x: jax.vmap(jax.vmap(lambda x: jax.numpy.maximum(x, 0)))(x),
     "scan": lambda jax, x: jax.lax.map(jax.nn.relu, x),
-    "scan, carried": lambda jax, x: jax.lax.scan(lambda x, _: (jax.nn.relu(x), None), x, length=2)[0],
+    "scan, carried": lambda jax, x: jax.lax.scan(lambda x, _: (jax.nn.relu(x), None), x, length=2)[
+        0
+    ],
     "fori_loop": lambda jax, x: jax.lax.fori_loop(0, 2, lambda _, x: jax.nn.relu(x), x),
     "cond": lambda jax, x: jax.lax.cond(x.sum() < 1e9, jax.nn.relu, lambda x: x, x),
     "custom_vjp": own_vjp,
@@ -278,19 +302,27 @@ def in_jax(jax, act, rule, scale=1.0, **options):
     x, w1, w2 = arrays(scale)
     with jax.enable_x64(True):
         model = jax_network(functools.partial(act, jax), w1, w2, lambda y: act(jax, y - 0.1))
-        return gradcam.guided_backprop(model, jax.numpy.asarray(x), 1, rule=rule, **options).numpy().gradients
+        return (
+            gradcam.guided_backprop(model, jax.numpy.asarray(x), 1, rule=rule, **options)
+            .numpy()
+            .gradients
+        )
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("spelling", JAX)
 def test_every_spelling_in_jax_is_jax_nn_relu(jax, rule, spelling):
-    np.testing.assert_allclose(in_jax(jax, JAX[spelling], rule), reference(rule), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        in_jax(jax, JAX[spelling], rule), reference(rule), rtol=1e-12, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("spelling", JAX_6)
 def test_every_spelling_of_relu6_in_jax_is_jax_nn_relu6(jax, rule, spelling):
-    np.testing.assert_allclose(in_jax(jax, JAX_6[spelling], rule, 5), reference(rule, 5), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        in_jax(jax, JAX_6[spelling], rule, 5), reference(rule, 5), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_a_relu_in_a_block_with_a_derivative_of_its_own_is_guided(jax):
@@ -301,8 +333,12 @@ def test_a_relu_in_a_block_with_a_derivative_of_its_own_is_guided(jax):
         return jax.nn.relu(x @ w1)
 
     block.defvjp(lambda x: (block(x), x), lambda x, g: ((g * (x @ w1 > 0)) @ w1.T,))
-    found = gradcam.guided_backprop(lambda x: (block(x) @ w2).mean(1), jax.numpy.asarray(x), 1).gradients
-    expected = gradcam.guided_backprop(jax_network(jax.nn.relu, w1, w2), jax.numpy.asarray(x), 1).gradients
+    found = gradcam.guided_backprop(
+        lambda x: (block(x) @ w2).mean(1), jax.numpy.asarray(x), 1
+    ).gradients
+    expected = gradcam.guided_backprop(
+        jax_network(jax.nn.relu, w1, w2), jax.numpy.asarray(x), 1
+    ).gradients
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -344,11 +380,15 @@ def expected(rule, smooth, target):
     return torch.autograd.grad(model(x)[:, target].sum(), x)[0].numpy()
 
 
-@pytest.mark.parametrize(("rule", "smooth"), [("guided", "plain"), ("deconvnet", "plain"), ("guided", "guided")])
+@pytest.mark.parametrize(
+    ("rule", "smooth"), [("guided", "plain"), ("deconvnet", "plain"), ("guided", "guided")]
+)
 def test_the_rule_is_followed_at_every_activation(case, torch, rule, smooth):
     found = gradcam.guided_backprop(case.model, case.inputs(), 2, rule=rule, smooth=smooth)
     assert type(found.gradients) is type(case.inputs())
-    np.testing.assert_allclose(case.take(to_numpy(found.gradients)), expected(rule, smooth, 2), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        case.take(to_numpy(found.gradients)), expected(rule, smooth, 2), rtol=1e-9, atol=1e-15
+    )
 
 
 def test_k_targets_are_k_calls(case):
@@ -374,13 +414,17 @@ def test_guided_grad_cam_is_the_product(case):
     raw = gradcam.explain(case.model, case.inputs(), case.second, [[1, 3]]).numpy()
     found = gradcam.guided_backprop(case.model, case.inputs(), [[1, 3]]).numpy()
     up = np.expand_dims(gradcam.maps.resize(raw.maps, (8, 10)), -3)
-    np.testing.assert_allclose(case.take(product.gradients), case.take(found.gradients) * up, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        case.take(product.gradients), case.take(found.gradients) * up, rtol=1e-9, atol=1e-15
+    )
     np.testing.assert_allclose(product.scores, found.scores)
 
 
 def test_guided_grad_cam_takes_options_of_the_explainer(torch):
     case = networks.case("torch")
-    found = gradcam.guided_grad_cam(case.model, case.inputs(), case.first, 1, method="hires-cam").gradients
+    found = gradcam.guided_grad_cam(
+        case.model, case.inputs(), case.first, 1, method="hires-cam"
+    ).gradients
     raw = gradcam.explain(case.model, case.inputs(), case.first, 1, "hires-cam").maps
     expected = gradcam.guided_backprop(case.model, case.inputs(), 1).gradients * raw[:, None]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
@@ -424,7 +468,10 @@ def test_a_model_without_relu_is_an_error(torch, jax, rule, act):
 
 
 SMOOTH = {
-    "GELU": (lambda t, x: t.nn.functional.gelu(x), lambda jax, x: jax.nn.gelu(x, approximate=False)),
+    "GELU": (
+        lambda t, x: t.nn.functional.gelu(x),
+        lambda jax, x: jax.nn.gelu(x, approximate=False),
+    ),
     "GELU, tanh": (lambda t, x: t.nn.GELU("tanh")(x), lambda jax, x: jax.nn.gelu(x)),
     "SiLU": (lambda t, x: t.nn.SiLU(inplace=True)(x), lambda jax, x: jax.nn.silu(x)),
     "Mish": (lambda t, x: t.nn.Mish()(x), lambda jax, x: jax.nn.mish(x)),
@@ -432,7 +479,10 @@ SMOOTH = {
     "ELU": (lambda t, x: t.nn.functional.elu_(x), lambda jax, x: jax.nn.elu(x)),
     "SELU": (lambda t, x: t.nn.SELU(inplace=True)(x), lambda jax, x: jax.nn.selu(x)),
     "CELU": (lambda t, x: t.nn.CELU(2.0)(x), lambda jax, x: jax.nn.celu(x, 2.0)),
-    "LeakyReLU": (lambda t, x: t.nn.LeakyReLU(0.1, inplace=True)(x), lambda jax, x: jax.nn.leaky_relu(x, 0.1)),
+    "LeakyReLU": (
+        lambda t, x: t.nn.LeakyReLU(0.1, inplace=True)(x),
+        lambda jax, x: jax.nn.leaky_relu(x, 0.1),
+    ),
     "Hardswish": (lambda t, x: t.nn.functional.hardswish(x), lambda jax, x: jax.nn.hard_swish(x)),
 }
 
@@ -440,13 +490,17 @@ SMOOTH = {
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_activations_alone_are_an_error_until_they_are_chosen(torch, jax, name):
     torch_act, jax_act = SMOOTH[name]
-    match = 'no ReLU was found .* there: pass smooth="guided" to have their derivative guided as well'
+    match = (
+        'no ReLU was found .* there: pass smooth="guided" to have their derivative guided as well'
+    )
     with pytest.raises(ValueError, match=match):
         in_torch(torch, torch_act, "guided")
     with pytest.raises(ValueError, match=match):
         in_jax(jax, jax_act, "guided")
     found = in_torch(torch, torch_act, "guided", smooth="guided")
-    np.testing.assert_allclose(found, in_jax(jax, jax_act, "guided", smooth="guided"), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        found, in_jax(jax, jax_act, "guided", smooth="guided"), rtol=1e-6, atol=1e-9
+    )
     assert np.abs(found).max() > 0
 
 
@@ -485,12 +539,18 @@ def test_hard_sigmoid_and_log_sigmoid_are_no_relus(jax):
 def test_a_relu_beside_the_way_to_the_input_does_not_count(torch, jax):
     x, w1, _ = arrays()
     with pytest.raises(ValueError, match="no ReLU was found"):
-        gradcam.guided_backprop(lambda x: (x @ w1).mean(1) + jax.nn.relu(w1).sum(), jax.numpy.asarray(x), 1)
+        gradcam.guided_backprop(
+            lambda x: (x @ w1).mean(1) + jax.nn.relu(w1).sum(), jax.numpy.asarray(x), 1
+        )
     with pytest.raises(ValueError, match="no ReLU was found"):
         gradcam.guided_backprop(
-            lambda x: (x @ w1).mean(1) + jax.lax.stop_gradient(jax.nn.relu(x).sum()), jax.numpy.asarray(x), 1
+            lambda x: (x @ w1).mean(1) + jax.lax.stop_gradient(jax.nn.relu(x).sum()),
+            jax.numpy.asarray(x),
+            1,
         )
-    split = gradcam.Split(lambda x: x @ torch.tensor(w1), lambda a: a.mean(1) + a.detach().relu().sum())
+    split = gradcam.Split(
+        lambda x: x @ torch.tensor(w1), lambda a: a.mean(1) + a.detach().relu().sum()
+    )
     with pytest.raises(ValueError, match="no ReLU was found"):
         gradcam.guided_backprop(split, torch.from_numpy(x), 1)
 
@@ -498,7 +558,9 @@ def test_a_relu_beside_the_way_to_the_input_does_not_count(torch, jax):
 def test_a_score_that_does_not_depend_on_the_input_is_an_error(torch, jax):
     x, w1, w2 = arrays()
     with pytest.raises(RuntimeError, match="the score does not depend on"):
-        gradcam.guided_backprop(torch_network(lambda y: y.detach().relu(), w1, w2), torch.from_numpy(x), 1)
+        gradcam.guided_backprop(
+            torch_network(lambda y: y.detach().relu(), w1, w2), torch.from_numpy(x), 1
+        )
     with pytest.raises(RuntimeError, match="the score does not depend on"):
         gradcam.guided_backprop(jax_network(jax.lax.stop_gradient, w1, w2), jax.numpy.asarray(x), 1)
 
@@ -509,7 +571,10 @@ def test_a_score_that_does_not_depend_on_the_input_is_an_error(torch, jax):
 def test_numpy_functions_have_no_derivative_to_change():
     case = networks.case("numpy")
     for call in (gradcam.guided_backprop, gradcam.guided_grad_cam):
-        with pytest.raises(TypeError, match="which NumpyModel cannot: it has no `input_gradients`; pass a PyTorch or"):
+        with pytest.raises(
+            TypeError,
+            match="which NumpyModel cannot: it has no `input_gradients`; pass a PyTorch or",
+        ):
             call(case.model, case.inputs())
 
 
@@ -517,16 +582,25 @@ def test_token_ids_have_no_gradient(torch, jax):
     _, w1, w2 = arrays()
     match = r"`inputs` of dtype .*int64 have no gradient; pass floating-point inputs"
     with pytest.raises(TypeError, match=match):
-        gradcam.guided_backprop(torch_network(torch.relu, w1, w2), torch.ones((2, 5), dtype=torch.int64))
+        gradcam.guided_backprop(
+            torch_network(torch.relu, w1, w2), torch.ones((2, 5), dtype=torch.int64)
+        )
     with pytest.raises(TypeError, match=match):
         gradcam.guided_backprop(jax_network(jax.nn.relu, w1, w2), jax.numpy.ones((2, 5), "int64"))
 
 
 def test_of_several_inputs_the_one_with_space_has_the_gradient(torch, jax):
     x, w1, w2 = arrays()
-    shift = np.array([[1.0], [2.0]])  # (N, 1), in front of the inputs (N, T, C): it changes no gradient
-    expected = gradcam.guided_backprop(jax_network(jax.nn.relu, w1, w2), jax.numpy.asarray(x), 1).gradients
-    network, inputs = jax_network(jax.nn.relu, w1, w2), {"shift": jax.numpy.asarray(shift), "x": jax.numpy.asarray(x)}
+    shift = np.array(
+        [[1.0], [2.0]]
+    )  # (N, 1), in front of the inputs (N, T, C): it changes no gradient
+    expected = gradcam.guided_backprop(
+        jax_network(jax.nn.relu, w1, w2), jax.numpy.asarray(x), 1
+    ).gradients
+    network, inputs = (
+        jax_network(jax.nn.relu, w1, w2),
+        {"shift": jax.numpy.asarray(shift), "x": jax.numpy.asarray(x)},
+    )
     found = gradcam.guided_backprop(lambda shift, x: network(x) + shift, inputs, 1).gradients
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     model = torch_network(torch.relu, w1, w2)
@@ -536,7 +610,9 @@ def test_of_several_inputs_the_one_with_space_has_the_gradient(torch, jax):
 
 
 def test_choices_are_named(torch):
-    with pytest.raises(ValueError, match='`rule` must be "guided" or "deconvnet", but is \'plain\''):
+    with pytest.raises(
+        ValueError, match='`rule` must be "guided" or "deconvnet", but is \'plain\''
+    ):
         in_torch(torch, TORCH["F.relu"], "plain")
     with pytest.raises(ValueError, match='`smooth` must be "plain" or "guided", but is True'):
         in_torch(torch, TORCH["F.relu"], "guided", smooth=True)
@@ -544,7 +620,9 @@ def test_choices_are_named(torch):
 
 def test_guided_grad_cam_needs_an_input_with_space(torch):
     split = gradcam.Split(lambda x: x.relu().reshape(2, 1, 2, 3), lambda a: a.mean((2, 3)))
-    with pytest.raises(ValueError, match=r"needs `inputs` with channels and as many spatial axes as the map"):
+    with pytest.raises(
+        ValueError, match=r"needs `inputs` with channels and as many spatial axes as the map"
+    ):
         gradcam.guided_grad_cam(split, torch.randn(2, 6))
 
 
@@ -558,7 +636,9 @@ def test_a_model_in_training_mode_is_an_error_unless_allowed(torch):
 
 
 def test_a_compiled_part_is_an_error_and_a_compiled_model_is_not(torch):
-    class CompiledFunction(torch.autograd.Function):  # the name that AOTAutograd leaves in the graph
+    class CompiledFunction(
+        torch.autograd.Function
+    ):  # the name that AOTAutograd leaves in the graph
         @staticmethod
         def forward(context, x):
             return x.clone()
@@ -569,12 +649,19 @@ def test_a_compiled_part_is_an_error_and_a_compiled_model_is_not(torch):
 
     x, w1, w2 = arrays()
     with pytest.raises(
-        RuntimeError, match=r"a compiled part of the model \(CompiledFunctionBackward\) hides its ReLUs"
+        RuntimeError,
+        match=r"a compiled part of the model \(CompiledFunctionBackward\) hides its ReLUs",
     ):
-        gradcam.guided_backprop(torch_network(CompiledFunction.apply, w1, w2), torch.from_numpy(x), 1)
+        gradcam.guided_backprop(
+            torch_network(CompiledFunction.apply, w1, w2), torch.from_numpy(x), 1
+        )
     model = torch_network(torch.relu, w1, w2)
-    found = gradcam.guided_backprop(torch.compile(model, backend="eager"), torch.from_numpy(x), 1).gradients
-    np.testing.assert_allclose(found, gradcam.guided_backprop(model, torch.from_numpy(x), 1).gradients)
+    found = gradcam.guided_backprop(
+        torch.compile(model, backend="eager"), torch.from_numpy(x), 1
+    ).gradients
+    np.testing.assert_allclose(
+        found, gradcam.guided_backprop(model, torch.from_numpy(x), 1).gradients
+    )
 
 
 # ------------------------------------------------------------------------------------------ what is left behind
@@ -583,7 +670,13 @@ def test_a_compiled_part_is_an_error_and_a_compiled_model_is_not(torch):
 def state(torch, model):
     return {
         "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training, sorted(m.__dict__))
+            (
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+                len(m._backward_hooks),
+                m.training,
+                sorted(m.__dict__),
+            )
             for m in model.modules()
         ],
         "modules": [id(m) for m in model.modules()],
@@ -631,7 +724,9 @@ def test_nothing_of_the_users_changes_in_nnx(jax):
     gradcam.guided_backprop(model, networks.case("nnx").inputs())
     after = nnx.split(model)
     assert after[0] == before[0]
-    assert all(a is b for a, b in zip(jax.tree.leaves(after[1]), jax.tree.leaves(before[1]), strict=True))
+    assert all(
+        a is b for a, b in zip(jax.tree.leaves(after[1]), jax.tree.leaves(before[1]), strict=True)
+    )
 
 
 def test_threads_share_a_model(torch):

@@ -16,7 +16,11 @@ from gradcam.explaining.procedures import PROCEDURES, Run, contributions
 from gradcam.methods import TABLE
 from gradcam.model import INPUT, scorer
 
-LAYER = [entry.name for entry in TABLE if entry.needs not in ("attention", "biases", "a linear head", "curvatures")]
+LAYER = [
+    entry.name
+    for entry in TABLE
+    if entry.needs not in ("attention", "biases", "a linear head", "curvatures")
+]
 
 
 @functools.cache
@@ -42,14 +46,20 @@ def test_the_seam_scores_variants_of_a_layer_and_of_the_input(some_case: Case):
     case = some_case
     score = scorer(case.tapped, case.inputs(), case.second, targets.as_target(1))
     activations = case.tapped.capture(case.inputs(), (case.second,), None).activations[0]
-    factors = constant(np.array([1.0, 0.5, -2.0]).reshape(3, *(1,) * activations.ndim), like=activations)
+    factors = constant(
+        np.array([1.0, 0.5, -2.0]).reshape(3, *(1,) * activations.ndim), like=activations
+    )
     found = to_numpy(score(activations * factors))
     features = networks.features_numpy(networks.images())
     expected = np.stack([networks.head_numpy(features * factor)[:, 1] for factor in (1, 0.5, -2)])
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     of_input = scorer(case.tapped, case.inputs(), INPUT, targets.as_target([[0, 4]]))
     inputs = case.inputs()
-    found = to_numpy(of_input(inputs * constant(np.array([1.0, 0.0]).reshape(2, *(1,) * inputs.ndim), like=inputs)))
+    found = to_numpy(
+        of_input(
+            inputs * constant(np.array([1.0, 0.0]).reshape(2, *(1,) * inputs.ndim), like=inputs)
+        )
+    )
     whole = networks.head_numpy(features)[:, [0, 4]]
     nothing = networks.head_numpy(networks.features_numpy(np.zeros((3, 3, 8, 10))))[:, [0, 4]]
     np.testing.assert_allclose(found, np.stack([whole, nothing]), rtol=1e-10)
@@ -57,7 +67,9 @@ def test_the_seam_scores_variants_of_a_layer_and_of_the_input(some_case: Case):
 
 def test_a_target_of_each_samples_own_sees_batches_of_its_own_size(some_case: Case):
     case = some_case
-    expected = gradcam.explain(case.model, case.inputs(), case.second, [4, 0, 2], "ablation-cam").numpy()
+    expected = gradcam.explain(
+        case.model, case.inputs(), case.second, [4, 0, 2], "ablation-cam"
+    ).numpy()
 
     def own(outputs):
         return outputs[(0, 1, 2), (4, 0, 2)]
@@ -80,7 +92,12 @@ def test_integrated_gradients_are_complete(some_case: Case):
         track=lambda steps, what: steps,
     )
     activations = run.first.activations[0]
-    mean = sum(to_numpy(run.capture(at=activations * ((s + 0.5) / 64)).gradients[0]) for s in range(64)) / 64
+    mean = (
+        sum(
+            to_numpy(run.capture(at=activations * ((s + 0.5) / 64)).gradients[0]) for s in range(64)
+        )
+        / 64
+    )
     total = (mean * to_numpy(activations)).reshape(3, -1).sum(1)
     nothing = networks.head_numpy(np.zeros((3, 6, 4, 5)))[:, 1]
     np.testing.assert_allclose(total, to_numpy(run.first.scores) - nothing, rtol=1e-4)
@@ -89,13 +106,22 @@ def test_integrated_gradients_are_complete(some_case: Case):
 def test_curvature_is_the_derivative_of_the_gradient(some_case: Case):
     case = some_case
     if case.name == "numpy":
-        with pytest.raises(ValueError, match="second derivatives of a black box have no digits left"):
+        with pytest.raises(
+            ValueError, match="second derivatives of a black box have no digits left"
+        ):
             gradcam.explain(case.model, case.inputs(), method="shapley-cam")
         return
-    found = case.tapped.capture(case.inputs(), (case.second,), targets.as_target([[1, 3]]), curvature=True)
+    found = case.tapped.capture(
+        case.inputs(), (case.second,), targets.as_target([[1, 3]]), curvature=True
+    )
     activations, h = found.activations[0], 1e-5
     up, down = (
-        case.tapped.capture(case.inputs(), (case.second,), targets.as_target([[1, 3]]), at=(activations * (1 + s * h),))
+        case.tapped.capture(
+            case.inputs(),
+            (case.second,),
+            targets.as_target([[1, 3]]),
+            at=(activations * (1 + s * h),),
+        )
         for s in (1, -1)
     )
     expected = (to_numpy(up.gradients[0]) - to_numpy(down.gradients[0])) / (2 * h)
@@ -117,7 +143,9 @@ def test_channels_that_are_zero_everywhere_are_not_run():
         seen.append(len(a))
         return networks.head_numpy(a)
 
-    found = gradcam.explain(gradcam.Split(features, head), networks.images(), target=1, method="ablation-cam", chunk=1)
+    found = gradcam.explain(
+        gradcam.Split(features, head), networks.images(), target=1, method="ablation-cam", chunk=1
+    )
     assert len(seen) == 1 + 3  # the score, and three channels that are alive
     nothing = gradcam.Split(lambda x: 0 * networks.features_numpy(x), networks.head_numpy)
     blank = gradcam.explain(nothing, networks.images(), target=1, method="ablation-cam")
@@ -135,7 +163,10 @@ def test_channels_that_are_zero_everywhere_are_not_run():
 
 def test_cam_says_where_there_is_none(some_case: Case):
     case = some_case
-    with pytest.raises(ValueError, match=r"CAM needs global average pooling and one linear layer.*depends on the acti"):
+    with pytest.raises(
+        ValueError,
+        match=r"CAM needs global average pooling and one linear layer.*depends on the acti",
+    ):
         gradcam.explain(case.model, case.inputs(), case.second, method="cam")
 
 
@@ -173,7 +204,9 @@ def test_score_cam_is_the_papers_loop():
         for k in range(6):
             up = gradcam.maps.resize(features[n, k], (8, 10))
             mask = (up - up.min()) / (up.max() - up.min())
-            scores.append(networks.head_numpy(networks.features_numpy(images[n : n + 1] * mask))[0, 1])
+            scores.append(
+                networks.head_numpy(networks.features_numpy(images[n : n + 1] * mask))[0, 1]
+            )
         weights = np.exp(scores) / np.exp(scores).sum()
         maps[n] = np.maximum(sum(w * a for w, a in zip(weights, features[n], strict=True)), 0)
     found = gradcam.explain(case.model, case.inputs(), target=1, method="score-cam")
@@ -200,7 +233,9 @@ def test_without_noise_smooth_grad_cam_pp_is_grad_cam_pp(some_case: Case):
     ).numpy()
     np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-7)
     one, two = (
-        gradcam.explain(case.model, case.inputs(), case.second, 1, "smooth-grad-cam++", seed=seed).numpy().maps
+        gradcam.explain(case.model, case.inputs(), case.second, 1, "smooth-grad-cam++", seed=seed)
+        .numpy()
+        .maps
         for seed in (0, 1)
     )
     assert not np.allclose(one, two)
@@ -248,7 +283,9 @@ def test_all_gradient_methods_take_one_forward_and_one_backward_pass():
     names = [entry.name for entry in TABLE if entry.needs in ("gradients", "activations")]
     original = torch.autograd.grad
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.autograd, "grad", lambda *a, **k: (backward.append(1), original(*a, **k))[1])
+        patch.setattr(
+            torch.autograd, "grad", lambda *a, **k: (backward.append(1), original(*a, **k))[1]
+        )
         found = gradcam.compare(counted.model, counted.inputs, "second", 1, methods=names)
     assert list(found) == names
     assert counted.calls == {"conv1": 1, "linear": 1}
@@ -259,7 +296,9 @@ def test_eigen_cam_runs_no_backward_pass():
     torch = pytest.importorskip("torch")
     saved = []
     counted = Counted()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.nbytes), t)[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.nbytes), t)[1], lambda t: t
+    ):
         gradcam.explain(counted.model, counted.inputs, "second", 1, "eigen-cam")
     assert not saved
     assert counted.calls["conv1"] == 1
@@ -320,7 +359,9 @@ def test_the_tape_knows_skips_and_in_place_operations():
     kept = variants.clone()
     with torch.no_grad():
         found = scorer(tapped, inputs, "features", targets.as_target(1))(variants)
-        expected = torch.stack([tapped.replay(inputs, ("features",), (one,))[:, 1] for one in variants])
+        expected = torch.stack(
+            [tapped.replay(inputs, ("features",), (one,))[:, 1] for one in variants]
+        )
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-12)
     assert torch.equal(variants, kept)
 
@@ -341,7 +382,10 @@ HEADS = {
 def test_a_head_that_takes_a_mean_is_replayed_from_the_mean(head):
     torch = pytest.importorskip("torch")
     function, averages = HEADS[head]
-    model, x = gradcam.Split(torch.nn.Conv2d(3, 4, 3).double(), function), torch.from_numpy(networks.images())
+    model, x = (
+        gradcam.Split(torch.nn.Conv2d(3, 4, 3).double(), function),
+        torch.from_numpy(networks.images()),
+    )
     score = scorer(backends.adapt(model, x), x, "features", targets.as_target(1))
     activations = backends.adapt(model, x).capture(x, ("features",), None).activations[0].detach()
     variants = torch.stack([activations, activations * 0.5, -activations])
@@ -384,12 +428,17 @@ def test_ablation_holds_no_variant_of_the_layer_where_the_head_takes_its_mean():
     class Largest(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             found = func(*args, **(kwargs or {}))
-            largest[0] = max([largest[0], *(t.numel() for t in torch.utils._pytree.tree_leaves(found))])
+            largest[0] = max(
+                [largest[0], *(t.numel() for t in torch.utils._pytree.tree_leaves(found))]
+            )
             return found
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 40, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(40, 5)
+        torch.nn.Conv2d(3, 40, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(40, 5),
     ).eval()
     x = torch.from_numpy(networks.images(1, (32, 32))).float()
     with Largest():
@@ -408,7 +457,12 @@ def test_a_model_whose_code_forbids_a_memory_format_is_given_another():
 
         def forward(self, x):
             formats.append(x.is_contiguous())
-            return self.conv(x.view(len(x), -1).view(x.shape)).contiguous().view(len(x), 6, -1).mean(-1)
+            return (
+                self.conv(x.view(len(x), -1).view(x.shape))
+                .contiguous()
+                .view(len(x), 6, -1)
+                .mean(-1)
+            )
 
     torch.manual_seed(0)
     model = Views().eval().double()
@@ -416,7 +470,9 @@ def test_a_model_whose_code_forbids_a_memory_format_is_given_another():
     found = gradcam.explain(model, x, "conv", 1, "score-cam", relu=False, chunk=2).maps
     assert formats.count(False) == 1  # it is not tried again
     same = gradcam.Split(model.conv, lambda a: a.mean((2, 3)))
-    torch.testing.assert_close(found, gradcam.explain(same, x, None, 1, "score-cam", relu=False, chunk=2).maps)
+    torch.testing.assert_close(
+        found, gradcam.explain(same, x, None, 1, "score-cam", relu=False, chunk=2).maps
+    )
 
 
 # ------------------------------------------------------------------------------------------ full-grad
@@ -433,7 +489,9 @@ def relu_network(name):
             torch.nn.Linear(6, 5),
         ).double()  # fmt: skip
         for _ in range(3):
-            model(torch.randn(8, 3, 8, 10, dtype=torch.float64) * 2 + 1)  # running means that are not 0
+            model(
+                torch.randn(8, 3, 8, 10, dtype=torch.float64) * 2 + 1
+            )  # running means that are not 0
         torch.nn.init.normal_(model[1].bias)
         return model.eval(), torch.from_numpy(networks.images())
     import jax
@@ -446,11 +504,19 @@ def relu_network(name):
         class Net(nn.Module):
             @nn.compact
             def __call__(self, x):
-                y = nn.Conv(4, (3, 3), param_dtype=jnp.float64, bias_init=nn.initializers.normal(1))(x)
+                y = nn.Conv(
+                    4, (3, 3), param_dtype=jnp.float64, bias_init=nn.initializers.normal(1)
+                )(x)
                 y = nn.relu(nn.BatchNorm(use_running_average=True, param_dtype=jnp.float64)(y))
                 y = nn.max_pool(y, (2, 2), (2, 2))
-                y = nn.relu(nn.Conv(6, (3, 3), param_dtype=jnp.float64, bias_init=nn.initializers.normal(1))(y))
-                return nn.Dense(5, param_dtype=jnp.float64, bias_init=nn.initializers.normal(1))(y.mean((1, 2)))
+                y = nn.relu(
+                    nn.Conv(
+                        6, (3, 3), param_dtype=jnp.float64, bias_init=nn.initializers.normal(1)
+                    )(y)
+                )
+                return nn.Dense(5, param_dtype=jnp.float64, bias_init=nn.initializers.normal(1))(
+                    y.mean((1, 2))
+                )
 
         variables = Net().init(jax.random.key(0), x)
         variables["batch_stats"]["BatchNorm_0"]["mean"] = jnp.arange(4.0)
@@ -469,7 +535,9 @@ def relu_network(name):
             self.linear.bias[...] = jnp.arange(5.0)
 
         def __call__(self, x):
-            return self.linear(nnx.max_pool(nnx.relu(self.norm(self.conv(x))), (2, 2), (2, 2)).mean((1, 2)))
+            return self.linear(
+                nnx.max_pool(nnx.relu(self.norm(self.conv(x))), (2, 2), (2, 2)).mean((1, 2))
+            )
 
     return Model(), x
 
@@ -502,7 +570,9 @@ def test_the_input_and_all_biases_sum_to_the_score(name, target):
 
 def test_full_grad_says_what_it_lacks():
     case = networks.case("numpy")
-    with pytest.raises(TypeError, match="full-grad needs a network's biases, which NumpyModel does not give"):
+    with pytest.raises(
+        TypeError, match="full-grad needs a network's biases, which NumpyModel does not give"
+    ):
         gradcam.explain(case.model, case.inputs(), method="full-grad")
 
 
@@ -520,7 +590,8 @@ def test_a_methods_own_parameters(some_case: Case):
 def test_parameters_that_a_method_does_not_have():
     case = networks.case("numpy")
     with pytest.raises(
-        TypeError, match=r"`gama` is no option of gradcam.explain and no parameter of layer-cam; its own are g"
+        TypeError,
+        match=r"`gama` is no option of gradcam.explain and no parameter of layer-cam; its own are g",
     ):
         gradcam.explain(case.model, case.inputs(), method="layer-cam", gama=2)
     with pytest.raises(TypeError, match="no parameter of grad-cam; it has none of its own"):
@@ -536,19 +607,25 @@ def test_parameters_that_a_method_does_not_have():
 def test_a_progress_bar_changes_nothing(capsys):
     pytest.importorskip("rich")
     case = networks.case("numpy")
-    shown = gradcam.explain(case.model, case.inputs(), target=1, method="ablation-cam", progress=True, chunk=2)
+    shown = gradcam.explain(
+        case.model, case.inputs(), target=1, method="ablation-cam", progress=True, chunk=2
+    )
     hidden = gradcam.explain(case.model, case.inputs(), target=1, method="ablation-cam")
     np.testing.assert_array_equal(shown.maps, hidden.maps)
 
 
 def test_every_entry_of_the_table_can_run():
     for entry in TABLE:
-        assert (entry.name in PROCEDURES) == (entry.needs not in ("gradients", "activations", "curvatures")), entry.name
+        assert (entry.name in PROCEDURES) == (
+            entry.needs not in ("gradients", "activations", "curvatures")
+        ), entry.name
 
 
 def test_score_cam_needs_an_input_with_space():
     torch = pytest.importorskip("torch")
-    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Conv1d(7, 5, 1), torch.nn.AdaptiveAvgPool1d(1))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Conv1d(7, 5, 1), torch.nn.AdaptiveAvgPool1d(1)
+    )
     with pytest.raises(ValueError, match="shows the model its input through the maps"):
         gradcam.explain(
             torch.nn.Sequential(model, torch.nn.Flatten()).eval(),

@@ -39,8 +39,14 @@ def test_noise_is_seeded_and_the_same_in_every_framework(some_case):
     options = Smoothing(flips=False, noise=0.2, samples=3, seed=5)
     found = signed(some_case, some_case.inputs(), smoothing=options)
     reference = networks.case("numpy")
-    np.testing.assert_allclose(found, signed(reference, reference.inputs(), smoothing=options), rtol=1e-6, atol=1e-9)
-    other = signed(some_case, some_case.inputs(), smoothing=Smoothing(flips=False, noise=0.2, samples=3, seed=6))
+    np.testing.assert_allclose(
+        found, signed(reference, reference.inputs(), smoothing=options), rtol=1e-6, atol=1e-9
+    )
+    other = signed(
+        some_case,
+        some_case.inputs(),
+        smoothing=Smoothing(flips=False, noise=0.2, samples=3, seed=6),
+    )
     assert not np.allclose(found, other)
 
 
@@ -48,7 +54,9 @@ def test_the_relu_comes_after_the_mean():
     case = networks.case("numpy")
     options = Smoothing(flips=True)
     rectified = gradcam.explain(case.model, case.inputs(), target=1, smoothing=options).maps
-    np.testing.assert_allclose(rectified, np.maximum(signed(case, case.inputs(), smoothing=options), 0))
+    np.testing.assert_allclose(
+        rectified, np.maximum(signed(case, case.inputs(), smoothing=options), 0)
+    )
 
 
 def test_the_top_class_is_that_of_the_input_as_it_is():
@@ -61,7 +69,9 @@ def test_the_top_class_is_that_of_the_input_as_it_is():
 
 def test_any_method_can_be_smoothed():
     case = networks.case("numpy")
-    found = gradcam.explain(case.model, case.inputs(), target=[[1, 2]], method="score-cam", smoothing=Smoothing())
+    found = gradcam.explain(
+        case.model, case.inputs(), target=[[1, 2]], method="score-cam", smoothing=Smoothing()
+    )
     assert found.maps.shape == (3, 2, 4, 5)
 
 

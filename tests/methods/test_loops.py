@@ -15,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradcam import methods
-from gradcam.methods.components import channel_sum, first_component, first_kernel_component, oriented
+from gradcam.methods.components import (
+    channel_sum,
+    first_component,
+    first_kernel_component,
+    oriented,
+)
 from gradcam.methods.gradients import weigh_channels
 
 # ---------------------------------------------------------------------------------------------- the loops
@@ -48,7 +53,9 @@ def mean(values):
 def dominant(matrix):
     """The unit eigenvector of a symmetric matrix's largest eigenvalue: squared till one column is left."""
     n = len(matrix)
-    shift = max(sum(abs(x) for x in row) for row in matrix) or 1.0  # so that no eigenvalue is negative
+    shift = (
+        max(sum(abs(x) for x in row) for row in matrix) or 1.0
+    )  # so that no eigenvalue is negative
     power = [[matrix[i][j] / shift + (i == j) for j in range(n)] for i in range(n)]
     for _ in range(25):
         power = product(power, power)
@@ -60,7 +67,11 @@ def dominant(matrix):
 def turned(component, reference):
     agreement = sum(c * r for c, r in zip(component, reference, strict=True))
     largest = max(component, key=abs)
-    return [-c for c in component] if agreement < 0 or (agreement == 0 and largest < 0) else list(component)
+    return (
+        [-c for c in component]
+        if agreement < 0 or (agreement == 0 and largest < 0)
+        else list(component)
+    )
 
 
 def loop_grad_cam(a, g):
@@ -116,7 +127,9 @@ def loop_layer_cam_gamma(a, g):
 
 
 def loop_shapley_cam(a, g, h):
-    return weighted([mean([x - y / 2 for x, y in zip(g[k], h[k], strict=True)]) for k in range(len(a))], a)
+    return weighted(
+        [mean([x - y / 2 for x, y in zip(g[k], h[k], strict=True)]) for k in range(len(a))], a
+    )
 
 
 def loop_first_component(a):
@@ -125,7 +138,9 @@ def loop_first_component(a):
 
 
 def loop_eigen_grad_cam(a, g):
-    return loop_first_component([[x * y for x, y in zip(*rows, strict=True)] for rows in zip(a, g, strict=True)])
+    return loop_first_component(
+        [[x * y for x, y in zip(*rows, strict=True)] for rows in zip(a, g, strict=True)]
+    )
 
 
 def loop_seg_eigen_cam(a, g):
@@ -139,7 +154,9 @@ def loop_first_kernel_component(kernel, reference):
     centred = [[kernel[i][j] - rows[i] - rows[j] + whole for j in n] for i in n]
     u = dominant(centred)
     value = sum(u[i] * centred[i][j] * u[j] for i in n for j in n)
-    return turned([x * math.sqrt(max(value, 0)) for x in u], [x - mean(reference) for x in reference])
+    return turned(
+        [x * math.sqrt(max(value, 0)) for x in u], [x - mean(reference) for x in reference]
+    )
 
 
 def loop_kpca_cam(a, kernel):
@@ -148,7 +165,9 @@ def loop_kpca_cam(a, kernel):
     def similarity(x, y):
         n, pairs = len(x), list(zip(x, y, strict=True))
         dot, squares = sum(i * j for i, j in pairs), sum((i - j) ** 2 for i, j in pairs)
-        return {"linear": dot, "sigmoid": math.tanh(dot / n + 1), "rbf": math.exp(-squares / n)}[kernel]
+        return {"linear": dot, "sigmoid": math.tanh(dot / n + 1), "rbf": math.exp(-squares / n)}[
+            kernel
+        ]
 
     values = [[similarity(x, y) for y in columns] for x in columns]
     return loop_first_kernel_component(values, [sum(column) for column in zip(*a, strict=True)])
@@ -172,15 +191,22 @@ def loop_factorise(a, iterations=5):
     """Lee and Seung's updates of positions by channels, of the data as they are, not scaled."""
     channels, positions = len(a[0]), len(a[0][0])
     concepts = min(2, channels)
-    data = [[max(sample[c][p], 0) for c in range(channels)] for sample in a for p in range(positions)]
+    data = [
+        [max(sample[c][p], 0) for c in range(channels)] for sample in a for p in range(positions)
+    ]
     random = np.random.default_rng(0)
     w = [[random.uniform(0.1, 1) for _ in range(concepts)] for _ in data]
     h = [[random.uniform(0.1, 1) for _ in range(channels)] for _ in range(concepts)]
     for _ in range(iterations):
         up, down = product(data, transposed(h)), product(w, product(h, transposed(h)))
-        w = [[w[i][k] * over(up[i][k], down[i][k]) for k in range(concepts)] for i in range(len(data))]
+        w = [
+            [w[i][k] * over(up[i][k], down[i][k]) for k in range(concepts)]
+            for i in range(len(data))
+        ]
         up, down = product(transposed(w), data), product(product(transposed(w), w), h)
-        h = [[h[k][c] * over(up[k][c], down[k][c]) for c in range(channels)] for k in range(concepts)]
+        h = [
+            [h[k][c] * over(up[k][c], down[k][c]) for c in range(channels)] for k in range(concepts)
+        ]
     lengths = [math.sqrt(sum(x * x for x in row)) for row in h]
     maps = [[[w[n * positions + p][k] * lengths[k] for p in range(positions)] for k in range(concepts)]
             for n in range(len(a))]  # fmt: skip
@@ -207,7 +233,9 @@ def loop_resize(grid, size):
             found.append(values[left] * (left + 1 - at) + values[right] * (at - left))
         return found
 
-    return transposed([line(row, size[0]) for row in transposed([line(row, size[1]) for row in grid])])
+    return transposed(
+        [line(row, size[0]) for row in transposed([line(row, size[1]) for row in grid])]
+    )
 
 
 def loop_full_grad(*contributions):
@@ -217,7 +245,9 @@ def loop_full_grad(*contributions):
             size = [[abs(x) for x in row] for row in channel]
             low, high = min(min(row) for row in size), max(max(row) for row in size)
             up = loop_resize([[over(x - low, high - low) for x in row] for row in size], (4, 5))
-            found = [[x + y for x, y in zip(*rows, strict=True)] for rows in zip(found, up, strict=True)]
+            found = [
+                [x + y for x, y in zip(*rows, strict=True)] for rows in zip(found, up, strict=True)
+            ]
     return found
 
 
@@ -232,7 +262,10 @@ def loop_rollout(*attentions):
 
 def loop_legrad(*gradients):
     tokens = range(len(gradients[0][0]))
-    layers = [[mean([max(h[q][t], 0) for h in layer for q in tokens]) for t in tokens] for layer in gradients]
+    layers = [
+        [mean([max(h[q][t], 0) for h in layer for q in tokens]) for t in tokens]
+        for layer in gradients
+    ]
     return [mean([layer[t] for layer in layers]) for t in tokens]
 
 
@@ -336,7 +369,9 @@ def arguments(case, lead=(), shape=(3, 4), scale=1.0, positive=False, shared=Non
 def close(found, expected, rtol=1e-9, of_largest=1e-10):
     """Equal to `rtol`, or, where numbers cancel, to `of_largest` of the largest."""
     largest = np.abs(expected).max(initial=0)
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=rtol, atol=of_largest * largest)
+    np.testing.assert_allclose(
+        np.asarray(found), np.asarray(expected), rtol=rtol, atol=of_largest * largest
+    )
 
 
 TOLERANCE = {"float64": (1e-9, 1e-10), "float32": (0, 1e-5)}
@@ -380,7 +415,9 @@ def test_order_carries_no_meaning(name, channels, positions):
             x = np.take(x, channels, axis=-1 if role == "M" else -2)
         if role in "UW":
             x = x[::-1]
-        for axis in {"M": (), "Y": (), "U": (-1, -2), "W": (-1, -2), "K": (-1, -2)}.get(role, (-1,)):
+        for axis in {"M": (), "Y": (), "U": (-1, -2), "W": (-1, -2), "K": (-1, -2)}.get(
+            role, (-1,)
+        ):
             x = np.take(x, positions, axis=axis)
         moved.append(x)
     close(case.function(*moved), case.function(*arrays)[positions])
@@ -428,6 +465,13 @@ def test_no_array_is_changed_in_place(name):
 
 
 def test_every_method_of_the_table_has_a_loop():
-    missing = set(methods.METHODS.values()) - {getattr(c.function, "func", c.function) for c in CASES.values()}
+    missing = set(methods.METHODS.values()) - {
+        getattr(c.function, "func", c.function) for c in CASES.values()
+    }
     # behind a lambda or the order of axes: those that take sequences, or copies first
-    assert missing == {methods.smooth_grad_cam_pp, methods.full_grad, methods.attention_rollout, methods.legrad}
+    assert missing == {
+        methods.smooth_grad_cam_pp,
+        methods.full_grad,
+        methods.attention_rollout,
+        methods.legrad,
+    }

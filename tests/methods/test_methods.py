@@ -43,7 +43,12 @@ from gradcam.methods import (
     smooth_grad_cam_pp,
     xgrad_cam,
 )
-from gradcam.methods.components import channel_sum, first_component, first_kernel_component, oriented
+from gradcam.methods.components import (
+    channel_sum,
+    first_component,
+    first_kernel_component,
+    oriented,
+)
 from gradcam.methods.gradients import weigh_channels
 
 seeds = st.integers(0, 1000)
@@ -80,7 +85,10 @@ def test_grad_cam_pp_by_hand():
 
 
 def test_smooth_grad_cam_pp_by_hand():
-    activations, gradients = np.array([[[1.0, 2.0]], [[3.0, 0.0]]]), np.array([[[1.0, 0.0]], [[3.0, 2.0]]])
+    activations, gradients = (
+        np.array([[[1.0, 2.0]], [[3.0, 0.0]]]),
+        np.array([[[1.0, 0.0]], [[3.0, 2.0]]]),
+    )
     # means of A [2, 1], which sum to 3; of G [2, 1], of G^2 [5, 2], of G^3 [14, 4]
     # w = 5 / (10 + 3 * 14) * 2 + 2 / (4 + 3 * 4) * 1 = 10/52 + 2/16 = 33/104;  L = 33/104 * [2, 1]
     close(smooth_grad_cam_pp(activations, gradients), [66 / 104, 33 / 104])
@@ -108,20 +116,29 @@ def test_shapley_cam_by_hand():
 
 @pytest.mark.parametrize("positions", [[1.0, 2.0], [1.0, 3.0, -2.0]])  # either Gram matrix
 def test_eigen_methods_of_rank_one_by_hand(positions):
-    values = np.outer([3.0, 4.0], positions)  # v_1 = [3, 4] / 5, so L = [3, 4] . [3, 4] / 5 * positions = 5 * positions
+    values = np.outer(
+        [3.0, 4.0], positions
+    )  # v_1 = [3, 4] / 5, so L = [3, 4] . [3, 4] / 5 * positions = 5 * positions
     expected = 5 * np.array(positions)
     close(eigen_cam(values), expected)
     close(first_component(values), expected)
     close(eigen_cam(-values), -expected)  # the channels' sum is now -7 * positions
     close(eigen_grad_cam(values / 2, np.full_like(values, 2)), expected)
     tie = np.array([[1.0, -1.0]])
-    close(seg_eigen_cam(tie, np.ones_like(tie)), tie[0])  # in a tie it agrees with the channels' sum
-    for values_or_negative in (values, -values):  # the largest magnitude is positive, whatever the sign of A and G
+    close(
+        seg_eigen_cam(tie, np.ones_like(tie)), tie[0]
+    )  # in a tie it agrees with the channels' sum
+    for values_or_negative in (
+        values,
+        -values,
+    ):  # the largest magnitude is positive, whatever the sign of A and G
         close(seg_eigen_cam(values_or_negative / 2, np.full_like(values, -2)), expected)
 
 
 def test_kpca_cam_by_hand():
-    a = np.array([[1.0, 3.0], [0.0, 2.0]])  # centred [[-1, 1], [-1, 1]]: products [[2, -2], [-2, 2]], distance^2 8
+    a = np.array(
+        [[1.0, 3.0], [0.0, 2.0]]
+    )  # centred [[-1, 1], [-1, 1]]: products [[2, -2], [-2, 2]], distance^2 8
     # a centred kernel [[c, -c], [-c, c]] has lambda_1 = 2 c, u_1 = [-1, 1] / sqrt(2), so L = sqrt(c) [-1, 1]
     close(kpca_cam(a, "linear"), np.sqrt(2) * np.array([-1, 1]))  # c = 2
     t = math.tanh(2 / 2 + 1)  # the kernel is [[t, tanh(0)], [tanh(0), t]], c = t / 2
@@ -131,7 +148,9 @@ def test_kpca_cam_by_hand():
 
 
 def test_first_kernel_component_by_hand():
-    kernel = np.array([[2.0, 0.0], [0.0, 2.0]])  # centred [[1, -1], [-1, 1]]: lambda_1 = 2, u_1 = [-1, 1] / sqrt(2)
+    kernel = np.array(
+        [[2.0, 0.0], [0.0, 2.0]]
+    )  # centred [[1, -1], [-1, 1]]: lambda_1 = 2, u_1 = [-1, 1] / sqrt(2)
     close(first_kernel_component(kernel, np.array([0.0, 1.0])), [-1, 1])
     close(first_kernel_component(kernel, np.array([1.0, 0.0])), [1, -1])
     close(first_kernel_component(-kernel, np.array([1.0, 0.0])), [0, 0])  # lambda_1 = 0, and -2
@@ -141,7 +160,9 @@ def test_oriented_by_hand():
     component = np.array([1.0, -2.0])
     close(oriented(component, np.array([1.0, 1.0])), [-1, 2])  # 1 - 2 < 0
     close(oriented(component, np.array([3.0, 1.0])), [1, -2])  # 3 - 2 > 0
-    close(oriented(component, np.array([2.0, 1.0])), [-1, 2])  # 2 - 2 = 0, and 2 is the largest magnitude
+    close(
+        oriented(component, np.array([2.0, 1.0])), [-1, 2]
+    )  # 2 - 2 = 0, and 2 is the largest magnitude
     close(oriented(-component, np.array([2.0, 1.0])), [-1, 2])
     close(oriented(np.array([1.0, -1.0]), np.ones(2)), [1, -1])  # a tie of both stays
     each = np.array([[1.0, -2.0], [1.5, 1.0], [9.0, 8.0]])
@@ -154,20 +175,27 @@ def test_channel_sum_by_hand():
     assert channel_sum(np.array([[0.1], [0.2], [-0.3]])) == 0
     assert channel_sum(np.array([[0.1], [0.2], [-0.3 + 2e-16]])) == 0  # within 3 roundings of 0.6
     assert channel_sum(np.array([[0.1], [0.2], [-0.3 + 1e-14]])) != 0
-    assert channel_sum(np.array([[1e6, 0.1], [1e6, -0.1 + 1e-12]]))[1] != 0  # each position by itself
+    assert (
+        channel_sum(np.array([[1e6, 0.1], [1e6, -0.1 + 1e-12]]))[1] != 0
+    )  # each position by itself
 
 
 def test_fem_by_hand():
     a = np.zeros((2, 10))
     a[0, 9] = 10  # mean 1, deviation sqrt((9 * 1 + 81) / 10) = 3: 10 > 1 + 2 * 3
-    a[1, 8:] = 5  # mean 1, deviation sqrt((8 * 1 + 2 * 16) / 10) = 2: 5 > 1 + 2 * 2 is not true, but 5 > 1 + 1 * 2
+    a[1, 8:] = (
+        5  # mean 1, deviation sqrt((8 * 1 + 2 * 16) / 10) = 2: 5 > 1 + 2 * 2 is not true, but 5 > 1 + 1 * 2
+    )
     close(fem(a), [0] * 9 + [1])
     close(fem(a, k=1), [0] * 8 + [1, 2])
     close(fem(a, k=3), [0] * 10)  # nor 10 > 1 + 3 * 3
 
 
 def test_random_cam_by_hand():
-    w = [0.2739233746429086, -0.46042657272313396]  # the first two draws of NumPy's generator, seed 0, from -1 to 1
+    w = [
+        0.2739233746429086,
+        -0.46042657272313396,
+    ]  # the first two draws of NumPy's generator, seed 0, from -1 to 1
     close(random_cam(A), [w[0] + 3 * w[1], 2 * w[0] - w[1]])
 
 
@@ -199,7 +227,9 @@ def test_full_grad_by_hand():
 
 
 def test_attention_rollout_by_hand():
-    first = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])  # over heads [[1, 0], [1/2, 1/2]]
+    first = np.array(
+        [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]]
+    )  # over heads [[1, 0], [1/2, 1/2]]
     second = np.array([[[0.0, 2.0], [0.0, 1.0]]])
     # (A + I) / 2 is [[1, 0], [1/4, 3/4]], and [[1/2, 1], [0, 1]], whose rows scale to [[1/3, 2/3], [0, 1]]
     # R = second @ first = [[1/3 + 1/6, 1/2], [1/4, 3/4]]
@@ -262,7 +292,10 @@ def test_of_pooling_and_a_linear_head_every_gradient_method_is_what_its_paper_sa
     close(xgrad_cam(positive, g), grad_cam(positive, g))
     # Ablation-CAM: without channel k the score lacks w_k mean(A_k)
     ablated = scores[:, None] - w * a.mean(-1)
-    close(ablation_cam(a, scores, ablated) * np.abs(scores)[:, None], ((w * a.mean(-1))[..., None] * a).sum(-2))
+    close(
+        ablation_cam(a, scores, ablated) * np.abs(scores)[:, None],
+        ((w * a.mean(-1))[..., None] * a).sum(-2),
+    )
 
 
 @given(seeds)
@@ -275,7 +308,9 @@ def test_of_channels_that_are_active_xgrad_cam_sums_to_what_hires_cam_sums_to(se
 def test_of_small_gradients_grad_cam_pp_weights_are_half_the_sum_of_the_positive_ones(seed):
     a, g = arrays(seed, scale=1e-12)
     expected = ((np.maximum(g, 0).sum(-1, keepdims=True) / 2) * a).sum(-2)
-    np.testing.assert_allclose(grad_cam_pp(a, g), expected, rtol=1e-9, atol=1e-10 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        grad_cam_pp(a, g), expected, rtol=1e-9, atol=1e-10 * np.abs(expected).max()
+    )
 
 
 @given(seeds, st.permutations(range(3)), st.sampled_from([1.0, 1e-6, 1e-12]))
@@ -372,7 +407,9 @@ def test_a_constant_added_to_a_kernel_changes_nothing(seed, constant):
     k = arrays(seed, (2, 4, 4))[0]
     k, reference = k @ np.moveaxis(k, -1, -2), arrays(seed + 1, (2, 4))[0]
     found = first_kernel_component(k, reference)
-    np.testing.assert_allclose(first_kernel_component(k + constant, reference), found, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(
+        first_kernel_component(k + constant, reference), found, rtol=1e-7, atol=1e-8
+    )
     centre = np.eye(4) - 1 / 4
     close((found**2).sum(-1), np.linalg.eigvalsh(centre @ k @ centre)[:, -1])
 
@@ -426,7 +463,10 @@ def test_what_is_made_of_two_concepts_is_factorised(seed):
 @given(seeds, st.sampled_from([1e-12, 1e-3, 1e6]))
 def test_ablation_cam_is_free_of_the_scores_scale(seed, scale):
     a, scores, ablated = arrays(seed)[0], *arrays(seed, (2, 3))
-    close(ablation_cam(a, scores[:, 0] * scale, ablated * scale), ablation_cam(a, scores[:, 0], ablated))
+    close(
+        ablation_cam(a, scores[:, 0] * scale, ablated * scale),
+        ablation_cam(a, scores[:, 0], ablated),
+    )
 
 
 @given(seeds, st.floats(-1e3, 1e3))
@@ -569,7 +609,10 @@ def test_where_channels_sum_to_the_same_everywhere_a_kernel_component_is_turned_
     kernel = np.outer([1.0, 1.0, -2.0], [1.0, 1.0, -2.0])
     close(first_kernel_component(kernel, np.array([0.1, 0.1, 0.1])), [-1, -1, 2])
     for positions in range(1, 30):
-        zero(first_kernel_component(np.full((positions, positions), -0.3), np.arange(positions)), positions)
+        zero(
+            first_kernel_component(np.full((positions, positions), -0.3), np.arange(positions)),
+            positions,
+        )
 
 
 @given(seeds)
@@ -583,7 +626,9 @@ def test_a_flat_reference_says_nothing_about_a_kernel_component(seed):
 @pytest.mark.parametrize("shape", [(50, 3, 40), (50, 40, 3)])
 def test_the_smaller_gram_matrix_is_decomposed(shape, monkeypatch):
     seen, decompose = [], components._largest_eigenpair
-    monkeypatch.setattr(components, "_largest_eigenpair", lambda gram: seen.append(gram.shape) or decompose(gram))
+    monkeypatch.setattr(
+        components, "_largest_eigenpair", lambda gram: seen.append(gram.shape) or decompose(gram)
+    )
     eigen_cam(arrays(shape=shape)[0])
     assert seen == [(50, 3, 3)]
 
@@ -626,11 +671,16 @@ def test_as_many_concepts_as_there_are_channels_or_positions_at_most():
 def test_the_seed_decides_where_a_factorisation_starts():
     a = arrays(shape=(2, 5, 9))[0]
     np.testing.assert_array_equal(factorise(a, 3)[0], factorise(a, 3, iterations=200, seed=0)[0])
-    assert np.abs(factorise(a, 3, iterations=3)[0] - factorise(a, 3, iterations=3, seed=1)[0]).max() > 1e-3
+    assert (
+        np.abs(factorise(a, 3, iterations=3)[0] - factorise(a, 3, iterations=3, seed=1)[0]).max()
+        > 1e-3
+    )
 
 
 def test_errors_of_methods_say_what_to_do():
-    with pytest.raises(ValueError, match='`kernel` must be "sigmoid", "rbf" or "linear", but is \'poly\''):
+    with pytest.raises(
+        ValueError, match='`kernel` must be "sigmoid", "rbf" or "linear", but is \'poly\''
+    ):
         kpca_cam(A, "poly")
     with pytest.raises(ValueError, match="`attentions` is empty: pass at least one layer's"):
         attention_rollout([])
@@ -653,7 +703,9 @@ def test_every_method_says_what_it_is_where_it_is_from_and_what_it_costs(entry):
         assert entry.paper == ""
     else:
         assert "https://" in entry.paper
-        assert entry.paper[0].isupper()  # no half sentence: "et al. 2017, eqs. 1 and 2" has full stops of its own
+        assert entry.paper[
+            0
+        ].isupper()  # no half sentence: "et al. 2017, eqs. 1 and 2" has full stops of its own
     assert METHODS[entry.name] is entry.function
     assert as_entry(entry.name) is entry
 
@@ -661,7 +713,10 @@ def test_every_method_says_what_it_is_where_it_is_from_and_what_it_costs(entry):
 def test_a_paper_is_cited_whole():
     cited = "Selvaraju et al. 2017, eqs. 1 and 2, https://arxiv.org/abs/1610.02391"
     assert as_entry("grad-cam").paper == cited
-    assert as_entry("hires-cam").paper == "Draelos and Carin 2020, eq. 5, https://arxiv.org/abs/2011.08891"
+    assert (
+        as_entry("hires-cam").paper
+        == "Draelos and Carin 2020, eq. 5, https://arxiv.org/abs/2011.08891"
+    )
 
     def own(activations, gradients):
         """https://example.org/own"""
@@ -696,7 +751,9 @@ def test_an_entry_by_name_by_function_and_of_your_own():
 
 def test_a_name_that_is_unknown_is_answered_with_the_nearest():
     known = "The methods are grad-cam, grad-cam\\+\\+, xgrad-cam, "
-    with pytest.raises(ValueError, match=f'`method` "gradcam" is unknown; did you mean "grad-cam"\\? {known}'):
+    with pytest.raises(
+        ValueError, match=f'`method` "gradcam" is unknown; did you mean "grad-cam"\\? {known}'
+    ):
         as_entry("gradcam")
     with pytest.raises(ValueError, match=f'`method` "lime" is unknown; {known}'):
         as_entry("lime")
@@ -710,7 +767,9 @@ def test_a_parameter_that_a_method_does_not_have_is_named():
         check_parameters("layer-cam", layer_cam, {"gamma": 2, "k": 3})
     with pytest.raises(TypeError, match=f"{own} grad-cam; it has none of its own$"):
         check_parameters("grad-cam", grad_cam, {"k": 3})
-    with pytest.raises(TypeError, match=r"`activations` is no option .* random-cam; its own are seed$"):
+    with pytest.raises(
+        TypeError, match=r"`activations` is no option .* random-cam; its own are seed$"
+    ):
         check_parameters("random-cam", random_cam, {"activations": 3})
     with pytest.raises(TypeError, match=r"its own are iterations, seed$"):
         check_parameters("factorise", factorise, {"k": 3})
@@ -735,7 +794,9 @@ def test_combine_with_k_targets_without_relu():
     a, g = random.normal(size=(2, 4, 5, 3)), random.normal(size=(2, 7, 4, 5, 3))
     found = gradcam.combine(a, g, channel_axis=3, relu=False)
     assert found.shape == (2, 7, 4, 5)
-    np.testing.assert_allclose(found[:, 2], gradcam.combine(a, g[:, 2], channel_axis=-1, relu=False), atol=1e-14)
+    np.testing.assert_allclose(
+        found[:, 2], gradcam.combine(a, g[:, 2], channel_axis=-1, relu=False), atol=1e-14
+    )
     assert found.min() < 0
 
 
@@ -749,9 +810,13 @@ def test_half_precision_is_pooled_in_float32():
 
 def test_combine_errors():
     a = np.zeros((2, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"`gradients` must have the shape of `activations`, \(2, 3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`gradients` must have the shape of `activations`, \(2, 3, 4, 4\)"
+    ):
         gradcam.combine(a, a[:, :2])
-    with pytest.raises(ValueError, match="`channel_axis` 0 must name an axis other than the samples'"):
+    with pytest.raises(
+        ValueError, match="`channel_axis` 0 must name an axis other than the samples'"
+    ):
         gradcam.combine(a, a, channel_axis=0)
     with pytest.raises(ValueError, match="`channel_axis` 4 must name"):
         gradcam.combine(a, a, channel_axis=4)

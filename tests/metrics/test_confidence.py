@@ -46,7 +46,11 @@ def test_the_change_of_confidence_by_hand():
     assert found["average-drop"].value == pytest.approx(1 / 12)
     assert [found[name].better for name in MEASURES] == ["lower", "higher", "higher"]
     assert [found[name].name for name in MEASURES] == list(MEASURES)
-    assert found["average-gain"].settings == {"baseline": "zero", "seed": 0, "confidence": "outputs"}
+    assert found["average-gain"].settings == {
+        "baseline": "zero",
+        "seed": 0,
+        "confidence": "outputs",
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,11 @@ def test_each_function_is_its_entry(function, name):
         entry = confidence.confidence_measures(subject, maps, baseline=baseline, seed=3)[name]
         found = function(subject, maps, baseline=baseline, seed=3)
         np.testing.assert_array_equal(found.values, entry.values)
-        assert (found.name, found.better, found.settings) == (entry.name, entry.better, entry.settings)
+        assert (found.name, found.better, found.settings) == (
+            entry.name,
+            entry.better,
+            entry.settings,
+        )
 
 
 def test_the_baseline_by_hand():
@@ -84,7 +92,9 @@ def test_the_right_map_scores_best_and_its_inverse_worst():
     np.testing.assert_allclose(drops, [0, (both - neither) / both, (both - right) / both])
     assert drops[0] < drops[1] < drops[2]
     assert [one["increase-in-confidence"].value for one in found] == [1, 0, 0]
-    np.testing.assert_allclose([one["average-gain"].value for one in found], [(left - both) / (1 - both), 0, 0])
+    np.testing.assert_allclose(
+        [one["average-gain"].value for one in found], [(left - both) / (1 - both), 0, 0]
+    )
 
 
 @given(grids, grids)
@@ -120,7 +130,10 @@ def test_a_confidence_of_0_has_no_drop_and_one_of_1_nothing_to_gain():
 
 def test_a_prediction_that_is_nan_has_no_measure():
     subject = Subject(
-        lambda x: np.where(x[:, 0, :1, 1] == 0, np.nan, 0.5), np.ones((2, 1, 2, 2)), 0, confidence="outputs"
+        lambda x: np.where(x[:, 0, :1, 1] == 0, np.nan, 0.5),
+        np.ones((2, 1, 2, 2)),
+        0,
+        confidence="outputs",
     )
     maps = np.array([[[1.0, 0], [0, 0]], [[1, 1], [0, 0]]])
     for found in confidence.confidence_measures(subject, maps).values():
@@ -129,20 +142,28 @@ def test_a_prediction_that_is_nan_has_no_measure():
 
 def test_probabilities_just_past_1_are_1_but_scores_are_refused():
     def subject(value):
-        return Subject(lambda x: np.full((len(x), 1), value), np.ones((1, 1, 2, 2)), 0, confidence="outputs")
+        return Subject(
+            lambda x: np.full((len(x), 1), value), np.ones((1, 1, 2, 2)), 0, confidence="outputs"
+        )
 
     # the input has 1 + 1e-7, and what the map shows of it 1 + 2e-7
-    rounded = Subject(lambda x: 1 + 4e-7 / x.sum((2, 3)), np.ones((1, 1, 2, 2)), 0, confidence="outputs")
+    rounded = Subject(
+        lambda x: 1 + 4e-7 / x.sum((2, 3)), np.ones((1, 1, 2, 2)), 0, confidence="outputs"
+    )
     for found in confidence.confidence_measures(rounded, np.eye(2)[None]).values():
         assert found.value == 0
     for value in (1.01, -0.01):
-        with pytest.raises(ValueError, match=r"`confidence` .* gave -?[01]\.01; .* confidence=\"softmax\""):
+        with pytest.raises(
+            ValueError, match=r"`confidence` .* gave -?[01]\.01; .* confidence=\"softmax\""
+        ):
             confidence.average_drop(subject(value), np.eye(2)[None])
 
 
 def test_integers_are_refused_for_a_mask_in_their_dtype_is_0():
     subject = Subject(probability, np.ones((1, 1, 2, 2), np.uint8), 0)
-    with pytest.raises(ValueError, match=r"`inputs` must be floats .* dtype uint8; pass inputs.astype"):
+    with pytest.raises(
+        ValueError, match=r"`inputs` must be floats .* dtype uint8; pass inputs.astype"
+    ):
         confidence.average_drop(subject, np.eye(2)[None])
 
 
@@ -150,7 +171,12 @@ def test_channels_last_are_channels_first():
     rng = np.random.default_rng(0)
     inputs, maps = rng.random((3, 2, 4, 4)), rng.random((3, 2, 2))
     first = Subject(left_not_right, inputs, 0)
-    last = Subject(lambda x: left_not_right(np.moveaxis(x, -1, 1)), np.moveaxis(inputs, 1, -1), 0, channel_axis=-1)
+    last = Subject(
+        lambda x: left_not_right(np.moveaxis(x, -1, 1)),
+        np.moveaxis(inputs, 1, -1),
+        0,
+        channel_axis=-1,
+    )
     for baseline in ("zero", "mean"):
         one, other = (
             confidence.adcc_parts(subject, maps, lambda x, target: maps[::-1], baseline=baseline)
@@ -177,7 +203,9 @@ def test_one_masked_pass_and_one_further_explanation_in_batches():
     confidence.adcc_parts(subject, maps, explain)
     assert asked == [2, 2, 1] * 2  # the inputs as they are, and masked
     assert [target for _, target in explained] == [[0, 1], [0, 1], [1]]
-    np.testing.assert_array_equal(np.concatenate([seen for seen, _ in explained]), inputs * maps[:, None] / 4)
+    np.testing.assert_array_equal(
+        np.concatenate([seen for seen, _ in explained]), inputs * maps[:, None] / 4
+    )
     np.testing.assert_array_equal(inputs, np.arange(20.0).reshape(5, 1, 2, 2))
 
 
@@ -193,7 +221,9 @@ def test_adcc_by_hand():
     assert found["average-drop"].value == pytest.approx(1 / 6)  # as above
     expected = 3 / (1 / coherency + 8 / 5 + 6 / 5)
     assert found["adcc"].value == pytest.approx(expected)
-    assert confidence.adcc(of_ones(), maps, lambda inputs, target: again).value == pytest.approx(expected)
+    assert confidence.adcc(of_ones(), maps, lambda inputs, target: again).value == pytest.approx(
+        expected
+    )
     assert {name: one.better for name, one in found.items()} == {
         "coherency": "higher",
         "complexity": "lower",
@@ -224,7 +254,9 @@ def test_what_is_negative_in_a_map_counts_as_nothing():
 
 def test_a_map_that_shows_everything_drops_nothing_and_one_of_zeros_all():
     subject = Subject(left_not_right, np.ones((1, 1, 4, 4)), 0)
-    everything, nothing = (confidence.average_drop(subject, level * np.ones((1, 2, 2))).value for level in (0.3, 0))
+    everything, nothing = (
+        confidence.average_drop(subject, level * np.ones((1, 2, 2))).value for level in (0.3, 0)
+    )
     neither, both = 1 / 2, 1 / (1 + np.exp(-2.0))
     assert everything == 0
     assert nothing == pytest.approx((both - neither) / both)
@@ -240,9 +272,13 @@ def test_a_flat_map_before_or_after_scores_0():
 
 
 def test_adcc_of_a_confidence_of_0_is_nan_and_of_all_that_is_lost_0():
-    inputs = np.array([[[[0.0, 0], [0, 0]]], [[[0, 0], [1, 0]]]])  # Y = 0, and 0.1 in a pixel that the map hides
+    inputs = np.array(
+        [[[[0.0, 0], [0, 0]]], [[[0, 0], [1, 0]]]]
+    )  # Y = 0, and 0.1 in a pixel that the map hides
     maps = np.array([[[1.0, 0.5], [0, 0]]] * 2)
-    found = confidence.adcc(Subject(probability, inputs, 0, confidence="outputs"), maps, lambda inputs, target: maps)
+    found = confidence.adcc(
+        Subject(probability, inputs, 0, confidence="outputs"), maps, lambda inputs, target: maps
+    )
     np.testing.assert_array_equal(found.values, [np.nan, 0])
 
 
@@ -252,7 +288,9 @@ def test_adcc_of_the_right_map_is_best_and_of_its_inverse_worst():
 
     subject = Subject(left_not_right, np.ones((1, 1, 4, 4)), 0)
     partly = np.array([[[1.0, 1, 1, 0]] * 4])
-    right, half, wrong = (confidence.adcc(subject, maps, explain).value for maps in (LEFT, partly, 1 - LEFT))
+    right, half, wrong = (
+        confidence.adcc(subject, maps, explain).value for maps in (LEFT, partly, 1 - LEFT)
+    )
     assert right == pytest.approx(3 / (1 + 2 + 1))  # coherent, half of the pixels, no drop
     assert wrong == 0
     assert wrong < half < right
@@ -261,22 +299,32 @@ def test_adcc_of_the_right_map_is_best_and_of_its_inverse_worst():
 @given(grids, grids)
 def test_adcc_is_never_above_the_mean_of_its_parts_nor_below_the_least(maps, again):
     subject = Subject(left_not_right, np.random.default_rng(0).random((3, 1, 4, 4)), 0)
-    found = {name: r.values for name, r in confidence.adcc_parts(subject, maps, lambda x, target: again).items()}
+    found = {
+        name: r.values
+        for name, r in confidence.adcc_parts(subject, maps, lambda x, target: again).items()
+    }
     parts = [found["coherency"], 1 - found["complexity"], 1 - found["average-drop"]]
     assert (found["adcc"] <= np.mean(parts, axis=0) + 1e-12).all()
     assert (found["adcc"] >= np.min(parts, axis=0) - 1e-12).all()
 
 
 def test_an_explanation_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"`explain` must give maps \(M, h, w\) for 1 inputs, but gave \(1, 1, 2, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"`explain` must give maps \(M, h, w\) for 1 inputs, but gave \(1, 1, 2, 2\)",
+    ):
         confidence.adcc(of_ones(), np.eye(2)[None], lambda inputs, target: inputs)
-    with pytest.raises(ValueError, match=r"`explain` must give maps \(M, h, w\) for 1 inputs, but gave \(2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"`explain` must give maps \(M, h, w\) for 1 inputs, but gave \(2, 2, 2\)"
+    ):
         confidence.adcc(of_ones(), np.eye(2)[None], lambda inputs, target: np.ones((2, 2, 2)))
 
 
 def test_an_explanation_that_is_nan_is_refused():
     with pytest.raises(ValueError, match=r"`explain` gave NaN .*; give 0 where"):
-        confidence.adcc(of_ones(), np.eye(2)[None], lambda inputs, target: np.full((1, 2, 2), np.nan))
+        confidence.adcc(
+            of_ones(), np.eye(2)[None], lambda inputs, target: np.full((1, 2, 2), np.nan)
+        )
 
 
 def test_an_unknown_baseline_is_refused():

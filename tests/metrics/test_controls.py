@@ -40,7 +40,9 @@ def test_the_centre_is_in_the_centre():
     np.testing.assert_allclose(one, one[::-1, ::-1])
     assert one[5, 7] == one.max()
     # half a deviation, an eighth of the side, from the middle: exp(-1 / 8); rows 5 and 6 lie 1/24 from it
-    assert CONTROLS["centre"](np.zeros((1, 1, 1, 4)), 1, 0)[0, 0, 1] == pytest.approx(np.exp(-1 / 8))
+    assert CONTROLS["centre"](np.zeros((1, 1, 1, 4)), 1, 0)[0, 0, 1] == pytest.approx(
+        np.exp(-1 / 8)
+    )
 
 
 def test_edges_are_where_the_picture_changes():
@@ -53,7 +55,9 @@ def test_edges_are_where_the_picture_changes():
 def test_edges_of_a_picture_one_pixel_high():
     line = np.array([0.0, 0.0, 2.0, 2.0]).reshape(1, 1, 1, 4)
     np.testing.assert_array_equal(CONTROLS["edges"](line, 1, 0), [[[0, 1, 1, 0]]])
-    np.testing.assert_array_equal(CONTROLS["edges"](line.transpose(0, 1, 3, 2), 1, 0), [[[0], [1], [1], [0]]])
+    np.testing.assert_array_equal(
+        CONTROLS["edges"](line.transpose(0, 1, 3, 2), 1, 0), [[[0], [1], [1], [0]]]
+    )
 
 
 # ------------------------------------------------------------------------------------------------ likeness
@@ -74,7 +78,10 @@ def test_rank_correlation_is_scipys(rows):
 
 
 def test_nan_has_no_rank():
-    a, b = np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]]), np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    a, b = (
+        np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]]),
+        np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]),
+    )
     np.testing.assert_array_equal(rank_correlation(a, b), [np.nan, 1])
     np.testing.assert_array_equal(rank_correlation(b, a), [np.nan, 1])
 
@@ -88,7 +95,9 @@ def test_structural_similarity_is_scikit_images(shape):
     skimage = pytest.importorskip("skimage.metrics")
     a, b = np.random.default_rng(0).random((2, 3, *shape))
     b[1] = a[1]
-    expected = [skimage.structural_similarity(x, y, data_range=1.0) for x, y in zip(a, b, strict=True)]
+    expected = [
+        skimage.structural_similarity(x, y, data_range=1.0) for x, y in zip(a, b, strict=True)
+    ]
     found = structural_similarity(a, b)
     assert found[1] == pytest.approx(1, abs=1e-12)
     # both are means over whole windows of 7 x 7
@@ -118,8 +127,14 @@ def test_structural_similarity_copies_no_windows():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: rank_correlation(np.zeros((1, 2)), np.zeros((1, 3))), "`a` and `b` must have one shape"),
-        (lambda: structural_similarity(np.zeros((2, 2)), np.zeros((2, 2))), r"must be maps \(N, h, w\)"),
+        (
+            lambda: rank_correlation(np.zeros((1, 2)), np.zeros((1, 3))),
+            "`a` and `b` must have one shape",
+        ),
+        (
+            lambda: structural_similarity(np.zeros((2, 2)), np.zeros((2, 2))),
+            r"must be maps \(N, h, w\)",
+        ),
         (
             lambda: structural_similarity(np.zeros((1, 2, 2)), np.zeros((1, 2, 2)), window=1),
             "`window` must be at least 2",

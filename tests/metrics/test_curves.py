@@ -42,7 +42,13 @@ def test_deletion_and_insertion_by_hand():
     np.testing.assert_allclose(found.curves["confidence"], [[10, 6, 3, 1, 0]])
     np.testing.assert_allclose(found.values, [15 / 4])
     assert (found.name, found.better) == ("deletion", "lower")
-    assert found.settings == {"steps": 20, "baseline": "zero", "seed": 0, "ties": "random", "confidence": "outputs"}
+    assert found.settings == {
+        "steps": 20,
+        "baseline": "zero",
+        "seed": 0,
+        "ties": "random",
+        "confidence": "outputs",
+    }
     # come: 0, 4, 7, 9, 10, of area (0/2 + 4 + 7 + 9 + 10/2) / 4
     found = insertion(summed(image), np.array([image]), baseline="zero")
     np.testing.assert_allclose(found.curves["confidence"], [[0, 4, 7, 9, 10]])
@@ -51,7 +57,9 @@ def test_deletion_and_insertion_by_hand():
 
 
 def test_all_the_channels_of_a_pixel_go_together_into_its_baseline():
-    inputs = np.arange(1.0, 9.0).reshape(1, 2, 2, 2)  # channels [[1, 2], [3, 4]] and [[5, 6], [7, 8]]
+    inputs = np.arange(1.0, 9.0).reshape(
+        1, 2, 2, 2
+    )  # channels [[1, 2], [3, 4]] and [[5, 6], [7, 8]]
     seen = []
 
     def predict(variants):
@@ -90,7 +98,9 @@ def test_a_flat_map_is_a_random_order():
     image = np.arange(9.0).reshape(3, 3) ** 2
     flat = np.full((1, 3, 3), 0.3)
     for measure in BOTH:
-        found = np.array([measure(summed(image), flat, baseline="zero", seed=s).value for s in range(200)])
+        found = np.array(
+            [measure(summed(image), flat, baseline="zero", seed=s).value for s in range(200)]
+        )
         # of a sum, whose every pixel is as likely to go early as late, half is under the curve
         assert found.mean() == pytest.approx(image.sum() / 2, abs=3 * found.std() / np.sqrt(200))
         assert found.std() > 0.05 * image.sum()
@@ -101,7 +111,9 @@ def test_ties_favour_no_corner_unless_they_go_by_rows():
     flat = np.zeros((1, 1, 1))
     by_rows = deletion(summed(image), flat, ties="rows").curves["confidence"]
     np.testing.assert_array_equal(by_rows, [[1, *[0] * 9]])
-    when = {int(deletion(summed(image), flat, seed=s).curves["confidence"].sum()) for s in range(100)}
+    when = {
+        int(deletion(summed(image), flat, seed=s).curves["confidence"].sum()) for s in range(100)
+    }
     assert when == set(range(1, 10))
 
 
@@ -115,7 +127,9 @@ def test_many_ties_by_rows_keep_their_order():
 def test_ties_are_broken_only_among_themselves():
     image = np.array([[1.0, 2.0, 4.0, 8.0]])
     maps = np.array([[[0.0, 5.0, 5.0, 9.0]]])
-    found = {tuple(deletion(summed(image), maps, seed=s).curves["confidence"][0]) for s in range(20)}
+    found = {
+        tuple(deletion(summed(image), maps, seed=s).curves["confidence"][0]) for s in range(20)
+    }
     assert found == {(15, 7, 5, 1, 0), (15, 7, 3, 1, 0)}
 
 
@@ -188,7 +202,9 @@ def test_neither_the_batch_nor_the_other_samples_matter_nor_is_the_input_changed
     expected = measure(whole, maps).values
     np.testing.assert_allclose(measure(random_subject(4, batch=3), maps).values, expected)
     some = [3, 1]
-    np.testing.assert_allclose(measure(Subject(nonlinear, whole.inputs[some]), maps[some]).values, expected[some])
+    np.testing.assert_allclose(
+        measure(Subject(nonlinear, whole.inputs[some]), maps[some]).values, expected[some]
+    )
     np.testing.assert_array_equal(whole.inputs, before)
 
 
@@ -201,7 +217,8 @@ def test_channels_last_are_channels_first(measure):
         channel_axis=-1,
     )
     np.testing.assert_allclose(
-        measure(last, maps, steps=4).curves["confidence"], measure(first, maps, steps=4).curves["confidence"]
+        measure(last, maps, steps=4).curves["confidence"],
+        measure(first, maps, steps=4).curves["confidence"],
     )
 
 
@@ -209,7 +226,9 @@ def test_insertion_starts_from_the_blurred_input_and_deletion_ends_at_0():
     subject, maps = random_subject(), np.random.default_rng(1).random((2, 3, 4))
     found = insertion(subject, maps, steps=4)
     assert found.settings["baseline"] == "blur"
-    np.testing.assert_allclose(found.curves["confidence"][:, 0], subject.scores(subject.baseline("blur")))
+    np.testing.assert_allclose(
+        found.curves["confidence"][:, 0], subject.scores(subject.baseline("blur"))
+    )
     np.testing.assert_allclose(found.curves["confidence"][:, -1], subject.clean)
     found = deletion(subject, maps, steps=4)
     np.testing.assert_allclose(found.curves["confidence"][:, 0], subject.clean)
@@ -242,7 +261,9 @@ def test_a_prediction_that_is_nan_leaves_its_sample_out():
 def test_bad_options_are_refused(measure):
     subject, maps = random_subject(), np.ones((2, 3, 4))
     for steps in (0, -1, 2.5, None):
-        with pytest.raises(ValueError, match=rf"`steps` must be a whole number of at least 1, but is {steps}"):
+        with pytest.raises(
+            ValueError, match=rf"`steps` must be a whole number of at least 1, but is {steps}"
+        ):
             measure(subject, maps, steps=steps)
     with pytest.raises(ValueError, match=r"`ties` must be \"random\" or \"rows\", but is 'first'"):
         measure(subject, maps, ties="first")

@@ -45,7 +45,9 @@ def one(function, maps, *args, **options):
         (mask_iou, 1.0, 36 / 192, 0.0),
     ],
 )
-def test_a_perfect_map_is_best_a_uniform_one_chance_the_inverse_worst(function, best, chance, worst):
+def test_a_perfect_map_is_best_a_uniform_one_chance_the_inverse_worst(
+    function, best, chance, worst
+):
     assert one(function, PERFECT, MASK) == best
     assert one(function, UNIFORM, MASK) == pytest.approx(chance)
     assert one(function, INVERTED, MASK) == worst
@@ -64,7 +66,9 @@ def test_scale_changes_nothing_and_an_empty_mask_has_no_value(function):
 def test_pointing_is_by_order_alone():
     heat = np.random.default_rng(1).normal(size=(5, *SIZE))
     masks = np.repeat(MASK, 5, axis=0)
-    np.testing.assert_array_equal(pointing_game(heat, masks).values, pointing_game(np.exp(heat), masks).values)
+    np.testing.assert_array_equal(
+        pointing_game(heat, masks).values, pointing_game(np.exp(heat), masks).values
+    )
 
 
 # ------------------------------------------------------------------------------------------------ by hand
@@ -120,14 +124,21 @@ def test_boxes_and_their_overlap():
 def test_the_box_of_a_uniform_map_is_the_picture(height, width, level, threshold):
     """So that the uniform control has the score of "all of it", and not of none."""
     flat = np.full((1, height, width), level)
-    np.testing.assert_array_equal(boxes(flat, (height, width), threshold=threshold), [[0, 0, width, height]])
+    np.testing.assert_array_equal(
+        boxes(flat, (height, width), threshold=threshold), [[0, 0, width, height]]
+    )
 
 
 def test_measures_of_boxes_take_a_uniform_map_for_all_of_the_picture():
-    wide, narrow = (0, 0, 16, 6), (0, 0, 16, 5)  # 96 and 80 of 192 pixels: IoU .5 and .42 with all of it
+    wide, narrow = (
+        (0, 0, 16, 6),
+        (0, 0, 16, 5),
+    )  # 96 and 80 of 192 pixels: IoU .5 and .42 with all of it
     args = {"size": SIZE, "labels": [0, 0], "outputs": np.zeros((2, 1))}
     flat = np.ones((2, 1, 1))
-    np.testing.assert_array_equal(localisation_error(flat, [[wide], [narrow]], **args).values, [0, 1])
+    np.testing.assert_array_equal(
+        localisation_error(flat, [[wide], [narrow]], **args).values, [0, 1]
+    )
     assert max_box_accuracy(flat, [[wide], [narrow]], size=SIZE).value == 0.5
 
 
@@ -150,7 +161,10 @@ def test_a_perfect_map_has_the_best_box_at_every_overlap_and_its_inverse_the_wor
 
 @given(st.lists(st.integers(0, 20), min_size=8, max_size=8))
 def test_iou_is_that_of_masks(edges):
-    a, b = ((min(x), min(y), max(x), max(y)) for x, y in ((edges[:2], edges[2:4]), (edges[4:6], edges[6:])))
+    a, b = (
+        (min(x), min(y), max(x), max(y))
+        for x, y in ((edges[:2], edges[2:4]), (edges[4:6], edges[6:]))
+    )
     first, second = box_masks([[a], [b]], (20, 20))
     either = (first | second).sum()
     assert iou(a, b) == pytest.approx((first & second).sum() / either if either else 0)
@@ -166,8 +180,12 @@ def test_top_1_and_top_5_error():
     np.testing.assert_array_equal(found.values, [0, 0])
     assert found.name == "top-2-localisation-error"
     assert found.better == "lower"
-    np.testing.assert_array_equal(localisation_error(maps[:, 0], top=1, **args).values, [0, 1])  # the wrong class
-    np.testing.assert_array_equal(localisation_error(maps[:, ::-1], top=2, **args).values, [1, 1])  # the wrong boxes
+    np.testing.assert_array_equal(
+        localisation_error(maps[:, 0], top=1, **args).values, [0, 1]
+    )  # the wrong class
+    np.testing.assert_array_equal(
+        localisation_error(maps[:, ::-1], top=2, **args).values, [1, 1]
+    )  # the wrong boxes
     several = {**args, "true_boxes": [[(0, 0, 1, 1), BOX]] * 2}
     np.testing.assert_array_equal(localisation_error(maps, top=2, **several).values, [0, 0])
 
@@ -175,7 +193,9 @@ def test_top_1_and_top_5_error():
 def test_max_box_accuracy_takes_the_best_threshold_for_all_together():
     # a halo of .3 round the object: the box is right from a threshold above that
     halo = np.where(MASK, 1.0, np.where(box_masks([[(0, 0, 14, 11)]], SIZE), 0.3, 0))
-    found = max_box_accuracy(np.concatenate([halo, halo * 5]), [[BOX]] * 2, size=SIZE, thresholds=[0.2, 0.5, 0.9])
+    found = max_box_accuracy(
+        np.concatenate([halo, halo * 5]), [[BOX]] * 2, size=SIZE, thresholds=[0.2, 0.5, 0.9]
+    )
     np.testing.assert_array_equal(found.values, [[0, 1, 1]] * 2)
     assert found.value == 1
     # each is right at one threshold, but not the same one: half of them at the best
@@ -232,12 +252,24 @@ def test_collages_are_all_orders_and_both_ways():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: energy(PERFECT[0], MASK), r"`maps` must be \(N, h, w\), but have shape \(12, 16\)"),
+        (
+            lambda: energy(PERFECT[0], MASK),
+            r"`maps` must be \(N, h, w\), but have shape \(12, 16\)",
+        ),
         (lambda: energy(PERFECT, PERFECT), "`masks` must be booleans"),
-        (lambda: energy(np.repeat(PERFECT, 2, 0), MASK), "`masks` must have one entry for each of the 2 maps"),
+        (
+            lambda: energy(np.repeat(PERFECT, 2, 0), MASK),
+            "`masks` must have one entry for each of the 2 maps",
+        ),
         (lambda: energy(PERFECT * np.nan, MASK), "`maps` are NaN or infinite"),
-        (lambda: pointing_game(PERFECT, MASK, tolerance=-1), "`tolerance` must not be negative, but is -1"),
-        (lambda: mask_iou(PERFECT, MASK, threshold=0), r"`threshold` is a share of the maximum, in \(0, 1\], but is 0"),
+        (
+            lambda: pointing_game(PERFECT, MASK, tolerance=-1),
+            "`tolerance` must not be negative, but is -1",
+        ),
+        (
+            lambda: mask_iou(PERFECT, MASK, threshold=0),
+            r"`threshold` is a share of the maximum, in \(0, 1\], but is 0",
+        ),
         (
             lambda: localisation_error(PERFECT, [[BOX]], [0], [[1.0]], size=SIZE, top=2),
             r"`maps` must be \(N, 2, h, w\)",
@@ -251,7 +283,9 @@ def test_collages_are_all_orders_and_both_ways():
             "`top` must be at least 1, but is 0",
         ),
         (
-            lambda: localisation_error(PERFECT[:, None].repeat(2, 1), [[BOX]], [0], [[1.0]], size=SIZE, top=2),
+            lambda: localisation_error(
+                PERFECT[:, None].repeat(2, 1), [[BOX]], [0], [[1.0]], size=SIZE, top=2
+            ),
             r"with at least 2 classes, for `top`, but have \(1, 1\)",
         ),
         (
@@ -263,17 +297,38 @@ def test_collages_are_all_orders_and_both_ways():
             r"`overlap` is an IoU, or several, in \(0, 1\], but is \(50,\)",
         ),
         (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=()), "`overlap` is an IoU"),
-        (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[]), "`thresholds` is empty"),
-        (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[0.0]), "`threshold` is a share"),
-        (lambda: max_box_accuracy(PERFECT, [BOX], size=SIZE), "sample 0 has .*; one box is a list of one"),
-        (lambda: box_masks([[(9, 9, 3, 3)]], SIZE), r"\(9, 9, 3, 3\), which ends before it starts; of \(x, y, width"),
+        (
+            lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[]),
+            "`thresholds` is empty",
+        ),
+        (
+            lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[0.0]),
+            "`threshold` is a share",
+        ),
+        (
+            lambda: max_box_accuracy(PERFECT, [BOX], size=SIZE),
+            "sample 0 has .*; one box is a list of one",
+        ),
+        (
+            lambda: box_masks([[(9, 9, 3, 3)]], SIZE),
+            r"\(9, 9, 3, 3\), which ends before it starts; of \(x, y, width",
+        ),
         (lambda: boxes(PERFECT, (12,)), r"`size` must be \(H, W\), but is \(12,\)"),
         (lambda: grid.grid_pointing_game(PERFECT * np.nan, 0), "`maps` are NaN or infinite"),
         (lambda: grid.grid_pointing_game(PERFECT - np.inf, 0), "`maps` are NaN or infinite"),
-        (lambda: grid.grid_pointing_game(PERFECT, 0, (0, 2)), r"`grid` must be .* at least 1, but is \(0, 2\)"),
-        (lambda: grid.grid_pointing_game(PERFECT, [0, 1]), r"`cells` must be ints, one or \(1,\), but have shape"),
+        (
+            lambda: grid.grid_pointing_game(PERFECT, 0, (0, 2)),
+            r"`grid` must be .* at least 1, but is \(0, 2\)",
+        ),
+        (
+            lambda: grid.grid_pointing_game(PERFECT, [0, 1]),
+            r"`cells` must be ints, one or \(1,\), but have shape",
+        ),
         (lambda: grid.grid_pointing_game(PERFECT, 0.5), "`cells` must be ints.*dtype float64"),
-        (lambda: grid.collages([PERFECT], (2, 2)), "a `grid` of 2 x 2 needs 4 different photographs, but got 1"),
+        (
+            lambda: grid.collages([PERFECT], (2, 2)),
+            "a `grid` of 2 x 2 needs 4 different photographs, but got 1",
+        ),
         (lambda: grid.grid_pointing_game(PERFECT, 2), "`cells` must be 0 to 1, but are \\[2\\]"),
         (lambda: grid.grid_pointing_game(PERFECT[0], 0), r"`maps` must be \(N, h, w\)"),
         (lambda: grid.collage([PERFECT]), "a `grid` of 1 x 2 needs 2 photographs, but got 1"),
@@ -287,7 +342,9 @@ def test_bad_input(call, match):
 
 def test_without_scipy_the_tolerance_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-    with pytest.raises(ImportError, match=r'a `tolerance` needs SciPy: pip install "gradcam\[images\]"'):
+    with pytest.raises(
+        ImportError, match=r'a `tolerance` needs SciPy: pip install "gradcam\[images\]"'
+    ):
         pointing_game(PERFECT, MASK, tolerance=1)
     assert pointing_game(PERFECT, MASK).value == 1
 

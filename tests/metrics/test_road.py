@@ -16,7 +16,12 @@ def subject(**options):
     """The score is the mean of the middle of the first channel: all evidence lies in 4 x 4 of 12 x 12."""
     inputs = np.random.default_rng(0).random((2, 2, 12, 12)) * 0.1
     inputs[:, 0, 4:8, 4:8] += 1
-    return Subject(lambda x: np.stack([x[:, 0, 4:8, 4:8].mean((1, 2)), 0 * x[:, 0, 0, 0]], 1), inputs, 0, **options)
+    return Subject(
+        lambda x: np.stack([x[:, 0, 4:8, 4:8].mean((1, 2)), 0 * x[:, 0, 0, 0]], 1),
+        inputs,
+        0,
+        **options,
+    )
 
 
 TRUE = np.zeros((2, 12, 12))
@@ -49,7 +54,9 @@ def test_every_missing_pixel_solves_its_equation_and_known_ones_stay(height, wid
     padded = np.pad(found, ((1, 1), (1, 1), (0, 0)))
     inside = np.pad(np.ones((height, width)), 1)
     total = sum(w * padded[1 + d : height + 1 + d, 1 + a : width + 1 + a] for d, a, w in NEIGHBOURS)
-    weight = sum(w * inside[1 + d : height + 1 + d, 1 + a : width + 1 + a] for d, a, w in NEIGHBOURS)
+    weight = sum(
+        w * inside[1 + d : height + 1 + d, 1 + a : width + 1 + a] for d, a, w in NEIGHBOURS
+    )
     np.testing.assert_allclose((found - total / weight[..., None])[~kept], 0, atol=1e-12)
     assert found[~kept].max(initial=-np.inf) <= image[kept].max() + 1e-12  # no new extremes
 
@@ -87,8 +94,16 @@ def test_a_true_map_is_best_and_its_inverse_worst(channel_axis):
     if channel_axis == -1:
         first = given.predict
         inputs = given.inputs.transpose(0, 2, 3, 1)
-        given = Subject(lambda x: first(x.transpose(0, 3, 1, 2)), inputs, 0, channel_axis=-1, confidence="outputs")
-    most, least = (road(given, TRUE, order=order, shares=[0.2], noise=0) for order in ("most", "least"))
+        given = Subject(
+            lambda x: first(x.transpose(0, 3, 1, 2)),
+            inputs,
+            0,
+            channel_axis=-1,
+            confidence="outputs",
+        )
+    most, least = (
+        road(given, TRUE, order=order, shares=[0.2], noise=0) for order in ("most", "least")
+    )
     # a fifth of 144 is 29 pixels, all 16 that count among them: filled from around, about .05; the others leave 1.05
     np.testing.assert_allclose(most.values, 0.05, atol=0.03)
     np.testing.assert_allclose(least.values, given.clean, rtol=1e-12)
@@ -124,10 +139,16 @@ def test_as_many_go_as_are_above_the_quantile(share):
     [
         (lambda: road(subject(), TRUE, shares=[0.0, 0.5]), "`shares` must lie between 0 and 1"),
         (lambda: road(subject(), TRUE, shares=[]), "`shares` must lie between 0 and 1"),
-        (lambda: road(subject(), TRUE, order="worst"), '`order` must be "most" or "least", but is \'worst\''),
+        (
+            lambda: road(subject(), TRUE, order="worst"),
+            '`order` must be "most" or "least", but is \'worst\'',
+        ),
         (lambda: road(subject(), TRUE, noise=-1), "`noise` must not be negative, but is -1"),
         (lambda: impute(np.zeros((2, 2), int), np.ones((2, 2), bool)), "`image` must be of floats"),
-        (lambda: impute(np.zeros((2, 2)), np.ones((2, 3), bool)), r"`kept` must be booleans \(2, 2\)"),
+        (
+            lambda: impute(np.zeros((2, 2)), np.ones((2, 3), bool)),
+            r"`kept` must be booleans \(2, 2\)",
+        ),
         (lambda: impute(np.zeros((2, 2)), np.zeros((2, 2), bool)), "`kept` keeps no pixel"),
     ],
 )

@@ -67,7 +67,9 @@ def test_broken_files_are_errors_that_name_them(tmp_path, picture, monkeypatch):
     with pytest.raises(ValueError, match=r"half.jpg: is corrupt"):
         images.read(tmp_path / "half.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match=r"whole.jpg: has more than 0 million pixels; make it smaller"):
+    with pytest.raises(
+        ValueError, match=r"whole.jpg: has more than 0 million pixels; make it smaller"
+    ):
         images.read(tmp_path / "whole.jpg")
 
 

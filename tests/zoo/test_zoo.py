@@ -42,7 +42,10 @@ def density(heat, rows, columns):
 
 @pytest.mark.parametrize(
     ("name", "rows", "columns"),
-    [("coffee", slice(0, 130), slice(30, 180)), ("camera", slice(80, 224), slice(80, 210))],  # the cup, the tripod
+    [
+        ("coffee", slice(0, 130), slice(30, 180)),
+        ("camera", slice(80, 224), slice(80, 210)),
+    ],  # the cup, the tripod
 )
 def test_the_heat_lies_on_the_cup_and_the_tripod(name, rows, columns):
     heat = explained("torch", name).heatmaps()
@@ -55,7 +58,9 @@ def test_the_heat_lies_on_the_cup_and_the_tripod(name, rows, columns):
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_verify_is_exact_in_float64(framework):
     net = network(framework)
-    report = gradcam.verify(net, net.preprocess([net.view(photograph("chelsea"))]), directions=2, channels=2)
+    report = gradcam.verify(
+        net, net.preprocess([net.view(photograph("chelsea"))]), directions=2, channels=2
+    )
     report.assert_passed()
     assert report.dtype == "float64"
     assert report.error < 1e-6
@@ -84,7 +89,9 @@ def test_cam_is_z_times_grad_cam(framework):
 def test_hires_cam_sums_to_the_score_less_the_bias():
     net = network("torch")
     inputs = net.preprocess([net.view(photograph("coffee"))])
-    found = gradcam.explain(net, inputs, target=[[967, 504]], method="hires-cam", relu=False).numpy()
+    found = gradcam.explain(
+        net, inputs, target=[[967, 504]], method="hires-cam", relu=False
+    ).numpy()
     bias = net.model._fc.bias.detach().numpy()[[967, 504]]
     np.testing.assert_allclose(found.maps.sum((2, 3))[0], found.scores[0] - bias, rtol=1e-4)
 
@@ -94,7 +101,9 @@ def test_ablation_of_1280_channels_runs_the_body_twice_at_most():
     inputs = net.preprocess([net.view(photograph("coffee"))])
     handles = [
         net.model._conv_stem.register_forward_hook(lambda *_: calls.append(1)),
-        net.model._avg_pooling.register_forward_hook(lambda m, i, o: kept.append(i[0].detach().numpy())),
+        net.model._avg_pooling.register_forward_hook(
+            lambda m, i, o: kept.append(i[0].detach().numpy())
+        ),
     ]
     found = gradcam.explain(net, inputs, target="espresso", method="ablation-cam").numpy()
     for handle in handles:
@@ -102,7 +111,9 @@ def test_ablation_of_1280_channels_runs_the_body_twice_at_most():
     assert len(calls) <= 2  # for the activations, and for the tape of the head
     # behind the last layer all is linear: channel k takes w_k mean(A_k) with it, and its weight is that over the score
     activations = kept[0][0].astype(np.float64)
-    weights = net.model._fc.weight.detach().numpy()[967] * activations.mean((1, 2)) / found.scores[0]
+    weights = (
+        net.model._fc.weight.detach().numpy()[967] * activations.mean((1, 2)) / found.scores[0]
+    )
     expected = np.maximum(np.einsum("k,kij->ij", weights, activations), 0)
     np.testing.assert_allclose(found.maps[0], expected, atol=1e-4 * expected.max())
 

@@ -33,7 +33,9 @@ def _is_state(value: Any) -> bool:
 
 def _children(module: eqx.Module) -> tuple[list[tuple[str, Any]], Any]:
     """What a module holds, by its name there: modules whole, everything else by its leaves."""
-    found, treedef = jax.tree_util.tree_flatten_with_path(module, is_leaf=lambda v: _is_module(v) and v is not module)
+    found, treedef = jax.tree_util.tree_flatten_with_path(
+        module, is_leaf=lambda v: _is_module(v) and v is not module
+    )
     return [(jax.tree_util.keystr(keys), value) for keys, value in found], treedef
 
 
@@ -58,7 +60,9 @@ def path_of(model: eqx.Module, layer: eqx.Module) -> str:
 def _tappable(module: Any, path: str = "") -> Any:
     """A private copy whose modules are tapped, in inference mode."""
     children, treedef = _children(module)
-    copy = treedef.unflatten([_tappable(v, path + name) if _is_module(v) else v for name, v in children])
+    copy = treedef.unflatten(
+        [_tappable(v, path + name) if _is_module(v) else v for name, v in children]
+    )
     if path and callable(copy):
         object.__setattr__(copy, "__class__", _tapped(type(copy)))  # type: ignore[arg-type]  # a type is hashable
         object.__setattr__(copy, "_gradcam_path", path.lstrip("."))
@@ -70,13 +74,19 @@ def _tapped(layer: type) -> type:
     def output(self: Any, *args: Any, **kwargs: Any) -> Any:
         found, tap = layer.__call__(self, *args, **kwargs), current()  # type: ignore[operator]
         if isinstance(tap, Biases) and issubclass(layer, AFFINE):
-            nothing = jnp.where(True, 0, args[0])  # zeros that the user's own vmap batches like the input
+            nothing = jnp.where(
+                True, 0, args[0]
+            )  # zeros that the user's own vmap batches like the input
             zero = layer.__call__(self, nothing, *args[1:], **kwargs)
-            item, value = ("[0]", zero[0]) if isinstance(zero, tuple) else ("", zero)  # without the state
+            item, value = (
+                ("[0]", zero[0]) if isinstance(zero, tuple) else ("", zero)
+            )  # without the state
             tap.add(self._gradcam_path + item, value)
         return found if tap is None else tap(self._gradcam_path, found, layer.__name__, _is_state)
 
-    path = eqx.field(static=True, default="", repr=False)  # so that the layer may be taken apart as a tree once more
+    path = eqx.field(
+        static=True, default="", repr=False
+    )  # so that the layer may be taken apart as a tree once more
     return tapped(layer, output, _gradcam_path=path, __annotations__={"_gradcam_path": str})
 
 
@@ -95,7 +105,9 @@ class Equinox:
 
         def axis(value: Any) -> int | None:
             shape = getattr(value, "shape", ())
-            is_old_key = shape == (2,) and value.dtype == jnp.uint32  # `jax.random.PRNGKey`, whatever the batch
+            is_old_key = (
+                shape == (2,) and value.dtype == jnp.uint32
+            )  # `jax.random.PRNGKey`, whatever the batch
             return 0 if len(shape) > 0 and shape[0] == samples and not is_old_key else None
 
         given = arguments(inputs)
@@ -108,12 +120,16 @@ class Equinox:
                 if state is None:
                     output = model(*args, **kwargs)
                 else:
-                    output = (model(*args, state, **kwargs) if args else model(**kwargs, state=state))[0]
+                    output = (
+                        model(*args, state, **kwargs) if args else model(**kwargs, state=state)
+                    )[0]
             paths[:] = [path for path, _ in biases.found]
             return output, [value for _, value in biases.found]
 
         paths: list[str] = []
-        output, biases = jax.vmap(one, in_axes=(jax.tree.map(axis, given),), axis_name="batch")(arrays)
+        output, biases = jax.vmap(one, in_axes=(jax.tree.map(axis, given),), axis_name="batch")(
+            arrays
+        )
         if isinstance(tap, Biases):
             tap.found += zip(paths, biases, strict=True)
         return output
@@ -142,5 +158,9 @@ def adapt(model: eqx.Module, state: eqx.nn.State | None = None) -> JaxModel:
     function = getattr(model, "__wrapped__", None)
     if state is None and function is not None:
         return Function.adapt(function)
-    convolves = any(isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose) for _, layer in _modules(model))
-    return JaxModel(Equinox(), (held(model), state), channels_first=convolves)  # else vectors (T, C)
+    convolves = any(
+        isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose) for _, layer in _modules(model)
+    )
+    return JaxModel(
+        Equinox(), (held(model), state), channels_first=convolves
+    )  # else vectors (T, C)

@@ -42,7 +42,8 @@ def _gated(x: Array, gate: Array) -> Array:
 
 
 _gated.defvjp(
-    lambda x, gate: (x, gate), lambda gate, incoming: (jnp.where(gate, incoming, jnp.zeros_like(incoming)), None)
+    lambda x, gate: (x, gate),
+    lambda gate, incoming: (jnp.where(gate, incoming, jnp.zeros_like(incoming)), None),
 )
 
 
@@ -52,7 +53,9 @@ def _through(x: Array, y: Array) -> Array:
     return y
 
 
-_through.defvjp(lambda x, y: (y, None), lambda _, incoming: (_relu(incoming), jnp.zeros_like(incoming)))
+_through.defvjp(
+    lambda x, y: (y, None), lambda _, incoming: (_relu(incoming), jnp.zeros_like(incoming))
+)
 
 
 def _relu(incoming: Array) -> Array:
@@ -82,7 +85,9 @@ class _Node:
 
 
 def _leaf(value: Any) -> _Node:
-    scalar = not isinstance(value, jax.core.Tracer) and jnp.issubdtype(jnp.result_type(value), jnp.number)
+    scalar = not isinstance(value, jax.core.Tracer) and jnp.issubdtype(
+        jnp.result_type(value), jnp.number
+    )
     return _Node(value, zero=bool(scalar and np.size(value) == 1 and not np.any(np.asarray(value))))
 
 
@@ -126,7 +131,9 @@ class _Reader:
             return _leaf(var.val) if isinstance(var, jex.Literal) else env[var]
 
         for eqn in jaxpr.eqns:
-            env.update(zip(eqn.outvars, self._equation(eqn, tuple(map(node, eqn.invars))), strict=True))
+            env.update(
+                zip(eqn.outvars, self._equation(eqn, tuple(map(node, eqn.invars))), strict=True)
+            )
         return [node(var) for var in jaxpr.outvars]
 
     def _equation(self, eqn: jex.JaxprEqn, parents: tuple[_Node, ...]) -> list[_Node]:
@@ -143,7 +150,9 @@ class _Reader:
             return self._call(eqn, body, parents)
         if not depends:
             return _bound(eqn, parents)
-        if (x := _positive_part(name, parents)) is not None and x.value.shape == eqn.outvars[0].aval.shape:
+        if (x := _positive_part(name, parents)) is not None and x.value.shape == eqn.outvars[
+            0
+        ].aval.shape:
             return [self._rectified(eqn, parents, x, x, x.value > 0)]
         if name == "min" and (capped := _capped(parents)) is not None:
             below, top = capped
@@ -151,18 +160,26 @@ class _Reader:
             return [self._rectified(eqn, parents, below, below.relu_of, below.value < top.value)]
         if name == "mul" and (x := _gate_argument(parents)) is not None:
             (plain,) = _bound(eqn, parents)
-            return [self._activated("GELU or SiLU", parents, x, lambda value: _again(plain, x, value))]
+            return [
+                self._activated("GELU or SiLU", parents, x, lambda value: _again(plain, x, value))
+            ]
         return _bound(eqn, parents)
 
-    def _rectified(self, eqn: jex.JaxprEqn, parents: tuple[_Node, ...], inner: _Node, x: _Node, gate: Array) -> _Node:
+    def _rectified(
+        self, eqn: jex.JaxprEqn, parents: tuple[_Node, ...], inner: _Node, x: _Node, gate: Array
+    ) -> _Node:
         """A ReLU of x: what the equation makes of `inner`, x itself or the ReLU that a minimum then cuts off."""
         if self.rule == "guided":
             value = _positive(_with(eqn, parents, inner, _gated(inner.value, gate)))
         else:
-            value = _through(x.value, jax.lax.stop_gradient(_with(eqn, parents, inner, inner.value)))
+            value = _through(
+                x.value, jax.lax.stop_gradient(_with(eqn, parents, inner, inner.value))
+            )
         return _Node(value, eqn.primitive.name, parents, eqn, depends=True, relu_of=x, guided=True)
 
-    def _activated(self, name: str, parents: tuple[_Node, ...], x: _Node, function: Callable[[Array], Array]) -> _Node:
+    def _activated(
+        self, name: str, parents: tuple[_Node, ...], x: _Node, function: Callable[[Array], Array]
+    ) -> _Node:
         """A smooth activation of x."""
         if self.smooth == "plain":
             value = function(x.value)
@@ -170,14 +187,24 @@ class _Reader:
             value = _positive(function(_gated(x.value, x.value > 0)))
         else:
             value = _through(x.value, jax.lax.stop_gradient(function(x.value)))
-        return _Node(value, name, parents, depends=True, smooth=name, guided=self.smooth == "guided")
+        return _Node(
+            value, name, parents, depends=True, smooth=name, guided=self.smooth == "guided"
+        )
 
     def _call(self, eqn: jex.JaxprEqn, body: Body, parents: tuple[_Node, ...]) -> list[_Node]:
         """What a call computes; a derivative of its own is respected, unless it is a ReLU's or a whole block's."""
         label = str(eqn.params.get("name", ""))
         x = next((parent for parent in parents if parent.depends), None)
-        if x is not None and label in _SMOOTH and [out.aval.shape for out in eqn.outvars] == [x.value.shape]:
-            return [self._activated(_SMOOTH[label], parents, x, lambda value: _with(eqn, parents, x, value))]
+        if (
+            x is not None
+            and label in _SMOOTH
+            and [out.aval.shape for out in eqn.outvars] == [x.value.shape]
+        ):
+            return [
+                self._activated(
+                    _SMOOTH[label], parents, x, lambda value: _with(eqn, parents, x, value)
+                )
+            ]
         if label in _GATES:
             return _bound(eqn, parents)
         found = self.read(body.jaxpr, (*map(_leaf, body.consts), *parents))
@@ -195,7 +222,9 @@ class _Reader:
 
         def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
             # what is carried may depend on the input after the first step, so all of it is taken to
-            inner = (_Node(value, "scan", parents, depends=_inexact(value)) for value in (*carry, *rows))
+            inner = (
+                _Node(value, "scan", parents, depends=_inexact(value)) for value in (*carry, *rows)
+            )
             returned[:] = self.read(body.jaxpr, (*consts, *inner))
             values = [node.value for node in returned]
             return values[:carried], values[carried:]
@@ -227,8 +256,13 @@ class _Reader:
         return self._made("cond", parents, returned, values)
 
     @staticmethod
-    def _made(name: str, parents: tuple[_Node, ...], inside: list[_Node], values: Iterable[Any]) -> list[_Node]:
-        return [_Node(value, name, parents, inside=tuple(inside), depends=_inexact(value)) for value in values]
+    def _made(
+        name: str, parents: tuple[_Node, ...], inside: list[_Node], values: Iterable[Any]
+    ) -> list[_Node]:
+        return [
+            _Node(value, name, parents, inside=tuple(inside), depends=_inexact(value))
+            for value in values
+        ]
 
 
 def _bound(eqn: jex.JaxprEqn, parents: tuple[_Node, ...]) -> list[_Node]:
@@ -272,7 +306,12 @@ def _positive_part(name: str, parents: tuple[_Node, ...]) -> _Node | None:
     if name == "select_n" and len(parents) == 3:
         condition, *cases = parents
         compared, positive = _compared(condition)
-        if compared is not None and cases[positive] is compared and cases[not positive].zero and compared.depends:
+        if (
+            compared is not None
+            and cases[positive] is compared
+            and cases[not positive].zero
+            and compared.depends
+        ):
             return compared
     return None
 
@@ -312,7 +351,9 @@ def _is_square(node: _Node) -> bool:
         node = node.parents[0]
     if node.operation == "mul":
         return node.parents[0] is node.parents[1]
-    return node.operation == "square" or (node.operation == "integer_pow" and node.eqn.params["y"] == 2)
+    return node.operation == "square" or (
+        node.operation == "integer_pow" and node.eqn.params["y"] == 2
+    )
 
 
 def _gate_argument(parents: tuple[_Node, ...]) -> _Node | None:
@@ -332,7 +373,12 @@ def _unscaled(node: _Node) -> _Node | None:
         return None
     for y, factor in (node.parents, node.parents[::-1])[: 1 if node.operation == "div" else 2]:
         number = factor.value
-        if y.depends and not isinstance(number, jax.core.Tracer) and np.size(number) == 1 and np.all(number > 0):
+        if (
+            y.depends
+            and not isinstance(number, jax.core.Tracer)
+            and np.size(number) == 1
+            and np.all(number > 0)
+        ):
             return y
     return None
 

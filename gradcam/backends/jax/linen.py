@@ -29,7 +29,9 @@ class Linen:
         return isinstance(other, Linen) and self.module == other.module
 
     def __hash__(self) -> int:
-        return hash(type(self.module))  # a module with a list among its fields has no hash of its own
+        return hash(
+            type(self.module)
+        )  # a module with a list among its fields has no hash of its own
 
     def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -39,7 +41,12 @@ class Linen:
                 return output
             if isinstance(tap, Biases) and isinstance(context.module, AFFINE):
                 alone = context.module.clone(parent=None, name=None)
-                tap.add(path, alone.apply(context.module.variables, jnp.zeros_like(args[0]), *args[1:], **kwargs))
+                tap.add(
+                    path,
+                    alone.apply(
+                        context.module.variables, jnp.zeros_like(args[0]), *args[1:], **kwargs
+                    ),
+                )
             method = "" if context.method_name == "__call__" else f".{context.method_name}"
             return tap(path + method, output, kind)
 

@@ -71,7 +71,11 @@ class JaxModel:
                 found[path] = value = given.get(path, value)
                 return value + lifts[path] if lifts else value
 
-            fed = with_first_array(inputs, lift(INPUT, first_array(inputs))) if INPUT in layers else inputs
+            fed = (
+                with_first_array(inputs, lift(INPUT, first_array(inputs)))
+                if INPUT in layers
+                else inputs
+            )
             return trace((values, fed), inner, lift), found
 
         if target is None:
@@ -104,14 +108,18 @@ class JaxModel:
             tuple(curvatures),
         )
 
-    def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
+    def replay(
+        self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
+    ) -> Outputs:
         given = dict(zip(layers, activations, strict=True))
         if INPUT in given:
             inputs = with_first_array(inputs, given.pop(INPUT))
         if not given:
             return called(self.run, lambda path, value, *_: value, self.values, inputs)
         values, inputs = self.values, held(inputs)
-        return traced(self.run, values, inputs)((values, inputs), tuple(given), lambda path, _: given[path])
+        return traced(self.run, values, inputs)(
+            (values, inputs), tuple(given), lambda path, _: given[path]
+        )
 
     def biases(self, inputs: Inputs) -> list[tuple[str, Array]]:
         """What each layer adds that does not depend on its input, in the order in which they run."""
@@ -139,9 +147,13 @@ class JaxModel:
 
         if not axes:
             return Scorer(score)
-        return Scorer(score, None, axes, functools.partial(score, structure=replace(structure, averaged=True)))
+        return Scorer(
+            score, None, axes, functools.partial(score, structure=replace(structure, averaged=True))
+        )
 
-    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+    def input_gradients(
+        self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
+    ) -> Capture:
         from gradcam.backends.jax import guided
 
         return guided.input_gradients(self, inputs, target, rule, smooth)
@@ -214,12 +226,20 @@ def _spread(inputs: Inputs) -> bool:
     """Whether the inputs lie on several devices."""
     array = first_array(inputs)
     return (
-        not isinstance(array, jax.core.Tracer) and isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+        not isinstance(array, jax.core.Tracer)
+        and isinstance(array, jax.Array)
+        and len(array.sharding.device_set) > 1
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(structure: _Structure, values: Any, inputs: Inputs, indices: Sequence[Array], arrays: Sequence[Any]) -> Any:
+def _run(
+    structure: _Structure,
+    values: Any,
+    inputs: Inputs,
+    indices: Sequence[Array],
+    arrays: Sequence[Any],
+) -> Any:
     model = JaxModel(structure.run, values, structure.channels_first, structure.spread)
     before = SPREAD.set(structure.spread)
     try:
@@ -234,7 +254,9 @@ def _pulled(scores: Array, pullback: Callable[[Array], Any], spread: bool = Fals
         return pullback(jnp.ones_like(scores))[0]
     each = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
     if spread:
-        return jax.tree.map(lambda gradient: jnp.moveaxis(gradient, 0, 1), jax.lax.map(pullback, each)[0])
+        return jax.tree.map(
+            lambda gradient: jnp.moveaxis(gradient, 0, 1), jax.lax.map(pullback, each)[0]
+        )
     return jax.vmap(pullback, out_axes=1)(each)[0]
 
 
@@ -252,7 +274,11 @@ class _Halves(NamedTuple):
         """The sum of the layer's output, and its axes, if that is all that the head takes of it."""
         layer = self.jaxpr.invars[0]
         users = [eqn for eqn in self.jaxpr.eqns if any(var is layer for var in eqn.invars)]
-        if len(users) != 1 or users[0].primitive.name != "reduce_sum" or layer in self.jaxpr.outvars:
+        if (
+            len(users) != 1
+            or users[0].primitive.name != "reduce_sum"
+            or layer in self.jaxpr.outvars
+        ):
             return None, ()
         axes = tuple(sorted(users[0].params["axes"]))
         return (None, ()) if 0 in axes else (users[0].outvars[0], axes)
@@ -288,19 +314,29 @@ def _evaluate_half(halves: _Halves, env: dict[Any, Any], dependent: bool) -> Cal
         return var.val if isinstance(var, jex.Literal) else env[var]
 
     for eqn in halves.jaxpr.eqns:
-        if halves.dependent.isdisjoint(eqn.outvars) != dependent and not env.keys() >= set(eqn.outvars):
+        if halves.dependent.isdisjoint(eqn.outvars) != dependent and not env.keys() >= set(
+            eqn.outvars
+        ):
             env.update(zip(eqn.outvars, bind(eqn, [read(var) for var in eqn.invars]), strict=True))
     return read
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _residuals(structure: _Structure, values: Any, inputs: Inputs) -> dict[tuple[int, ...], list[Array]]:
+def _residuals(
+    structure: _Structure, values: Any, inputs: Inputs
+) -> dict[tuple[int, ...], list[Array]]:
     """What the head needs of the rest of the network. The key is static: the axes that it takes a mean over."""
     if structure.what == INPUT:
         return {(): []}
     halves = _cut(structure, values, inputs)
     leaves = jax.tree.leaves((values, inputs))
-    env = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
+    env = dict(
+        zip(
+            (*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]),
+            (*halves.consts, *leaves),
+            strict=True,
+        )
+    )
     read = _evaluate_half(halves, env, dependent=False)
     return {halves.summed[1]: [read(var) for var in halves.crossing]}
 
@@ -325,7 +361,13 @@ def _variants(
         return each(lambda one: target(run(with_first_array(inputs, one))), variants)
     halves = _cut(structure, values, inputs)
     leaves = jax.tree.leaves((values, inputs))
-    known = dict(zip((*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]), (*halves.consts, *leaves), strict=True))
+    known = dict(
+        zip(
+            (*halves.jaxpr.constvars, *halves.jaxpr.invars[1:]),
+            (*halves.consts, *leaves),
+            strict=True,
+        )
+    )
     known.update(zip(halves.crossing, residuals, strict=True))
     place, axes = halves.summed if structure.averaged else (halves.jaxpr.invars[0], ())
     positions = math.prod(halves.jaxpr.invars[0].aval.shape[axis] for axis in axes)
@@ -333,7 +375,9 @@ def _variants(
     def scored(one: Array) -> Array:
         one = jnp.squeeze(one, axes) * positions if structure.averaged else one
         read = _evaluate_half(halves, {**known, place: one}, dependent=True)
-        return target(jax.tree.unflatten(halves.treedef, [read(var) for var in halves.jaxpr.outvars]))
+        return target(
+            jax.tree.unflatten(halves.treedef, [read(var) for var in halves.jaxpr.outvars])
+        )
 
     return each(scored, variants)
 
@@ -370,7 +414,9 @@ class Function:
     def adapt(function: Callable[..., Outputs], channels_first: bool = False) -> JaxModel:
         """What a `functools.partial` holds are weights, and so arguments of the compiled program."""
         if isinstance(function, functools.partial):
-            return JaxModel(Function(function.func), held((function.args, function.keywords)), channels_first)
+            return JaxModel(
+                Function(function.func), held((function.args, function.keywords)), channels_first
+            )
         return JaxModel(Function(function), ((), {}), channels_first)
 
 

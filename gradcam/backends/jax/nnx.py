@@ -80,7 +80,9 @@ def adapt(module: nnx.Module) -> JaxModel:
     marks, variables = _walk(module)
     known = _KNOWN.get(id(module))
     if known is not None and known.module() is module and _identical(known.marks, marks):
-        return JaxModel(known.run, [leaf.get_raw_value() if read else leaf for leaf, read in known.sources])
+        return JaxModel(
+            known.run, [leaf.get_raw_value() if read else leaf for leaf, read in known.sources]
+        )
     graphdef, state = nnx.split(module)
     leaves, treedef = jax.tree.flatten(state)
     run = Nnx(graphdef, treedef)
@@ -144,7 +146,9 @@ def _identical(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
-def _sources(leaves: list[Any], variables: list[Any], marks: list[Any]) -> list[tuple[Any, bool]] | None:
+def _sources(
+    leaves: list[Any], variables: list[Any], marks: list[Any]
+) -> list[tuple[Any, bool]] | None:
     """Where each leaf can be read anew; None where that cannot be told, as of a Variable that holds a tree."""
     by_value = {id(variable.get_raw_value()): variable for variable in variables}
     attributes = {id(mark) for mark in marks}
@@ -152,7 +156,9 @@ def _sources(leaves: list[Any], variables: list[Any], marks: list[Any]) -> list[
         return None
     if any(id(leaf) not in by_value and id(leaf) not in attributes for leaf in leaves):
         return None
-    return [(by_value[id(leaf)], True) if id(leaf) in by_value else (leaf, False) for leaf in leaves]
+    return [
+        (by_value[id(leaf)], True) if id(leaf) in by_value else (leaf, False) for leaf in leaves
+    ]
 
 
 @functools.cache
@@ -162,7 +168,10 @@ def _tapped(layer: type) -> type:
     def output(self: Any, *args: Any, **kwargs: Any) -> Any:
         found, tap = layer.__call__(self, *args, **kwargs), current()  # type: ignore[operator]
         if isinstance(tap, Biases) and issubclass(layer, AFFINE):
-            tap.add(self._gradcam_path, layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs))
+            tap.add(
+                self._gradcam_path,
+                layer.__call__(self, jnp.zeros_like(args[0]), *args[1:], **kwargs),
+            )
         return found if tap is None else tap(self._gradcam_path, found, layer.__name__)
 
     return tapped(layer, output)

@@ -56,7 +56,11 @@ class _Static:
         return aux
 
     def __eq__(self, other: object) -> bool:  # True is not 1: a program may tell them apart
-        return isinstance(other, _Static) and type(self.value) is type(other.value) and self.value == other.value
+        return (
+            isinstance(other, _Static)
+            and type(self.value) is type(other.value)
+            and self.value == other.value
+        )
 
     def __hash__(self) -> int:
         return hash((type(self.value), self.value))
@@ -82,7 +86,9 @@ def held(tree: Any) -> Any:
 
 def loosed(tree: Any) -> Any:
     """The way back from `held`: what the user's model sees."""
-    return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, _Static) else leaf, tree, is_leaf=_is_static)
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, _Static) else leaf, tree, is_leaf=_is_static
+    )
 
 
 def _is_static(leaf: Any) -> bool:
@@ -98,15 +104,22 @@ def called(run: Run, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
 layer_p = jex.Primitive("gradcam_layer")
 layer_p.def_impl(lambda x, **_: x)
 layer_p.def_abstract_eval(lambda x, **_: x)
-ad.primitive_jvps[layer_p] = lambda primals, tangents, **params: (layer_p.bind(primals[0], **params), tangents[0])
+ad.primitive_jvps[layer_p] = lambda primals, tangents, **params: (
+    layer_p.bind(primals[0], **params),
+    tangents[0],
+)
 batching.primitive_batchers[layer_p] = lambda args, dims, **params: (
-    layer_p.bind(jnp.moveaxis(args[0], dims[0], 0), **params),  # under vmap: the batch first, as in any layer
+    layer_p.bind(
+        jnp.moveaxis(args[0], dims[0], 0), **params
+    ),  # under vmap: the batch first, as in any layer
     0,
 )
 mlir.register_lowering(layer_p, lambda ctx, x, **_: [x])
 
 
-def _tap(path: str, value: Any, kind: str = "", is_leaf: Callable[[Any], bool] | None = None) -> Any:
+def _tap(
+    path: str, value: Any, kind: str = "", is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
     leaves, treedef = jax.tree_util.tree_flatten_with_path(value, is_leaf=is_leaf)
     return treedef.unflatten(
         [
@@ -164,7 +177,11 @@ def body_of(eqn: jex.JaxprEqn) -> Body | None:
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if (inner := eqn.params.get(key)) is not None:
             runs = eqn.params.get("length", 1)
-            return Body(inner.jaxpr, inner.consts, runs) if hasattr(inner, "consts") else Body(inner, (), runs)
+            return (
+                Body(inner.jaxpr, inner.consts, runs)
+                if hasattr(inner, "consts")
+                else Body(inner, (), runs)
+            )
     return None
 
 
@@ -176,7 +193,10 @@ def _walk(jaxpr: jex.Jaxpr, at: Address = ()) -> Iterator[tuple[str, _Found]]:
             yield named[0], _Found((*at, (i, 0)), tuple(aval.shape), aval.dtype, named[1])
         elif i in attention:
             aval = eqn.outvars[0].aval
-            yield ATTENTION, _Found((*at, (i, 0)), _heads_shape(aval.shape), aval.dtype, "attention")
+            yield (
+                ATTENTION,
+                _Found((*at, (i, 0)), _heads_shape(aval.shape), aval.dtype, "attention"),
+            )
         elif (body := body_of(eqn)) is not None:
             inside = list(_walk(body.jaxpr))
             for run in range(body.runs if inside else 0):
@@ -195,8 +215,14 @@ def _attention(jaxpr: jex.Jaxpr) -> set[int]:
         shape = eqn.outvars[0].aval.shape if eqn.outvars else ()
         if eqn.primitive.name != "div" or len(shape) < 4 or not shape[-1] == shape[-2] > 1:
             continue
-        above, below = (made.get(var) if not isinstance(var, jex.Literal) else None for var in eqn.invars)
-        while below is not None and below.primitive.name in ("broadcast_in_dim", "reshape", "transpose"):
+        above, below = (
+            made.get(var) if not isinstance(var, jex.Literal) else None for var in eqn.invars
+        )
+        while below is not None and below.primitive.name in (
+            "broadcast_in_dim",
+            "reshape",
+            "transpose",
+        ):
             below = made.get(below.invars[0])
         if above is None or below is None or above.primitive.name != "exp":
             continue
@@ -208,7 +234,9 @@ def _attention(jaxpr: jex.Jaxpr) -> set[int]:
 def _heads(weights: Array) -> Array:
     """Attention of groups of heads, (G, N, heads, T, T) as Flax makes it, with the samples first."""
     return (
-        weights if weights.ndim == 4 else jnp.moveaxis(weights, tuple(range(weights.ndim - 4)), _groups(weights.ndim))
+        weights
+        if weights.ndim == 4
+        else jnp.moveaxis(weights, tuple(range(weights.ndim - 4)), _groups(weights.ndim))
     )
 
 
@@ -259,7 +287,9 @@ def _hidden(jaxpr: jex.Jaxpr, within: str = "") -> Iterator[tuple[str, str]]:
                     yield from _hidden(inner, within or opened)
 
 
-def _bottlenecks(jaxpr: jex.Jaxpr, given: Sequence[Any], at: Address = ()) -> Iterator[tuple[str, _Found]]:
+def _bottlenecks(
+    jaxpr: jex.Jaxpr, given: Sequence[Any], at: Address = ()
+) -> Iterator[tuple[str, _Found]]:
     """The values of four or more dimensions through which everything that depends on `given` flows, in order."""
     last: dict[Any, int] = {}
     for i, eqn in enumerate(jaxpr.eqns):
@@ -274,7 +304,9 @@ def _bottlenecks(jaxpr: jex.Jaxpr, given: Sequence[Any], at: Address = ()) -> It
             continue
         body = body_of(eqn) if eqn.primitive.name in _CALLS else None
         if body is not None and not live and _computes(body.jaxpr):
-            inside = [var for var, depends in zip(body.jaxpr.invars, arguments_, strict=False) if depends]
+            inside = [
+                var for var, depends in zip(body.jaxpr.invars, arguments_, strict=False) if depends
+            ]
             yield from _bottlenecks(body.jaxpr, inside, (*at, (i, 0)))
         known.update(eqn.outvars)
         live.update(var for var in eqn.outvars if var in last)
@@ -282,7 +314,9 @@ def _bottlenecks(jaxpr: jex.Jaxpr, given: Sequence[Any], at: Address = ()) -> It
         only = len(live) == len(eqn.outvars) == 1 and eqn.outvars[0] in live
         if only and len(aval.shape) >= 4 and jnp.issubdtype(aval.dtype, jnp.floating):
             scope = str(eqn.source_info.name_stack)
-            path = "/".join(part for part in (scope, str(eqn.params.get("name", eqn.primitive.name))) if part)
+            path = "/".join(
+                part for part in (scope, str(eqn.params.get("name", eqn.primitive.name))) if part
+            )
             yield path, _Found((*at, (i, 0)), tuple(aval.shape), aval.dtype, _AUTOMATIC)
 
 
@@ -290,7 +324,9 @@ def _computes(jaxpr: jex.Jaxpr) -> bool:
     """Whether it is more than one activation: worth a look inside."""
     for eqn in jaxpr.eqns:
         body = body_of(eqn)
-        if eqn.primitive.name in ("conv_general_dilated", "dot_general") or (body and _computes(body.jaxpr)):
+        if eqn.primitive.name in ("conv_general_dilated", "dot_general") or (
+            body and _computes(body.jaxpr)
+        ):
             return True
     return False
 
@@ -308,7 +344,11 @@ def _evaluate(
         return var.val if isinstance(var, jex.Literal) else env[var]
 
     attention = _attention(jaxpr)
-    inside = {address[len(at)][0] for address in edits if address[: len(at)] == at and len(address) > len(at)}
+    inside = {
+        address[len(at)][0]
+        for address in edits
+        if address[: len(at)] == at and len(address) > len(at)
+    }
     for i, eqn in enumerate(jaxpr.eqns):
         values = [read(var) for var in eqn.invars]
         here = (*at, (i, 0))
@@ -316,7 +356,11 @@ def _evaluate(
             results = bind(eqn, values)
         elif here in edits:
             (result,) = bind(eqn, values)
-            merged = edits[here](jnp.reshape(_heads(result), _heads_shape(result.shape)) if i in attention else result)
+            merged = edits[here](
+                jnp.reshape(_heads(result), _heads_shape(result.shape))
+                if i in attention
+                else result
+            )
             results = [_unheads(merged, result.shape) if i in attention else merged]
         elif eqn.primitive.name == "scan":
             results = _unroll(eqn, values, edits, at, i)
@@ -330,23 +374,35 @@ def _evaluate(
 
 def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before JAX 0.10
+    functions, params = (
+        bound if isinstance(bound, tuple) else ((), bound)
+    )  # a tuple before JAX 0.10
     with getattr(eqn.ctx, "manager", contextlib.nullcontext()):
         results = eqn.primitive.bind(*functions, *values, **params)
     return results if eqn.primitive.multiple_results else [results]
 
 
-def _unroll(eqn: jex.JaxprEqn, values: Sequence[Any], edits: Edits, at: Address, i: int) -> list[Any]:
+def _unroll(
+    eqn: jex.JaxprEqn, values: Sequence[Any], edits: Edits, at: Address, i: int
+) -> list[Any]:
     """A scan in which a wanted layer runs, step by step."""
     body = body_of(eqn)
     assert body is not None
     fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
-    constants, carry, steps = values[:fixed], list(values[fixed : fixed + carried]), values[fixed + carried :]
+    constants, carry, steps = (
+        values[:fixed],
+        list(values[fixed : fixed + carried]),
+        values[fixed + carried :],
+    )
     stacked: dict[int, list[Any]] = {}
     order = reversed(range(body.runs)) if eqn.params["reverse"] else range(body.runs)
     for run, step in enumerate(order):
         results = _evaluate(
-            body.jaxpr, body.consts, [*constants, *carry, *(x[step] for x in steps)], edits, (*at, (i, run))
+            body.jaxpr,
+            body.consts,
+            [*constants, *carry, *(x[step] for x in steps)],
+            edits,
+            (*at, (i, run)),
         )
         carry, stacked[step] = results[:carried], results[carried:]
     rows = [stacked[step] for step in range(body.runs)]
@@ -365,7 +421,9 @@ class Trace(NamedTuple):
     table: dict[str, _Found]
     treedef: Any
 
-    def __call__(self, args: Any, layers: Sequence[str], edit: Callable[[str, Array], Array]) -> Outputs:
+    def __call__(
+        self, args: Any, layers: Sequence[str], edit: Callable[[str, Array], Array]
+    ) -> Outputs:
         for path in layers:
             self.check(path)
         edits: Edits = {self.table[path].address: functools.partial(edit, path) for path in layers}
@@ -387,6 +445,14 @@ class Trace(NamedTuple):
 
 def traced(run: Run, values: Any, inputs: Inputs) -> Trace:
     with _named("gradcam") if _named is not None else contextlib.nullcontext():
-        closed, shape = jax.make_jaxpr(functools.partial(called, run, _tap), return_shape=True)(values, inputs)
-    given = closed.jaxpr.invars[len(jax.tree.leaves(values)) :] if getattr(run, "nameless", False) else ()
-    return Trace(closed.jaxpr, closed.consts, _table(closed.jaxpr, given), jax.tree.structure(shape))
+        closed, shape = jax.make_jaxpr(functools.partial(called, run, _tap), return_shape=True)(
+            values, inputs
+        )
+    given = (
+        closed.jaxpr.invars[len(jax.tree.leaves(values)) :]
+        if getattr(run, "nameless", False)
+        else ()
+    )
+    return Trace(
+        closed.jaxpr, closed.consts, _table(closed.jaxpr, given), jax.tree.structure(shape)
+    )

@@ -32,6 +32,10 @@ def active(tap: Tap) -> Iterator[None]:
 def tapped(layer: type, output: Callable[..., Any], **namespace: Any) -> type:
     """A subclass of `layer` whose calls are `output(self, *args, **kwargs)`; it looks like the layer itself."""
     call = layer.__call__  # type: ignore[operator]
-    names = {"__module__": layer.__module__, "__qualname__": layer.__qualname__, "__doc__": layer.__doc__}
+    names = {
+        "__module__": layer.__module__,
+        "__qualname__": layer.__qualname__,
+        "__doc__": layer.__doc__,
+    }
     wrapped = functools.wraps(call)(lambda self, *args, **kwargs: output(self, *args, **kwargs))
     return type(layer)(layer.__name__, (layer,), {"__call__": wrapped, **names, **namespace})

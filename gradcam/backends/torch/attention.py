@@ -65,7 +65,11 @@ class AttentionMode(TorchFunctionMode):
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-        scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        scores = (
+            query
+            @ key.transpose(-2, -1)
+            * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        )
         if is_causal:
             allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~allowed, -math.inf)
@@ -85,7 +89,9 @@ class AttentionMode(TorchFunctionMode):
             weights = torch.softmax(scores, dim=dim, **kwargs)
             if weights.shape[-1] != weights.shape[-2] or weights.shape[-1] < 2:
                 return weights
-            split = weights.reshape(samples[0], -1, *weights.shape[-2:])  # (N heads, T, T) as (N, heads, T, T)
+            split = weights.reshape(
+                samples[0], -1, *weights.shape[-2:]
+            )  # (N heads, T, T) as (N, heads, T, T)
             return self._tapped(split).reshape(weights.shape)
 
         samples = [1]
@@ -99,7 +105,11 @@ class AttentionMode(TorchFunctionMode):
                 "softmax": softmax,
             }
             own = types.FunctionType(
-                function.__code__, replaced, function.__name__, function.__defaults__, function.__closure__
+                function.__code__,
+                replaced,
+                function.__name__,
+                function.__defaults__,
+                function.__closure__,
             )
             own.__kwdefaults__ = function.__kwdefaults__
             return own(query, *args, **kwargs)

@@ -50,12 +50,16 @@ def input_gradients(
         inputs = outside_inference(inputs)
         array = first_array(inputs).detach().clone().requires_grad_()
         with model._tapped((), lambda path, value: value), _InSight():
-            outputs = model._forward(with_first_array(inputs, array.clone()))  # a clone, for what writes in place
+            outputs = model._forward(
+                with_first_array(inputs, array.clone())
+            )  # a clone, for what writes in place
         scores = target(outputs)
         with _guided(scores, rule, smooth) as ran:
             (gradient,), _ = _gradients(scores, (array,), (INPUT,), False)
         if not ran:
-            raise nothing_guided(rule, [_SMOOTH[kind] for kind in map(_kind, _nodes(scores)) if kind in _SMOOTH])
+            raise nothing_guided(
+                rule, [_SMOOTH[kind] for kind in map(_kind, _nodes(scores)) if kind in _SMOOTH]
+            )
     return Capture(tree_map(_detached, outputs), _detached(scores), (array.detach(),), (gradient,))
 
 
@@ -91,7 +95,9 @@ class _Rectifier:
 
     def before(self, incoming: Gradients) -> Gradients:
         self.ran.append(self.kind)
-        self.gate = self._gate() if self.rule == "guided" else None  # here, for afterwards the graph is gone
+        self.gate = (
+            self._gate() if self.rule == "guided" else None
+        )  # here, for afterwards the graph is gone
         self.positive = None if incoming[0] is None else torch.relu(incoming[0])
         return (self.positive, *incoming[1:])
 
@@ -158,7 +164,11 @@ def _learned(node: Node, slot: int) -> bool:
 
 
 def _zero(bound: Any) -> bool:
-    return not bool(torch.any(bound != 0)) if isinstance(bound, torch.Tensor) else bound is not None and bound == 0
+    return (
+        not bool(torch.any(bound != 0))
+        if isinstance(bound, torch.Tensor)
+        else bound is not None and bound == 0
+    )
 
 
 # ---------------------------------------------------------------------------------------------- out of sight
@@ -191,7 +201,12 @@ class _InSight(TorchFunctionMode):
 def _positive_part(condition: Any, yes: Any, no: Any) -> torch.Tensor | None:
     """x of where(x > 0, x, 0) and of where(x < 0, 0, x)."""
     for x, other, positive in ((yes, no, condition), (no, yes, ~condition)):
-        if not isinstance(x, torch.Tensor) or not x.requires_grad or x.shape != condition.shape or not _zero(other):
+        if (
+            not isinstance(x, torch.Tensor)
+            or not x.requires_grad
+            or x.shape != condition.shape
+            or not _zero(other)
+        ):
             continue
         if torch.equal(positive, x > 0) or torch.equal(positive, x >= 0):
             return x

@@ -87,7 +87,9 @@ class TorchModel:
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"the model is TorchScript{obstacle(module).partition(',')[2]}")
         first = next(module.parameters(), None)
-        if first is not None and first.is_inference():  # made under inference_mode: no graph can keep such weights
+        if (
+            first is not None and first.is_inference()
+        ):  # made under inference_mode: no graph can keep such weights
             with torch.inference_mode(False):
                 module = copy.deepcopy(module)
         object.__setattr__(self, "module", module)
@@ -137,7 +139,9 @@ class TorchModel:
     def channels_first_at(self, path: str) -> bool | None:
         """What the layer's type says, or else what is in it, or what it is in; of the input, the first layer's type."""
         if path == INPUT:
-            return next((first for _, module in self._named() if (first := _says(module)) is not None), None)
+            return next(
+                (first for _, module in self._named() if (first := _says(module)) is not None), None
+            )
         name = _module_of(path)
         while name:
             module = submodule(self.module, name)
@@ -197,10 +201,14 @@ class TorchModel:
             try:
                 gradients, curvatures = _gradients(scores, found, layers, curvature, pooled)
             except _UnreachedError as error:
-                getattr(target, "resolve", lambda _: None)(outputs)  # which may know better, as of no detections at all
+                getattr(target, "resolve", lambda _: None)(
+                    outputs
+                )  # which may know better, as of no detections at all
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         activations = tuple(a.detach() for a in found)
-        return Capture(tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures)
+        return Capture(
+            tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures
+        )
 
     def _forward_from(
         self,
@@ -225,7 +233,9 @@ class TorchModel:
                     f'layer "{path}" runs inside a torch.inference_mode() block of the model, where nothing can be '
                     "differentiated; use torch.no_grad() there"
                 )
-            if not value.requires_grad or path in given:  # the first layer, or one beside it: the graph starts here
+            if (
+                not value.requires_grad or path in given
+            ):  # the first layer, or one beside it: the graph starts here
                 value = value.detach().requires_grad_()
             found[path] = value
             torch.set_grad_enabled(True)
@@ -242,7 +252,9 @@ class TorchModel:
             raise _never_ran(missing[0], self)
         return outputs, tuple(found[path] for path in layers)
 
-    def replay(self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]) -> Outputs:
+    def replay(
+        self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
+    ) -> Outputs:
         given, used = dict(zip(layers, activations, strict=True)), set()
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
@@ -285,7 +297,9 @@ class TorchModel:
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
             with quiet():
-                return torch.stack([target(self.replay(inputs, (layer,), (one,))) for one in variants])
+                return torch.stack(
+                    [target(self.replay(inputs, (layer,), (one,))) for one in variants]
+                )
 
         return tape.scorer(target, replayed)
 
@@ -302,7 +316,9 @@ class TorchModel:
         tape.end(outputs)
         return tape
 
-    def input_gradients(self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str) -> Capture:
+    def input_gradients(
+        self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
+    ) -> Capture:
         from gradcam.backends.torch import guided
 
         return guided.input_gradients(self, inputs, target, rule, smooth)
@@ -333,8 +349,12 @@ AFFINE = (
 """Layers whose output at zero, in evaluation mode, is their bias."""
 
 
-_CHANNELS_FIRST = re.compile(r"(Lazy)?(Conv(Transpose)?|BatchNorm|InstanceNorm|.*Pool)\d(d|D)|GroupNorm")
-_CHANNELS_LAST = re.compile(r"Embedding(Bag)?|GRU|LSTM|RNN|LayerNorm|(Lazy)?Linear|MultiheadAttention|RMSNorm")
+_CHANNELS_FIRST = re.compile(
+    r"(Lazy)?(Conv(Transpose)?|BatchNorm|InstanceNorm|.*Pool)\d(d|D)|GroupNorm"
+)
+_CHANNELS_LAST = re.compile(
+    r"Embedding(Bag)?|GRU|LSTM|RNN|LayerNorm|(Lazy)?Linear|MultiheadAttention|RMSNorm"
+)
 
 
 def _says(module: torch.nn.Module) -> bool | None:
@@ -342,7 +362,13 @@ def _says(module: torch.nn.Module) -> bool | None:
     if not type(module).__module__.startswith("torch.nn.modules"):
         return None
     name = type(module).__name__
-    return True if _CHANNELS_FIRST.fullmatch(name) else False if _CHANNELS_LAST.fullmatch(name) else None
+    return (
+        True
+        if _CHANNELS_FIRST.fullmatch(name)
+        else False
+        if _CHANNELS_LAST.fullmatch(name)
+        else None
+    )
 
 
 def _trains(module: torch.nn.Module) -> bool:
@@ -402,7 +428,11 @@ def _gradients(
     With `curvature` also the product of each layer's Hessian with its activations, in the same shapes.
     """
     samples = activations[0].shape[0]
-    if not isinstance(scores, torch.Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != samples:
+    if (
+        not isinstance(scores, torch.Tensor)
+        or scores.ndim not in (1, 2)
+        or scores.shape[0] != samples
+    ):
         shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ValueError(
             f"`target` must return scores of shape (N,) or (N, K) for N = {samples} samples, but returned {shape}"
@@ -415,16 +445,26 @@ def _gradients(
         found, curved = zip(*each_pair, strict=True)
         if scores.ndim == 1:
             return found[0], curved[0]
-        return tuple(map(_stack, zip(*found, strict=True))), tuple(map(_stack, zip(*curved, strict=True)))
+        return tuple(map(_stack, zip(*found, strict=True))), tuple(
+            map(_stack, zip(*curved, strict=True))
+        )
     if scores.ndim == 1:
-        return _reached(torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers), ()
+        return _reached(
+            torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers
+        ), ()
     axes = [pooled(tuple(a.shape[1:])) if pooled is not None else () for a in activations]
     count = scores.shape[1]
-    if len(activations) == 1 and axes[0] and (mean := _mean_of(scores, activations[0], axes[0])) is not None:
+    if (
+        len(activations) == 1
+        and axes[0]
+        and (mean := _mean_of(scores, activations[0], axes[0])) is not None
+    ):
         return (_through_mean(scores, mean, activations[0], axes[0]),), ()
     # of gradients that will be averaged, no more than a few megabytes at a time, which the processor's cache holds
     some = count if not all(axes) else max(1, POOLED_VALUES // max(a.numel() for a in activations))
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, samples, -1)
+    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
+        -1, samples, -1
+    )
     parts = []
     for start in range(0, count, some):
         batched = torch.autograd.grad(
@@ -435,7 +475,9 @@ def _gradients(
             allow_unused=True,
             retain_graph=start + some < count,
         )
-        parts.append([_averaged(g, over) for g, over in zip(_reached(batched, layers), axes, strict=True)])
+        parts.append(
+            [_averaged(g, over) for g, over in zip(_reached(batched, layers), axes, strict=True)]
+        )
     return tuple(torch.cat(some, dim=0).movedim(0, 1) for some in zip(*parts, strict=True)), ()
 
 
@@ -452,7 +494,9 @@ def _mean_of(scores: torch.Tensor, activations: torch.Tensor, axes: Sequence[int
         for earlier, _ in node.next_functions:
             if earlier is None:
                 continue
-            if earlier.name() == "CloneBackward0" and _leaf(earlier) is activations:  # what the tap handed on
+            if (
+                earlier.name() == "CloneBackward0" and _leaf(earlier) is activations
+            ):  # what the tap handed on
                 users.append(node)
             if earlier not in seen:
                 seen.add(earlier)
@@ -469,10 +513,14 @@ def _leaf(clone: Any) -> torch.Tensor | None:
     return getattr(clone.next_functions[0][0], "variable", None)
 
 
-def _through_mean(scores: torch.Tensor, mean: Any, activations: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+def _through_mean(
+    scores: torch.Tensor, mean: Any, activations: torch.Tensor, axes: Sequence[int]
+) -> torch.Tensor:
     """The average gradients of scores (N, K), each position's being the same: (N, K, ...), of size 1 over the axes."""
     samples, count = scores.shape
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, samples, -1)
+    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
+        -1, samples, -1
+    )
     edge = torch.autograd.graph.GradientEdge(mean, 0)
     (found,) = torch.autograd.grad(scores, [edge], each, is_grads_batched=True)
     places = {axis % activations.ndim for axis in axes}
@@ -489,8 +537,12 @@ def _stack(each: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(each), dim=1)
 
 
-def _second_order(score: torch.Tensor, activations: Gradients, layers: Sequence[str]) -> tuple[Gradients, Gradients]:
-    gradients = _reached(torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers)
+def _second_order(
+    score: torch.Tensor, activations: Gradients, layers: Sequence[str]
+) -> tuple[Gradients, Gradients]:
+    gradients = _reached(
+        torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers
+    )
     curvatures = []
     for activation, gradient in zip(activations, gradients, strict=True):
         along = (gradient * activation.detach()).sum()
@@ -523,7 +575,9 @@ def _unreached(path: str) -> RuntimeError:
 class SplitModule(torch.nn.Module):
     """`gradcam.Split` of two functions of torch tensors, as a module with one layer."""
 
-    def __init__(self, features: Callable[..., torch.Tensor], head: Callable[..., Any], layer: str) -> None:
+    def __init__(
+        self, features: Callable[..., torch.Tensor], head: Callable[..., Any], layer: str
+    ) -> None:
         super().__init__()
         self._layer, self._head = layer, head
         self.add_module(layer, _Function(features))

@@ -68,7 +68,9 @@ def obstacle(module: torch.nn.Module) -> str:
     return ""
 
 
-def named(module: torch.nn.Module, *, all_names: bool = False) -> Iterator[tuple[str, torch.nn.Module]]:
+def named(
+    module: torch.nn.Module, *, all_names: bool = False
+) -> Iterator[tuple[str, torch.nn.Module]]:
     """Path and module, as the user spelled them: what wraps a part adds nothing to its path."""
     for path, one in module.named_modules(remove_duplicate=not all_names):
         parts = path.split(".")
@@ -103,7 +105,9 @@ def _inner(module: torch.nn.Module) -> torch.nn.Module:
 class Session:
     """One run of one model: taps, and what is switched off for it, see the innermost session of their own thread."""
 
-    _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("gradcam_session", default=None)
+    _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+        "gradcam_session", default=None
+    )
 
     def __enter__(self) -> Session:
         self._token = Session._current.set(self)
@@ -168,7 +172,11 @@ class _NoReentrant:
 
     @staticmethod
     def apply(function: Any, preserve: Any, *args: Any) -> Any:
-        return function(*args) if Session.innermost() else _NoReentrant.own.apply(function, preserve, *args)
+        return (
+            function(*args)
+            if Session.innermost()
+            else _NoReentrant.own.apply(function, preserve, *args)
+        )
 
 
 def _step_by_step() -> Callable[[], object]:

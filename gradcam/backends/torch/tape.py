@@ -63,7 +63,9 @@ class Tape(TorchDispatchMode):
             results = tree_flatten(result)[0]
             if func._schema.is_mutable:
                 self._writes = True
-                self._sound &= id(leaves[0]) in self._slots  # else something kept would be overwritten
+                self._sound &= (
+                    id(leaves[0]) in self._slots
+                )  # else something kept would be overwritten
             if any(not isinstance(one, torch.Tensor) and one is not None for one in results):
                 self._sound = False  # a number that the model's code may have branched on
             slots = [self._slot(one) if isinstance(one, torch.Tensor) else -1 for one in results]
@@ -94,7 +96,9 @@ class Tape(TorchDispatchMode):
 
     def _run(self, value: torch.Tensor, instead: Any = None) -> Any:
         """The outputs for another value of the layer's output; or of what the step `instead` made of it."""
-        found: dict[int, Any] = {instead[3][0] if instead else 0: value.clone() if self._writes else value}
+        found: dict[int, Any] = {
+            instead[3][0] if instead else 0: value.clone() if self._writes else value
+        }
 
         def given(leaf: Any) -> Any:
             return found[leaf.index] if isinstance(leaf, _Slot) else leaf
@@ -109,12 +113,16 @@ class Tape(TorchDispatchMode):
         return tree_unflatten([given(leaf) for leaf in leaves], spec)
 
     def scorer(
-        self, target: Callable[[Any], torch.Tensor], otherwise: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        target: Callable[[Any], torch.Tensor],
+        otherwise: Callable[[torch.Tensor], torch.Tensor],
     ) -> Scorer:
         """Variants (M, N, ...) -> scores (M, N) or (M, N, K); `otherwise` where the tape cannot be trusted."""
         usable = [self._sound]
 
-        def batched(run: Callable[[torch.Tensor], Any], instead: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        def batched(
+            run: Callable[[torch.Tensor], Any], instead: Callable[[torch.Tensor], torch.Tensor]
+        ) -> Any:
             many = torch.vmap(lambda value: target(run(value)))
 
             def score(variants: torch.Tensor) -> torch.Tensor:

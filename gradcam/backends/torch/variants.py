@@ -45,13 +45,17 @@ def input_scorer(
     swift, together = True, 0
     table: dict[int, _Folding] = {}
 
-    def formatted(merged: torch.Tensor, mode: Callable[[], Any] = contextlib.nullcontext) -> tuple[Outputs, Any]:
+    def formatted(
+        merged: torch.Tensor, mode: Callable[[], Any] = contextlib.nullcontext
+    ) -> tuple[Outputs, Any]:
         nonlocal swift
         # convolutions of many samples take less time in this memory format, which some models' code forbids
         if swift and merged.ndim == 4:
             try:
                 with mode() as entered:
-                    return forward(_repeated(inputs, merged.contiguous(memory_format=torch.channels_last))), entered
+                    return forward(
+                        _repeated(inputs, merged.contiguous(memory_format=torch.channels_last))
+                    ), entered
             except RuntimeError:
                 swift = False
         with mode() as entered:
@@ -87,12 +91,16 @@ def input_scorer(
             if not together:
                 found.append(merged_scores(watched, target, variants[:1]))
                 variants = variants[1:]
-            found += [merged_scores(run, target, some) for some in variants.split(together) if len(some)]
+            found += [
+                merged_scores(run, target, some) for some in variants.split(together) if len(some)
+            ]
             return torch.cat(found)
 
     array = first_array(inputs)
     # the variants, products with it, then have this format from the start
-    return Scorer(score, array.contiguous(memory_format=torch.channels_last) if array.ndim == 4 else array)
+    return Scorer(
+        score, array.contiguous(memory_format=torch.channels_last) if array.ndim == 4 else array
+    )
 
 
 @dataclass
@@ -126,7 +134,9 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.nbytes = 1
         self._own = own
-        self._constant: dict[int, TensorWeakRef] = {}  # made of the model's own tensors, or of nothing
+        self._constant: dict[
+            int, TensorWeakRef
+        ] = {}  # made of the model's own tensors, or of nothing
         self._all: list[_Made] = []
         self._latest: dict[int, _Made] = {}
 
@@ -136,7 +146,9 @@ class _Watch(TorchDispatchMode):
         for n, leaf in enumerate(_arguments(args, kwargs)):
             if not isinstance(leaf, torch.Tensor):
                 continue
-            constant = constant and (self._own.get(id(leaf)) is leaf or _is(self._constant.get(id(leaf)), leaf))
+            constant = constant and (
+                self._own.get(id(leaf)) is leaf or _is(self._constant.get(id(leaf)), leaf)
+            )
             entry = self._latest.get(id(leaf))
             if entry is not None and entry.made() is leaf:
                 entry.users.append(args[1:] if func is _BATCH_NORM and n == 0 else None)
@@ -147,8 +159,12 @@ class _Watch(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if constant:
             self._constant |= {id(leaf): TensorWeakRef(leaf) for leaf in made}
-        elif not any(one.alias_info for one in func._schema.returns):  # else it is a view, or written in place
-            self.nbytes = max([self.nbytes, *(leaf.nbytes for leaf in made if leaf.layout is torch.strided)])
+        elif not any(
+            one.alias_info for one in func._schema.returns
+        ):  # else it is a view, or written in place
+            self.nbytes = max(
+                [self.nbytes, *(leaf.nbytes for leaf in made if leaf.layout is torch.strided)]
+            )
         return result
 
     def foldings(self) -> dict[int, _Folding]:
@@ -164,10 +180,14 @@ class _Watch(TorchDispatchMode):
             if norm is None:
                 continue
             gain, shift, mean, variance, training, _, epsilon = norm
-            parts: list[torch.Tensor] = [one for one in (weight, bias, gain, shift, mean, variance) if one is not None]
+            parts: list[torch.Tensor] = [
+                one for one in (weight, bias, gain, shift, mean, variance) if one is not None
+            ]
             if training or mean is None:
                 continue
-            if any(self._own.get(id(part)) is not part or part.dtype != weight.dtype for part in parts):
+            if any(
+                self._own.get(id(part)) is not part or part.dtype != weight.dtype for part in parts
+            ):
                 continue
             if any(type(part) not in (torch.Tensor, torch.nn.Parameter) for part in parts):
                 continue
@@ -189,7 +209,9 @@ class _Folded(TorchDispatchMode):
     def __init__(self, table: dict[int, _Folding]) -> None:
         super().__init__()
         self._table = table
-        self._due: dict[int, tuple[torch.Tensor, _Folding]] = {}  # made, but not yet come to its batch norm
+        self._due: dict[
+            int, tuple[torch.Tensor, _Folding]
+        ] = {}  # made, but not yet come to its batch norm
         self._past: dict[int, TensorWeakRef] = {}  # what came to it, which nothing may read after
         self._astray = False
 
@@ -216,7 +238,11 @@ class _Folded(TorchDispatchMode):
 
     def arrived(self) -> bool:
         """Whether every output of a folded convolution came to its batch norm, and nothing has it any more."""
-        return not self._due and not self._astray and all(past() is None for past in self._past.values())
+        return (
+            not self._due
+            and not self._astray
+            and all(past() is None for past in self._past.values())
+        )
 
 
 def _is(reference: TensorWeakRef | None, leaf: Any) -> bool:

@@ -76,11 +76,15 @@ def test_paths_are_those_of_the_tree_and_dropout_is_off():
     assert not model.blocks[0].drop.inference  # the user's model keeps its mode
 
 
-@pytest.mark.parametrize("wrap", [eqx.filter_jit, eqx.filter_vmap, lambda m: eqx.filter_jit(eqx.filter_vmap(m))])
+@pytest.mark.parametrize(
+    "wrap", [eqx.filter_jit, eqx.filter_vmap, lambda m: eqx.filter_jit(eqx.filter_vmap(m))]
+)
 def test_what_wraps_a_module_is_taken_off(wrap):
     model = Plain()
     expected = gradcam.explain(model, X, "blocks[1]", 1).maps
-    np.testing.assert_allclose(gradcam.explain(wrap(model), X, "blocks[1]", 1).maps, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        gradcam.explain(wrap(model), X, "blocks[1]", 1).maps, expected, rtol=1e-6
+    )
 
 
 def test_a_layer_may_be_the_module_itself():
@@ -96,11 +100,15 @@ def test_batch_norm_with_state_in_inference_mode():
     train = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
     _, state = train(X, state)
     inference = eqx.nn.inference_mode(model)
-    outputs, _ = jax.vmap(inference, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(X, state)
+    outputs, _ = jax.vmap(inference, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(
+        X, state
+    )
     e = gradcam.explain((model, state), X, "conv", 1)
     np.testing.assert_allclose(e.outputs, outputs, rtol=1e-5)
     gradcam.verify((model, state), X, "conv", 1).assert_passed()
-    np.testing.assert_allclose(gradcam.explain((model, state), {"x": X}, "conv", 1).outputs, outputs, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradcam.explain((model, state), {"x": X}, "conv", 1).outputs, outputs, rtol=1e-5
+    )
     assert not model.norm.inference
 
 
@@ -120,7 +128,9 @@ def test_a_jitted_function_of_the_batch_is_called_with_the_batch():
         return checkpoint_name(features(x), "features").mean((2, 3)) @ model.linear.weight.T
 
     expected = gradcam.explain(function, X, "features", 1, layout="channels_first").maps
-    found = gradcam.explain(eqx.filter_jit(function), X, "features", 1, layout="channels_first").maps
+    found = gradcam.explain(
+        eqx.filter_jit(function), X, "features", 1, layout="channels_first"
+    ).maps
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -134,7 +144,9 @@ def test_keys_may_be_one_for_each_sample(make):
     keys, model = jax.random.split(make(0), 2), Noisy()
     both = gradcam.explain(model, (X, keys), "blocks[0].conv", 1).outputs
     for n in range(2):
-        alone = gradcam.explain(model, {"x": X[n : n + 1], "key": keys[n]}, "blocks[0].conv", 1).outputs
+        alone = gradcam.explain(
+            model, {"x": X[n : n + 1], "key": keys[n]}, "blocks[0].conv", 1
+        ).outputs
         np.testing.assert_allclose(both[n], alone[0], rtol=1e-5)
 
 
@@ -156,7 +168,10 @@ def test_new_weights_and_another_model_of_equal_structure_trace_nothing():
             traces.append(1)
             return self.inner(x)
 
-    first, second = Counted(Plain()), eqx.tree_at(lambda m: m.inner.linear.bias, Counted(Plain()), jnp.ones(5))
+    first, second = (
+        Counted(Plain()),
+        eqx.tree_at(lambda m: m.inner.linear.bias, Counted(Plain()), jnp.ones(5)),
+    )
     one = gradcam.explain(first, X, "inner.blocks[1]", 1)
     count = len(traces)
     other = gradcam.explain(second, X, "inner.blocks[1]", 1)
@@ -169,13 +184,17 @@ def test_full_grad_finds_the_biases():
         model, x = networks.equinox_network(), jnp.asarray(networks.images(2))
         found = gradcam.explain(model, x, None, 1, "full-grad").maps
         torch = pytest.importorskip("torch")
-        expected = gradcam.explain(networks.torch_network(), torch.from_numpy(networks.images(2)), None, 1, "full-grad")
+        expected = gradcam.explain(
+            networks.torch_network(), torch.from_numpy(networks.images(2)), None, 1, "full-grad"
+        )
         np.testing.assert_allclose(found, np.asarray(expected.maps), rtol=1e-6)
 
 
 def test_full_grads_biases_have_samples_and_targets_and_are_those_of_batch_norm_too():
     model, state = eqx.nn.make_with_state(Normed)()
-    found = gradcam.explain((model, state), X, None, [[0, 1, 2, 3]], "full-grad").maps  # as many targets as channels
+    found = gradcam.explain(
+        (model, state), X, None, [[0, 1, 2, 3]], "full-grad"
+    ).maps  # as many targets as channels
     alone = gradcam.explain((model, state), X, None, 3, "full-grad").maps
     np.testing.assert_allclose(found[:, 3], alone, rtol=1e-5, atol=1e-6)
     paths = [path for path, _ in gradcam.backends.adapt((model, state), X).biases(X)]

@@ -47,7 +47,9 @@ def test_without_apply_rng():
         transformed, params = networks.haiku_network()
         x = jnp.asarray(networks.images(2).transpose(0, 2, 3, 1))
         expected = gradcam.explain((transformed, params), x, "network/second", 1).maps
-        found = gradcam.explain((hk.without_apply_rng(transformed), params), x, "network/second", 1).maps
+        found = gradcam.explain(
+            (hk.without_apply_rng(transformed), params), x, "network/second", 1
+        ).maps
     np.testing.assert_allclose(found, expected)
 
 

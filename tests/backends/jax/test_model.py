@@ -77,7 +77,11 @@ def test_layers_inside_transformations_are_tapped(where):
 
 def test_each_step_of_a_scan_is_a_call():
     function = functools.partial(scanned, W)
-    assert [layer.path for layer in gradcam.layers(function, X)] == ["features", "features#1", "features#2"]
+    assert [layer.path for layer in gradcam.layers(function, X)] == [
+        "features",
+        "features#1",
+        "features#2",
+    ]
     for layer in ("features", "features#1", "features#2"):
         gradcam.verify(function, X, layer).assert_passed()
 
@@ -111,7 +115,11 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         for i, n in enumerate(self.features):
-            x = nn.relu(nn.BatchNorm(use_running_average=True, name=f"norm{i}")(nn.Conv(n, (3, 3), name=f"conv{i}")(x)))
+            x = nn.relu(
+                nn.BatchNorm(use_running_average=True, name=f"norm{i}")(
+                    nn.Conv(n, (3, 3), name=f"conv{i}")(x)
+                )
+            )
         return nn.Dense(5, name="dense")(x.mean((1, 2)))
 
 
@@ -152,7 +160,9 @@ def test_eigenvectors_are_found_one_matrix_at_a_time_on_the_cpu():
     x = jnp.ones((3, 16, 16, 3))
     methods = ["eigen-cam", "eigen-grad-cam", "kpca-cam", "seg-eigen-cam"]
     program = lowered(Net(), Net().init(jax.random.key(0), x), x, "conv1", [[1, 2]], methods)
-    matrices = re.findall(r"%eigh\S* = \(f32\[([\d,]*)\].* custom-call\(", program.compile().as_text())
+    matrices = re.findall(
+        r"%eigh\S* = \(f32\[([\d,]*)\].* custom-call\(", program.compile().as_text()
+    )
     assert len(matrices) == len(methods)
     assert all(shape.count(",") == 1 for shape in matrices), matrices
 
@@ -230,7 +240,9 @@ def test_the_users_nnx_module_is_untouched():
     assert before[0] == after[0]
     jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
     assert kinds == [type(m) for _, m in nnx.iter_graph(model)]
-    assert attributes == [sorted(vars(m)) for _, m in nnx.iter_graph(model) if isinstance(m, nnx.Module)]
+    assert attributes == [
+        sorted(vars(m)) for _, m in nnx.iter_graph(model) if isinstance(m, nnx.Module)
+    ]
     assert not model.norm.use_running_average  # still in training mode
 
 
@@ -242,7 +254,9 @@ def test_linen_methods_scans_and_remat():
 
     class Model(nn.Module):
         def setup(self):
-            self.body = nn.scan(nn.remat(Step), {"params": 0}, split_rngs={"params": True}, length=2)()
+            self.body = nn.scan(
+                nn.remat(Step), {"params": 0}, split_rngs={"params": True}, length=2
+            )()
             self.dense = nn.Dense(5)
 
         def features(self, x):

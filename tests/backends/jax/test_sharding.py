@@ -34,7 +34,9 @@ def test_there_are_eight_devices_and_collectives_are_counted(found):
 
 @pytest.mark.parametrize("axis", ["Auto", "Explicit"])
 @pytest.mark.parametrize("target", ["one", "several"])
-@pytest.mark.parametrize("method", ["grad-cam", "layer-cam", "eigen-cam", "shapley-cam", "ablation-cam", "score-cam"])
+@pytest.mark.parametrize(
+    "method", ["grad-cam", "layer-cam", "eigen-cam", "shapley-cam", "ablation-cam", "score-cam"]
+)
 def test_the_batch_stays_where_it_lies_and_no_collective_is_added(found, axis, target, method):
     one = found[f"{axis} {target} {method}"]
     assert one["batch"] == "data"

@@ -34,7 +34,10 @@ def state(model):
     """Everything of the user's that an explanation could change."""
     return {
         "hooks": {
-            name: [len(getattr(m, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+            name: [
+                len(getattr(m, kind))
+                for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+            ]
             for name, m in model.named_modules()
         },
         "dict": {name: sorted(m.__dict__) for name, m in model.named_modules()},
@@ -83,7 +86,9 @@ def test_nothing_of_the_users_changes(grad, fails):
     inputs = images()
     with torch.set_grad_enabled(grad):
         before, given = state(model), inputs.clone()
-        options = {"target": boom} if fails == "target" else {"method": boom} if fails == "method" else {}
+        options = (
+            {"target": boom} if fails == "target" else {"method": boom} if fails == "method" else {}
+        )
         if fails:
             with pytest.raises(BoomError):
                 gradcam.explain(model, inputs, "3", **options)
@@ -158,7 +163,9 @@ def test_gradients_are_plain_autograds():
         model(inputs)[:, 2].sum().backward()
     expected = torch.relu((kept[0].grad.mean((2, 3), keepdim=True) * kept[0]).sum(1))
     model = network()
-    np.testing.assert_allclose(gradcam.explain(model, inputs, "3", 2).maps, expected.detach(), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        gradcam.explain(model, inputs, "3", 2).maps, expected.detach(), rtol=1e-5, atol=1e-9
+    )
 
 
 def test_a_layer_may_be_the_module_itself_or_several():
@@ -204,7 +211,10 @@ def test_layers_that_return_collections_have_a_path_for_each_item():
             return (found[0] * found[1][0]).mean((2, 3))
 
     model = Model().eval()
-    assert [layer.path for layer in gradcam.layers(model, images())] == ["several['a'][0]", "several['a'][1][0]"]
+    assert [layer.path for layer in gradcam.layers(model, images())] == [
+        "several['a'][0]",
+        "several['a'][1][0]",
+    ]
     gradcam.verify(model, images(), "several['a'][1][0]").assert_passed()
 
 
@@ -217,13 +227,17 @@ def test_a_score_that_does_not_reach_the_layer_is_an_error():
         def forward(self, x):
             return self.conv(x).detach().mean((2, 3))
 
-    with pytest.raises(RuntimeError, match='the score does not depend on layer "conv" by a differentiable path'):
+    with pytest.raises(
+        RuntimeError, match='the score does not depend on layer "conv" by a differentiable path'
+    ):
         gradcam.explain(Detached().eval(), images(), "conv")
 
 
 def test_training_mode_is_an_error_unless_allowed():
     model = network().train()
-    with pytest.raises(ValueError, match=r"the model is in training mode.*model.eval\(\).*allow_training=True"):
+    with pytest.raises(
+        ValueError, match=r"the model is in training mode.*model.eval\(\).*allow_training=True"
+    ):
         gradcam.explain(model, images(), "3")
     model.eval()
     model[1].train()
@@ -291,7 +305,14 @@ def test_a_detector_that_finds_nothing_says_so_even_without_a_graph():
 
         def forward(self, x):
             self.body(x)
-            return [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()} for _ in x]
+            return [
+                {
+                    "boxes": torch.zeros(0, 4),
+                    "scores": torch.zeros(0),
+                    "labels": torch.zeros(0).long(),
+                }
+                for _ in x
+            ]
 
     with pytest.raises(ValueError, match="detect"):
         gradcam.explain(Nothing().eval(), images(), "body", gradcam.targets.Detection([0, 0, 4, 4]))

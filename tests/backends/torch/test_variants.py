@@ -60,7 +60,9 @@ def scores(model, x, layer="block"):
     found = []
     with torch.no_grad():
         taken = []
-        handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: taken.append(out))
+        handle = model.get_submodule(layer).register_forward_hook(
+            lambda module, args, out: taken.append(out)
+        )
         model(x)
         handle.remove()
         for channel in taken[0].unbind(1):
@@ -130,7 +132,12 @@ class Computed(nn.Module):
 
     def __init__(self, what):
         super().__init__()
-        self.conv, self.norm, self.part, self.what = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Linear(4, 6), what
+        self.conv, self.norm, self.part, self.what = (
+            nn.Conv2d(4, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.Linear(4, 6),
+            what,
+        )
 
     def forward(self, x):
         part, norm = self.part(x.mean((0, 2, 3))), self.norm
@@ -140,15 +147,27 @@ class Computed(nn.Module):
 
 
 FOLDED = {
-    "plain": lambda: nn.Sequential(nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.Conv2d(5, 6, 1)),
-    "with a bias": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True)),
+    "plain": lambda: nn.Sequential(
+        nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.Conv2d(5, 6, 1)
+    ),
+    "with a bias": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+    ),
     "not affine": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False)),
-    "grouped": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, stride=2, dilation=2), nn.BatchNorm2d(6, eps=0.1)),
-    "a model that forbids channels_last": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), Flat()),
-    "padded": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(6)),
+    "grouped": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3, groups=2, stride=2, dilation=2), nn.BatchNorm2d(6, eps=0.1)
+    ),
+    "a model that forbids channels_last": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), Flat()
+    ),
+    "padded": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(6)
+    ),
 }
 WHOLE = {
-    "of a batch": lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)),
+    "of a batch": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)
+    ),
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6)),
     "not behind": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)),
     "weights made on the way": lambda: Slices(),
@@ -156,7 +175,14 @@ WHOLE = {
     **{f"its own {what}": lambda what=what: Computed(what) for what in ("bias", "gain", "shift")},
     **{
         how: lambda how=how: Twice(how)
-        for how in ("added", "normed twice", "changed in place", "branched on", "a view", "used for two inputs")
+        for how in (
+            "added",
+            "normed twice",
+            "changed in place",
+            "branched on",
+            "a view",
+            "used for two inputs",
+        )
     },
 }
 
@@ -172,11 +198,15 @@ def test_a_batch_norm_is_part_of_its_convolution_where_nothing_else_sees_it(name
     if name != "of a batch":
         torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    norms += {"normed twice": 1, "used for two inputs": 1, "weights made on the way": 3}.get(name, 0)
+    norms += {"normed twice": 1, "used for two inputs": 1, "weights made on the way": 3}.get(
+        name, 0
+    )
     # the capture and the first variant, which is watched, run all of them; the other five variants run at once
     batches = 1 if chunk > 1 else 5
     vain = 1 if name == "a model that forbids channels_last" else 0
-    assert len(counted.rows["native_batch_norm"]) == 2 * norms + vain + batches * (1 if name in FOLDED else norms)
+    assert len(counted.rows["native_batch_norm"]) == 2 * norms + vain + batches * (
+        1 if name in FOLDED else norms
+    )
 
 
 class Outputs(dict):
@@ -203,7 +233,9 @@ def test_what_the_outputs_or_the_target_may_read_is_not_folded():
     model, x = Telling().double().eval(), torch.rand(1, 4, 9, 8, dtype=torch.float64)
     model.norm.running_mean.uniform_(-1, 1)
     model.kept = False
-    plain = gradcam.explain(model, x, "conv", lambda out: out[0][:, 1] + out[1], "score-cam", relu=False).maps
+    plain = gradcam.explain(
+        model, x, "conv", lambda out: out[0][:, 1] + out[1], "score-cam", relu=False
+    ).maps
     model.kept = True
     target = lambda out: out["logits"][:, 1] + out["raw"].mean((1, 2, 3))  # noqa: E731
     shown = gradcam.explain(model, x, "conv", target, "score-cam", relu=False).maps
@@ -225,7 +257,9 @@ def test_a_model_that_cannot_be_watched_is_run_as_it_is():
             if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
                 raise NotImplementedError("no rule for this operator in a mode")
             return (
-                torch.sparse.mm(torch.eye(7, dtype=y.dtype).to_sparse(), y.transpose(0, 2).flatten(1))
+                torch.sparse.mm(
+                    torch.eye(7, dtype=y.dtype).to_sparse(), y.transpose(0, 2).flatten(1)
+                )
                 .reshape(7, 6, len(x), 6)
                 .transpose(0, 2)
             )
@@ -233,7 +267,10 @@ def test_a_model_that_cannot_be_watched_is_run_as_it_is():
     model, x = made(Sparse)
     with torch.no_grad():
         found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False).maps
-    assert model.block.rows[-2:] == [2, 10]  # the first variant, which was to be watched; the others at once
+    assert model.block.rows[-2:] == [
+        2,
+        10,
+    ]  # the first variant, which was to be watched; the others at once
     torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
 
 
@@ -263,7 +300,9 @@ def test_a_watched_pass_keeps_nothing():
         most.append(sum(one() is not None for one in alive))
 
     def block():
-        return nn.Sequential(*[nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(20)])
+        return nn.Sequential(
+            *[nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(20)]
+        )
 
     model, x = made(lambda: nn.Sequential(block(), nn.Conv2d(4, 6, 1)))
     for module in model.block[0]:
@@ -307,11 +346,15 @@ def test_a_model_that_then_takes_another_way_is_run_as_it_is(way):
     activations = model.block(x)
     weights = []
     for n, channel in enumerate(activations.unbind(1)):
-        model.block.calls = 1 if n == 0 else 9  # the capture is the first call, what is watched the second
+        model.block.calls = (
+            1 if n == 0 else 9
+        )  # the capture is the first call, what is watched the second
         mask = maps_.scale(maps_.resize(channel, (9, 8)), 2, "minmax")
         weights.append(model(x * mask[:, None])[:, 1])
     weights = torch.stack(weights, 1).softmax(1)
-    torch.testing.assert_close(found, torch.einsum("nc,nchw->nhw", weights, activations), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, torch.einsum("nc,nchw->nhw", weights, activations), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_weights_and_what_the_model_gives_stay_what_they_were():
@@ -326,7 +369,11 @@ def test_the_weights_and_what_the_model_gives_stay_what_they_were():
 @pytest.mark.parametrize(("largest", "rows"), [(3, [6, 6, 4]), (1, [2] * 8), (100, [16])])
 def test_no_pass_is_larger_than_the_allocator_keeps(monkeypatch, largest, rows):
     """9 channels of 2 images: after the one that is watched 16 rows, whose widest layer is 24 channels."""
-    model, x = made(lambda: nn.Sequential(nn.Conv2d(4, 24, 3, padding=1), nn.Conv2d(24, 6, 1), nn.Conv2d(6, 9, 1)))
+    model, x = made(
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 24, 3, padding=1), nn.Conv2d(24, 6, 1), nn.Conv2d(6, 9, 1)
+        )
+    )
     model.norm, model.head = nn.BatchNorm2d(9).double(), nn.Linear(9, 3).double()
     model.eval()
     monkeypatch.setattr(torch_variants, "LIMIT", largest * (2 * 24 * 9 * 8 * 8))
@@ -346,7 +393,9 @@ def test_flat_channels_run_once(method):
 
         def forward(self, x):
             y = self.conv(x)
-            return torch.stack([y[:, 0], y[:, 1] * 0 + 2, y[:, 2], y[:, 3] * 0, y[:, 4], y[:, 5] * 0 - 1], 1)
+            return torch.stack(
+                [y[:, 0], y[:, 1] * 0 + 2, y[:, 2], y[:, 3] * 0, y[:, 4], y[:, 5] * 0 - 1], 1
+            )
 
     model, x = made(Flat)
     options = {} if method == "score-cam" else {"samples": 2}
@@ -357,7 +406,10 @@ def test_flat_channels_run_once(method):
     if method == "score-cam":
         torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
     alone = torch.cat(
-        [gradcam.explain(model, x[n : n + 1], "block", 1, method, relu=False, **options).maps for n in (0, 1)]
+        [
+            gradcam.explain(model, x[n : n + 1], "block", 1, method, relu=False, **options).maps
+            for n in (0, 1)
+        ]
     )
     torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
 
@@ -368,7 +420,11 @@ def test_a_channel_that_is_flat_for_one_image_alone_keeps_its_score():
     model = gradcam.Split(lambda x: x, lambda a: a.sum((2, 3)))
     both = gradcam.explain(model, features, target=1, method="score-cam", relu=False).numpy().maps
     for n in (0, 1):
-        one = gradcam.explain(model, features[n : n + 1], target=1, method="score-cam", relu=False).numpy().maps
+        one = (
+            gradcam.explain(model, features[n : n + 1], target=1, method="score-cam", relu=False)
+            .numpy()
+            .maps
+        )
         np.testing.assert_allclose(both[n], one[0], rtol=1e-12)
 
 
@@ -384,7 +440,9 @@ def test_a_constant_that_resizing_would_round_shows_nothing():
         seen.extend(np.asarray(x).copy())
         return np.repeat(features, len(x), axis=0)
 
-    gradcam.explain(gradcam.Split(constant, lambda a: a.sum((2, 3))), image, method="score-cam", target=1)
+    gradcam.explain(
+        gradcam.Split(constant, lambda a: a.sum((2, 3))), image, method="score-cam", target=1
+    )
     shown = {one.tobytes() for one in seen}
     assert len(shown) == 3  # the image, seen through the first channel, and nothing of it
     assert np.zeros_like(image[0]).tobytes() in shown
