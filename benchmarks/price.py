@@ -72,7 +72,7 @@ def main() -> None:
     bare = forward(net, given.framework, inputs)
     table = Table("method", "times a forward pass", "quartiles")
     for name in given.method or [*CHEAP, "cam", "ablation-cam"]:
-        explainer = gradcam.Explainer(net, method=name, chunk=given.chunk)
+        explainer = gradcam.Explainer(net, method=name, batch=given.chunk)
         found = ratios(
             bare, lambda explainer=explainer: gradcam_numpy(explainer(inputs, 967)), given.repeats
         )

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from gradcam.classifier import Classifier
     from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
     from gradcam.evaluation import Evaluation, SanityCheck, evaluate, predictor, sanity_check
+    from gradcam.explaining.combine import combine
     from gradcam.explaining.concepts import Concepts, Words, factorise, words
-    from gradcam.explaining.explainer import Explainer, combine, compare, explain, layers
+    from gradcam.explaining.explainer import Explainer, compare, explain
     from gradcam.explaining.explanation import Explanation
     from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+    from gradcam.explaining.layer_choice import layers
     from gradcam.explaining.smoothing import Smoothing
     from gradcam.layouts import Tokens
     from gradcam.methods import METHODS
@@ -87,14 +89,14 @@ _HOME = {
     "Verification": "verification",
     "Words": "explaining.concepts",
     "bench": "benchmark",
-    "combine": "explaining.explainer",
+    "combine": "explaining.combine",
     "compare": "explaining.explainer",
     "evaluate": "evaluation",
     "explain": "explaining.explainer",
     "factorise": "explaining.concepts",
     "guided_backprop": "explaining.guided",
     "guided_grad_cam": "explaining.guided",
-    "layers": "explaining.explainer",
+    "layers": "explaining.layer_choice",
     "predictor": "evaluation",
     "sanity_check": "evaluation",
     "verify": "verification",

@@ -18,3 +18,6 @@ Shape: TypeAlias = tuple[int, ...]
 
 Method: TypeAlias = Callable[[Array, Array], Array]
 """`method(activations, gradients)`: (..., C, P) and what broadcasts with it -> (..., P)."""
+
+LayerLike: TypeAlias = Any
+"""A layer's path, a module of the model, several of these, or None: the library chooses."""

@@ -11,7 +11,10 @@ from gradcam._arrays import array_namespace, constant
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.layouts import input_layout
 
-__all__ = ["arguments", "first_array", "noise", "rows", "with_first_array"]
+__all__ = ["INPUT", "arguments", "first_array", "noise", "rows", "with_first_array"]
+
+INPUT = "<input>"
+"""The path of the input itself, where a backend can tap it: the array of `first_array`."""
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

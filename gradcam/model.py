@@ -26,7 +26,7 @@ import numpy as np
 from gradcam import layouts
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.inputs import first_array, rows, with_first_array
+from gradcam.inputs import INPUT, first_array, rows, with_first_array
 from gradcam.layouts import ChannelOrder
 
 __all__ = [
@@ -57,9 +57,6 @@ __all__ = [
     "scorer",
     "unknown_layer",
 ]
-
-INPUT = "<input>"
-"""The path of the input itself, where a backend can tap it: the array of `first_array`."""
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
 """From the shape of a layer's sample to its axes, from the end, over which only the gradient's mean will be used."""

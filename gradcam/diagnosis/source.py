@@ -9,7 +9,7 @@ from typing import Any
 
 from gradcam._types import Array, Inputs, Outputs, Shape
 from gradcam.layouts import Layout
-from gradcam.methods import Entry, ablation_cam, score_cam
+from gradcam.methods import MethodSpec
 from gradcam.model import Model
 
 __all__ = ["Source", "held"]
@@ -31,7 +31,7 @@ class Source:
     adapt: Callable[[Any, Inputs], Model]
     target: Callable[[Outputs], Array]
     layers: tuple[str, ...]
-    entry: Entry
+    entry: MethodSpec
     layout_of: Callable[[str, Shape, Model], Layout]
     maps: Callable[[Model, Inputs, Any, tuple[str, ...], bool], Array]
     earlier: Callable[[Model, Inputs], str]
@@ -39,19 +39,17 @@ class Source:
     @property
     def scored(self) -> bool:
         """Whether the method looks at the score at all."""
-        return self.entry.needs != "activations" and self.entry.name != "attention-rollout"
+        return self.entry.uses_scores
 
     @property
     def differentiated(self) -> bool:
         """Whether it looks at the score's gradient at the layer."""
-        return (
-            self.scored and self.of_layer and self.entry.function not in (score_cam, ablation_cam)
-        )
+        return self.entry.uses_gradients
 
     @property
     def of_layer(self) -> bool:
         """Whether it explains a layer, rather than all attention weights or all biases."""
-        return self.entry.needs not in ("attention", "biases")
+        return self.entry.uses_layer
 
 
 def held(value: Any, keep: bool) -> Callable[[], Any]:

@@ -19,9 +19,10 @@ from gradcam._types import Inputs
 from gradcam.backends.weights import module_of, replaced, weights
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
-from gradcam.explaining.explainer import Explainer, layers
+from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+from gradcam.explaining.layer_choice import layers
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 

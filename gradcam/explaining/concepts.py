@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from gradcam import backends, layouts, methods
+from gradcam import layouts, methods
 from gradcam._arrays import array_namespace, to_numpy, widen
-from gradcam._types import Array, Inputs
-from gradcam.classifier import Classifier
-from gradcam.explaining.explainer import LayerLike, Pipeline, last_spatial_layer
-from gradcam.model import Model, compiled, input_size
-from gradcam.targets import Target, TargetLike, as_target, logits
+from gradcam._types import Array, Inputs, LayerLike
+from gradcam.explaining.prepare import Prepared, prepare, settle
+from gradcam.layouts import Layout
+from gradcam.model import Model
+from gradcam.targets import TargetLike, logits
 
 __all__ = ["Concepts", "Words", "factorise", "words"]
+
+# ------------------------------------------------------------------------------------------ in words
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,21 @@ class Words:
         def listed(channels: tuple[tuple[str, float], ...]) -> str:
             return ", ".join(f"{name} ({alpha:+.3g})" for name, alpha in channels)
 
-        return f"score {self.score:.4g}: for it {listed(self.strongest)}; against it {listed(self.weakest)}"
+        return (
+            f"score {self.score:.4g}: for it {listed(self.strongest)}; "
+            f"against it {listed(self.weakest)}"
+        )
 
 
 @dataclass(frozen=True)
-class _Alphas:
+class _Gradients:
+    """Outputs, scores and the gradient at a layer, as a function that a backend may compile."""
+
     layer: str
-    layout: layouts.Spec
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> tuple[Any, Array, Array]:
         capture = model.capture(inputs, (self.layer,), target)
-        size = input_size(model, inputs)
-        layout = Pipeline((self.layer,), (), size, self.layout).layout_of(
-            self.layer, capture.activations[0].shape[1:], model
-        )
-        gradients = layout.view(widen(capture.gradients[0]))
-        return capture.outputs, capture.scores, array_namespace(gradients).mean(gradients, axis=-1)
+        return capture.outputs, capture.scores, capture.gradients[0]
 
 
 def words(
@@ -68,16 +69,24 @@ def words(
     Grad-CAM's textual explanations: Selvaraju et al. 2017, section 7, https://arxiv.org/abs/1610.02391. The paper
     takes k = 5 and names channels by network dissection. One target for each sample.
     """
-    tapped, path, wanted = _prepared(model, inputs, layer, target, layout, allow_training)
-    outputs, scores, alphas = compiled(tapped, _Alphas(path, layout))(inputs, wanted)
-    if isinstance(wanted, Target):
-        wanted.check(outputs)
-    alphas, scores = to_numpy(alphas), to_numpy(scores)
+    prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
+    path = prepared.layer
+    outputs, scores, gradients = prepared.run(_Gradients(path))
+    settle(prepared.target, outputs)
     if scores.ndim != 1:
         raise ValueError(
-            f"`target` must be one for each sample, but gives scores of shape {scores.shape}"
+            f"`target` must be one for each sample, but gives scores of shape {tuple(scores.shape)}"
         )
-    channels = alphas.shape[-1]
+    view = prepared.layout_of(path, gradients.shape[1:]).view(widen(gradients))
+    alphas = to_numpy(array_namespace(view).mean(view, axis=-1))
+    _check_words(k, names, alphas.shape[-1], path)
+    return [
+        Words(float(score), _first(alpha, -alpha, k, names), _first(alpha, alpha, k, names))
+        for score, alpha in zip(to_numpy(scores), alphas, strict=True)
+    ]
+
+
+def _check_words(k: int, names: Sequence[str] | None, channels: int, path: str) -> None:
     if not 1 <= k <= channels:
         raise ValueError(
             f'`k` must be between 1 and the {channels} channels of layer "{path}", but is {k}'
@@ -85,19 +94,19 @@ def words(
     if names is not None and len(names) != channels:
         raise ValueError(f'`names` has {len(names)}, but layer "{path}" has {channels} channels')
 
-    def chosen(alpha: np.ndarray, order: np.ndarray) -> tuple[tuple[str, float], ...]:
-        return tuple(
-            (names[i] if names is not None else str(i), float(alpha[i])) for i in order[:k]
-        )
 
-    return [
-        Words(
-            float(score),
-            chosen(alpha, np.argsort(-alpha, kind="stable")),
-            chosen(alpha, np.argsort(alpha, kind="stable")),
-        )
-        for score, alpha in zip(scores, alphas, strict=True)
-    ]
+def _first(
+    alpha: np.ndarray, key: np.ndarray, k: int, names: Sequence[str] | None
+) -> tuple[tuple[str, float], ...]:
+    """The k channels of smallest key: (name, alpha)."""
+    channels = np.argsort(key, kind="stable")[:k]
+    return tuple(
+        (str(channel) if names is None else names[channel], float(alpha[channel]))
+        for channel in channels
+    )
+
+
+# ------------------------------------------------------------------------------------------ in parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,46 +154,28 @@ def factorise(
 
     See `gradcam.methods.factorise` for the equation. Collins et al. 2018, https://arxiv.org/abs/1806.10206
     """
-    tapped, path, wanted = _prepared(model, inputs, layer, None, layout, allow_training)
-    activations = compiled(tapped, _Activations(path))(inputs, wanted)
-    size = input_size(tapped, inputs)
-    place = Pipeline((path,), (), size, layout).layout_of(path, activations.shape[1:], tapped)
-    where, vectors = methods.factorise(
-        place.view(widen(activations)), concepts, iterations=iterations, seed=seed
-    )
+    prepared = prepare(model, inputs, layer, layout=layout, allow_training=allow_training)
+    path = prepared.layer
+    activations = prepared.run(_Activations(path))
+    layer_layout = prepared.layout_of(path, activations.shape[1:])
+    view = layer_layout.view(widen(activations))
+    positions, vectors = methods.factorise(view, concepts, iterations=iterations, seed=seed)
     scores = None
-    if not place.prefix:
-        xp = array_namespace(where)
-        replay = compiled(tapped, _Replayed(path))
+    if not layer_layout.prefix:
+        scores = _concept_scores(prepared, layer_layout, positions, vectors, activations.dtype)
+    return Concepts(layer_layout.maps(positions), vectors, scores)
+
+
+def _concept_scores(
+    prepared: Prepared, layout: Layout, positions: Array, vectors: Array, dtype: Any
+) -> Array | None:
+    """(N, K, classes): the scores when the layer holds one concept alone; None for outputs without class scores."""
+    xp = array_namespace(positions)
+    scores = []
+    for k in range(int(vectors.shape[0])):
+        alone = layout.unview(positions[:, k, None, :] * vectors[None, k, :, None])
         try:
-            alone = [
-                place.unview(where[:, k, None, :] * vectors[None, k, :, None])
-                for k in range(int(vectors.shape[0]))
-            ]
-            scores = xp.stack(
-                [replay(inputs, wanted, xp.astype(one, activations.dtype)) for one in alone], axis=1
-            )
+            scores.append(prepared.run(_Replayed(prepared.layer), xp.astype(alone, dtype)))
         except TypeError:
-            scores = None  # outputs that are no class scores
-    return Concepts(place.maps(where), vectors, scores)
-
-
-def _prepared(
-    model: Any,
-    inputs: Inputs,
-    layer: LayerLike,
-    target: TargetLike,
-    layout: layouts.Spec,
-    allow_training: bool,
-) -> tuple[Model, str, Any]:
-    classifier = model if isinstance(model, Classifier) else None
-    if classifier is not None:
-        model, target = classifier.model, classifier.indices(target)
-        layer = classifier.layer if layer is None else layer
-    tapped = backends.adapt(model, inputs, allow_training)
-    path = (
-        last_spatial_layer(tapped, inputs, layout)
-        if layer is None
-        else backends.layer_path(model, layer)
-    )
-    return tapped, path, as_target(target)
+            return None
+    return xp.stack(scores, axis=1)

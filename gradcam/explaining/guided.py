@@ -20,17 +20,21 @@ $R_\text{in} = f'(x) \, R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$, or for d
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
-from gradcam import backends, layouts
-from gradcam import maps as maps_
+from gradcam import layouts
+from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, to_numpy
-from gradcam._types import Array, Inputs, Outputs
-from gradcam.classifier import Classifier
-from gradcam.explaining.explainer import LayerLike, explain
+from gradcam._progress import Progress
+from gradcam._types import Array, Inputs, LayerLike, Outputs
+from gradcam.explaining.explainer import explain
+from gradcam.explaining.prepare import NO_LAYER, Prepared, prepare, settle, shown_target, unwrap
+from gradcam.explaining.smoothing import Smoothing
 from gradcam.inputs import first_array
-from gradcam.model import Model, compiled, input_channels_first
-from gradcam.targets import ClassScore, Target, TargetLike, as_target
+from gradcam.maps import Fusion
+from gradcam.methods import MethodLike, MethodParameters
+from gradcam.model import HasInputGradients, input_channels_first
+from gradcam.targets import TargetLike
 
 __all__ = ["Guided", "guided_backprop", "guided_grad_cam"]
 
@@ -40,7 +44,7 @@ Smooth = Literal["plain", "guided"]
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """What `guided_backprop` and `guided_grad_cam` found, in the model's own framework.
+    """The result of `guided_backprop` and `guided_grad_cam`, in the model's own framework.
 
     gradients: signed, in the input's shape (N, ...), or (N, K, ...) for K targets.
     scores: what was explained, (N,) or (N, K).
@@ -94,15 +98,9 @@ def guided_backprop(
     """
     _check_choice("rule", rule, Rule)
     _check_choice("smooth", smooth, Smooth)
-    if isinstance(model, Classifier):
-        model, target = model.model, model.indices(target)
-    adapted = _adapted(model, inputs, allow_training)
-    wanted = as_target(target)
-    gradients, scores, outputs = compiled(adapted, _Backward(rule, smooth))(inputs, wanted)
-    if isinstance(wanted, Target):
-        wanted.check(outputs)
-        wanted = wanted.resolve(outputs)
-    return Guided(gradients, scores, wanted.index if isinstance(wanted, ClassScore) else wanted)
+    prepared = _prepared(model, inputs, target, allow_training)
+    gradients, scores, outputs = prepared.run(_Backward(rule, smooth))
+    return Guided(gradients, scores, shown_target(settle(prepared.target, outputs)))
 
 
 def guided_grad_cam(
@@ -110,48 +108,72 @@ def guided_grad_cam(
     inputs: Inputs,
     layer: LayerLike = None,
     target: TargetLike = None,
+    method: MethodLike = "grad-cam",
     *,
     rule: Rule = "guided",
     smooth: Smooth = "plain",
+    relu: bool = True,
+    layout: layouts.Spec = None,
+    fusion: Fusion = "mean",
+    smoothing: Smoothing | None = None,
+    batch: int = 32,
+    progress: Progress = False,
+    check: bool = True,
     allow_training: bool = False,
-    **options: Any,
+    **parameters: Unpack[MethodParameters],
 ) -> Guided:
     """Guided Grad-CAM: guided backpropagation times the Grad-CAM map, resized to the input.
 
     Selvaraju et al. 2017, section 3.2, https://arxiv.org/abs/1610.02391. The map is raw and ReLU'd, and interpolated
     linearly, as in the paper: its amplitude stays in the product. All channels of the input share it.
 
-    layer: as in `gradcam.Explainer`; `options` are others of its own, such as `method` or `layout`.
-    The rest is that of `guided_backprop`, but the input must have channels and as many spatial axes as the map.
+    rule, smooth: as in `guided_backprop`. The rest is that of `gradcam.Explainer`, but the input must have channels
+    and as many spatial axes as the map.
     """
-    plain = model.model if isinstance(model, Classifier) else model
+    prepared = _prepared(model, inputs, target, allow_training)
     array = first_array(inputs)
-    layout = layouts.input_layout(
-        array.shape, input_channels_first(_adapted(plain, inputs, allow_training), inputs)
+    input_layout = layouts.input_layout(array.shape, input_channels_first(prepared.model, inputs))
+    explanation = explain(
+        model,
+        inputs,
+        layer,
+        target,
+        method,
+        relu=relu,
+        layout=layout,
+        fusion=fusion,
+        smoothing=smoothing,
+        batch=batch,
+        progress=progress,
+        check=check,
+        allow_training=allow_training,
+        **parameters,
     )
-    explanation = explain(model, inputs, layer, target, allow_training=allow_training, **options)
-    found = guided_backprop(
-        plain, inputs, explanation.target, rule=rule, smooth=smooth, allow_training=allow_training
+    backward = guided_backprop(
+        unwrap(model)[0],
+        inputs,
+        explanation.target,
+        rule=rule,
+        smooth=smooth,
+        allow_training=allow_training,
     )
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
-    if layout is None or len(grid) != len(layout.grid):
+    if input_layout is None or len(grid) != len(input_layout.grid):
         raise ValueError(
-            f"Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but they have shape "
+            "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but they have shape "
             f"{tuple(array.shape)} and the map's grid is {grid}"
         )
-    return replace(
-        found,
-        gradients=found.gradients * layout.broadcast(maps_.resize(explanation.maps, layout.grid)),
-    )
+    resized = map_math.resize(explanation.maps, input_layout.grid)
+    return replace(backward, gradients=backward.gradients * input_layout.broadcast(resized))
 
 
-def _adapted(model: Any, inputs: Inputs, allow_training: bool) -> Model:
-    """The backend's view of the model, if it can do this."""
-    adapted = backends.adapt(model, inputs, allow_training)
-    if not hasattr(adapted, "input_gradients"):
+def _prepared(model: Any, inputs: Inputs, target: TargetLike, allow_training: bool) -> Prepared:
+    """The prepared model, if its backend can do this and its input has a gradient."""
+    prepared = prepare(model, inputs, NO_LAYER, target, allow_training=allow_training)
+    if not isinstance(prepared.model, HasInputGradients):
         raise TypeError(
-            f"guided backpropagation changes how ReLUs are differentiated, which {type(adapted).__name__} cannot: it "
-            "has no `input_gradients`; pass a PyTorch or JAX model"
+            "guided backpropagation changes how ReLUs are differentiated, which "
+            f"{type(prepared.model).__name__} cannot: it has no `input_gradients`; pass a PyTorch or JAX model"
         )
     array = first_array(inputs)
     if not array_namespace(array).isdtype(array.dtype, "real floating"):
@@ -159,7 +181,7 @@ def _adapted(model: Any, inputs: Inputs, allow_training: bool) -> Model:
             f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for token ids their "
             "embeddings, to the part of the model behind the embedding"
         )
-    return adapted
+    return prepared
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -8,19 +8,18 @@ everywhere checks alpha itself, since Z alpha_k is the derivative of the score a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gradcam import backends, layouts
+from gradcam import layouts
 from gradcam._arrays import constant, to_numpy
-from gradcam._types import Array, Inputs
-from gradcam.classifier import Classifier
-from gradcam.explaining.explainer import LayerLike, Pipeline, last_spatial_layer
-from gradcam.model import Model, compiled, input_size
-from gradcam.targets import Target, TargetLike, as_target
+from gradcam._types import Array, Inputs, LayerLike
+from gradcam.explaining.prepare import Prepared, prepare, settle
+from gradcam.model import HasFloat64, Model
+from gradcam.targets import TargetLike
 
 __all__ = ["Verification", "verify"]
 
@@ -173,40 +172,19 @@ def verify(
 
     Takes 4 forward passes for each direction and channel. Returns a report; `.assert_passed()` raises.
     """
-    classifier = model if isinstance(model, Classifier) else None
-    if classifier is not None:
-        model, target = classifier.model, classifier.indices(target)
-        layer = classifier.layer if layer is None else layer
-    if isinstance(layer, (list, tuple)):
-        raise TypeError(f"`layer` must be one layer, but is {layer!r}; verify them one by one")
-    tapped = backends.adapt(model, inputs, allow_training)
-    path = (
-        last_spatial_layer(tapped, inputs, layout)
-        if layer is None
-        else backends.layer_path(model, layer)
-    )
+    prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
+    path = prepared.layer
     for double in (True, False) if float64 else (False,):
-        with _precision(tapped, inputs, double) as (found, used):
-            outputs, scores, activations, gradients = compiled(found, _Captured(path))(
-                used, as_target(target)
-            )
+        with _precision(prepared, double) as exact:
+            outputs, scores, activations, gradients = exact.run(_Captured(path))
             if double and "float64" not in str(activations.dtype):
                 continue
-            resolved = as_target(target)
-            if isinstance(resolved, Target):
-                resolved.check(outputs)
-                resolved = resolved.resolve(outputs)
-            size = input_size(found, used)
-            shape = Pipeline((path,), (), size, layout).layout_of(
-                path, activations.shape[1:], found
-            )
-            replay = compiled(found, _Replayed(path))
             probe = _Probe(
-                score=lambda a: to_numpy(replay(used, resolved, a)).astype(np.float64),  # noqa: B023
+                score=_score(exact, settle(exact.target, outputs)),
                 activations=activations,
                 scores=to_numpy(scores).astype(np.float64),
                 gradients=to_numpy(gradients).astype(np.float64),
-                layout=shape,
+                layout=exact.layout_of(path, activations.shape[1:]),
                 step=step,
                 tolerance=tolerance,
             )
@@ -214,15 +192,25 @@ def verify(
     raise AssertionError("unreachable")
 
 
+def _score(prepared: Prepared, target: Any) -> Callable[[Array], np.ndarray]:
+    """The score as a function of the layer's activations, (N,) or (N, K) in float64 on the host."""
+    replay = _Replayed(prepared.layer)
+
+    def score(activations: Array) -> np.ndarray:
+        return to_numpy(prepared.run(replay, activations, target=target)).astype(np.float64)
+
+    return score
+
+
 @contextmanager
-def _precision(model: Model, inputs: Inputs, double: bool) -> Iterator[tuple[Model, Inputs]]:
+def _precision(prepared: Prepared, double: bool) -> Iterator[Prepared]:
     """The model and its inputs in double precision, where its backend can, for as long as the context lasts."""
-    wide = getattr(model, "float64", None) if double else None
-    context: AbstractContextManager[tuple[Model, Inputs]] = (
-        wide(inputs) if wide else nullcontext((model, inputs))
-    )
-    with context as found:
-        yield found
+    model = prepared.model
+    if not double or not isinstance(model, HasFloat64):
+        yield prepared
+        return
+    with model.float64(prepared.inputs) as (wide, inputs):
+        yield replace(prepared, model=wide, inputs=inputs)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def entries(layer):
     """Every public way into a model: (model, inputs, target) -> anything."""
     found = {
         f"explain {name}": functools.partial(
-            lambda name, m, x, t: gradcam.explain(m, x, layer, t, name, chunk=2).heatmaps(), name
+            lambda name, m, x, t: gradcam.explain(m, x, layer, t, name, batch=2).heatmaps(), name
         )
         for name in METHODS
     }

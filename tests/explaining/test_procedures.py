@@ -12,8 +12,10 @@ from networks import Case
 import gradcam
 from gradcam import backends, targets
 from gradcam._arrays import constant, to_numpy
-from gradcam.explaining.procedures import PROCEDURES, Run, contributions
+from gradcam.explaining.prepare import prepare
+from gradcam.explaining.run import ModelRun
 from gradcam.methods import TABLE
+from gradcam.methods.procedures.at_input import contributions
 from gradcam.model import INPUT, scorer
 
 LAYER = [
@@ -36,7 +38,7 @@ def reference(method: str, several: bool) -> np.ndarray:
 def test_every_backend_gives_the_black_boxes_map(some_case: Case, method, several):
     case = some_case
     target = [[1, 3]] if several else 2
-    found = gradcam.explain(case.model, case.inputs(), case.second, target, method, chunk=7).numpy()
+    found = gradcam.explain(case.model, case.inputs(), case.second, target, method, batch=7).numpy()
     expected = reference(method, several)
     assert found.maps.shape == ((3, 2, 4, 5) if several else (3, 4, 5))
     np.testing.assert_allclose(found.maps, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
@@ -81,16 +83,8 @@ def test_a_target_of_each_samples_own_sees_batches_of_its_own_size(some_case: Ca
 def test_integrated_gradients_are_complete(some_case: Case):
     """The mean gradient times the activations sums to y(A) - y(0), whatever the head."""
     case = some_case
-    run = Run(
-        model=case.tapped,
-        inputs=case.inputs(),
-        path=case.second,
-        layout_of=lambda path, shape: gradcam.layouts.infer(shape, (8, 10), case.channels_first),
-        target=targets.as_target(1),
-        size=(8, 10),
-        chunk=8,
-        track=lambda steps, what: steps,
-    )
+    prepared = prepare(case.model, case.inputs(), case.second, 1)
+    run = ModelRun(prepared, case.second, batch=8, tracker=lambda steps, doing: steps)
     activations = run.first.activations[0]
     mean = (
         sum(
@@ -144,7 +138,7 @@ def test_channels_that_are_zero_everywhere_are_not_run():
         return networks.head_numpy(a)
 
     found = gradcam.explain(
-        gradcam.Split(features, head), networks.images(), target=1, method="ablation-cam", chunk=1
+        gradcam.Split(features, head), networks.images(), target=1, method="ablation-cam", batch=1
     )
     assert len(seen) == 1 + 3  # the score, and three channels that are alive
     nothing = gradcam.Split(lambda x: 0 * networks.features_numpy(x), networks.head_numpy)
@@ -268,12 +262,12 @@ class Counted:
 
 def test_ablation_runs_the_body_once():
     counted = Counted()
-    gradcam.explain(counted.model, counted.inputs, "second", 1, "ablation-cam", chunk=2)
+    gradcam.explain(counted.model, counted.inputs, "second", 1, "ablation-cam", batch=2)
     # once for the activations and the score, once for the tape of the head
     assert counted.calls["conv1"] <= 2
     fine = Counted()
-    gradcam.explain(fine.model, fine.inputs, "second", 1, "ablation-cam", chunk=1)
-    assert fine.calls == counted.calls  # whatever the number of chunks: six channels, one by one
+    gradcam.explain(fine.model, fine.inputs, "second", 1, "ablation-cam", batch=1)
+    assert fine.calls == counted.calls  # whatever the number of batches: six channels, one by one
 
 
 @pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
@@ -467,11 +461,11 @@ def test_a_model_whose_code_forbids_a_memory_format_is_given_another():
     torch.manual_seed(0)
     model = Views().eval().double()
     x = torch.rand(1, 4, 12, 10, dtype=torch.float64)
-    found = gradcam.explain(model, x, "conv", 1, "score-cam", relu=False, chunk=2).maps
+    found = gradcam.explain(model, x, "conv", 1, "score-cam", relu=False, batch=2).maps
     assert formats.count(False) == 1  # it is not tried again
     same = gradcam.Split(model.conv, lambda a: a.mean((2, 3)))
     torch.testing.assert_close(
-        found, gradcam.explain(same, x, None, 1, "score-cam", relu=False, chunk=2).maps
+        found, gradcam.explain(same, x, None, 1, "score-cam", relu=False, batch=2).maps
     )
 
 
@@ -548,16 +542,8 @@ def test_the_input_and_all_biases_sum_to_the_score(name, target):
     jax = pytest.importorskip("jax")
     with jax.enable_x64(True):
         model, inputs = relu_network(name)
-        run = Run(
-            model=backends.adapt(model, inputs),
-            inputs=inputs,
-            path=INPUT,
-            layout_of=lambda path, shape: gradcam.layouts.infer(shape, (8, 10), name == "torch"),
-            target=targets.as_target(target),
-            size=(8, 10),
-            chunk=8,
-            track=lambda steps, what: steps,
-        )
+        prepared = prepare(model, inputs, INPUT, target)
+        run = ModelRun(prepared, INPUT, batch=8, tracker=lambda steps, doing: steps)
         capture, found = contributions(run)
         scores = to_numpy(capture.scores)
         total = sum(to_numpy(product).reshape(*scores.shape, -1).sum(-1) for _, _, product in found)
@@ -600,15 +586,15 @@ def test_parameters_that_a_method_does_not_have():
         gradcam.explain(case.model, case.inputs(), method="integrated-grad-cam", steps=0)
     with pytest.raises(ValueError, match="`channels` must be at least 1"):
         gradcam.explain(case.model, case.inputs(), method="score-cam", channels=0)
-    with pytest.raises(ValueError, match="`chunk` must be at least 1"):
-        gradcam.explain(case.model, case.inputs(), method="score-cam", chunk=0)
+    with pytest.raises(ValueError, match="`batch` must be at least 1"):
+        gradcam.explain(case.model, case.inputs(), method="score-cam", batch=0)
 
 
 def test_a_progress_bar_changes_nothing(capsys):
     pytest.importorskip("rich")
     case = networks.case("numpy")
     shown = gradcam.explain(
-        case.model, case.inputs(), target=1, method="ablation-cam", progress=True, chunk=2
+        case.model, case.inputs(), target=1, method="ablation-cam", progress=True, batch=2
     )
     hidden = gradcam.explain(case.model, case.inputs(), target=1, method="ablation-cam")
     np.testing.assert_array_equal(shown.maps, hidden.maps)
@@ -616,7 +602,7 @@ def test_a_progress_bar_changes_nothing(capsys):
 
 def test_every_entry_of_the_table_can_run():
     for entry in TABLE:
-        assert (entry.name in PROCEDURES) == (
+        assert (entry.procedure is not None) == (
             entry.needs not in ("gradients", "activations", "curvatures")
         ), entry.name
 

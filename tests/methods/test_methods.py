@@ -5,8 +5,10 @@ Their equality with plain loops, in every array library, is in test_methods_loop
 
 from __future__ import annotations
 
+import functools
 import math
 
+import networks
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -16,13 +18,11 @@ import gradcam
 from gradcam import methods
 from gradcam.methods import (
     METHODS,
-    POOLED,
     TABLE,
     ablation_cam,
-    as_entry,
+    as_spec,
     attention_rollout,
     cam,
-    check_parameters,
     components,
     eigen_cam,
     eigen_grad_cam,
@@ -41,6 +41,7 @@ from gradcam.methods import (
     seg_eigen_cam,
     shapley_cam,
     smooth_grad_cam_pp,
+    spec,
     xgrad_cam,
 )
 from gradcam.methods.components import (
@@ -50,6 +51,7 @@ from gradcam.methods.components import (
     oriented,
 )
 from gradcam.methods.gradients import weigh_channels
+from gradcam.methods.spec import check_parameters
 
 seeds = st.integers(0, 1000)
 A = np.array([[1.0, 2.0], [3.0, -1.0]])  # two channels, two positions
@@ -697,7 +699,7 @@ def test_errors_of_methods_say_what_to_do():
 def test_every_method_says_what_it_is_where_it_is_from_and_what_it_costs(entry):
     assert entry.about.endswith(".")
     assert "\n" not in entry.about
-    assert entry.needs in methods.Needs.__args__
+    assert entry.needs in spec.Needs.__args__
     assert "forward" in entry.cost
     if entry.name == "random-cam":  # a control, of no paper
         assert entry.paper == ""
@@ -706,47 +708,48 @@ def test_every_method_says_what_it_is_where_it_is_from_and_what_it_costs(entry):
         assert entry.paper[
             0
         ].isupper()  # no half sentence: "et al. 2017, eqs. 1 and 2" has full stops of its own
-    assert METHODS[entry.name] is entry.function
-    assert as_entry(entry.name) is entry
+    assert METHODS[entry.name] is entry
+    assert as_spec(entry.name) is entry
 
 
 def test_a_paper_is_cited_whole():
     cited = "Selvaraju et al. 2017, eqs. 1 and 2, https://arxiv.org/abs/1610.02391"
-    assert as_entry("grad-cam").paper == cited
+    assert as_spec("grad-cam").paper == cited
     assert (
-        as_entry("hires-cam").paper
+        as_spec("hires-cam").paper
         == "Draelos and Carin 2020, eq. 5, https://arxiv.org/abs/2011.08891"
     )
 
     def own(activations, gradients):
         """https://example.org/own"""
 
-    assert as_entry(own).paper == as_entry(own).about == "https://example.org/own"
+    assert as_spec(own).paper == as_spec(own).about == "https://example.org/own"
     own.__doc__ = "Mine. By me et al. 2020, https://example.org/own. More of it. The end."
-    assert as_entry(own).paper.startswith("By me et al. 2020, https://example.org/own")
+    assert as_spec(own).paper.startswith("By me et al. 2020, https://example.org/own")
 
 
 def test_names_are_the_tables_and_unlike():
     assert list(METHODS) == [entry.name for entry in TABLE]
     assert len(METHODS) == len(set(TABLE)) == len(TABLE)
-    assert {grad_cam, cam} == POOLED
+    pooled = {entry.name for entry in TABLE if entry.uses_mean_gradient}
+    assert pooled == {"grad-cam", "cam"}
 
 
 def test_an_entry_by_name_by_function_and_of_your_own():
-    assert as_entry("score-cam") is as_entry(score_cam)
-    assert as_entry("is-cam").function is score_cam
+    assert as_spec("score-cam") is as_spec(score_cam)
+    assert as_spec("is-cam").function is score_cam
 
     def own(activations, gradients):
         return gradients
 
-    assert as_entry(own) == methods.Entry("own", own, "gradients", "1 forward, 1 backward")
-    assert (as_entry(own).about, as_entry(own).paper) == ("", "")
+    assert as_spec(own) == methods.MethodSpec("own", own, "gradients", "1 forward, 1 backward")
+    assert (as_spec(own).about, as_spec(own).paper) == ("", "")
 
     class Own:
         def __call__(self, activations, gradients):
             return gradients
 
-    assert as_entry(Own()).name == "Own"
+    assert as_spec(Own()).name == "Own"
 
 
 def test_a_name_that_is_unknown_is_answered_with_the_nearest():
@@ -754,25 +757,26 @@ def test_a_name_that_is_unknown_is_answered_with_the_nearest():
     with pytest.raises(
         ValueError, match=f'`method` "gradcam" is unknown; did you mean "grad-cam"\\? {known}'
     ):
-        as_entry("gradcam")
+        as_spec("gradcam")
     with pytest.raises(ValueError, match=f'`method` "lime" is unknown; {known}'):
-        as_entry("lime")
+        as_spec("lime")
 
 
 def test_a_parameter_that_a_method_does_not_have_is_named():
-    check_parameters("layer-cam", layer_cam, {"gamma": 2})
-    check_parameters("layer-cam", layer_cam, {})
+    layer = as_spec("layer-cam")
+    check_parameters(layer, {"gamma": 2}, "gradcam.explain")
+    check_parameters(layer, {}, "gradcam.explain")
     own = "`k` is no option of gradcam.explain and no parameter of"
     with pytest.raises(TypeError, match=f"{own} layer-cam; its own are gamma$"):
-        check_parameters("layer-cam", layer_cam, {"gamma": 2, "k": 3})
+        check_parameters(layer, {"gamma": 2, "k": 3}, "gradcam.explain")
     with pytest.raises(TypeError, match=f"{own} grad-cam; it has none of its own$"):
-        check_parameters("grad-cam", grad_cam, {"k": 3})
+        check_parameters(as_spec("grad-cam"), {"k": 3}, "gradcam.explain")
     with pytest.raises(
         TypeError, match=r"`activations` is no option .* random-cam; its own are seed$"
     ):
-        check_parameters("random-cam", random_cam, {"activations": 3})
-    with pytest.raises(TypeError, match=r"its own are iterations, seed$"):
-        check_parameters("factorise", factorise, {"k": 3})
+        check_parameters(as_spec("random-cam"), {"activations": 3}, "gradcam.compare")
+    with pytest.raises(TypeError, match=r"its own are channels, samples$"):
+        check_parameters(as_spec("is-cam"), {"k": 3}, "gradcam.explain")
 
 
 # ---------------------------------------------------------------------------------------------- combine
@@ -829,3 +833,54 @@ def test_every_method_of_a_paper_names_its_own():
     assert len(set(papers)) == len(papers)
     assert "2006.14255" in next(entry.paper for entry in TABLE if entry.name == "ss-cam")
     assert {entry.name for entry in TABLE if not entry.paper} == {"random-cam"}
+
+
+# ---------------------------------------------------------------------------------------------- identity, not names
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_name_and_what_it_names_are_the_same_method(name):
+    assert as_spec(METHODS[name]) is as_spec(name)
+
+
+def test_a_function_of_your_own_runs_whatever_it_is_called():
+    case = networks.case("numpy")
+
+    def cam(activations, gradients):
+        return (activations * 0 + gradients * 0).sum(-2) + 7.0
+
+    def legrad(activations, gradients):
+        return (activations * 0 + gradients * 0).sum(-2) + 3.0
+
+    for function, value in ((cam, 7.0), (legrad, 3.0)):
+        maps = gradcam.explain(case.model, case.inputs(), case.second, 1, function).maps
+        np.testing.assert_array_equal(maps, np.full_like(maps, value))
+
+
+def test_compare_keeps_two_partials_and_takes_a_methods_own_parameters():
+    case = networks.case("numpy")
+    soft = functools.partial(layer_cam, gamma=2.0)
+    hard = functools.partial(layer_cam, gamma=8.0)
+    pair = ("layer-cam", {"gamma": 4.0})
+    results = gradcam.compare(case.model, case.inputs(), case.second, 1, [soft, hard, pair])
+    assert list(results) == ["layer_cam(gamma=2.0)", "layer_cam(gamma=8.0)", "layer-cam(gamma=4.0)"]
+    for gamma, explanation in zip((2.0, 8.0, 4.0), results.values(), strict=True):
+        alone = gradcam.explain(case.model, case.inputs(), case.second, 1, "layer-cam", gamma=gamma)
+        np.testing.assert_array_equal(explanation.maps, alone.maps)
+
+
+def test_compare_refuses_two_methods_that_its_result_could_not_tell_apart():
+    case = networks.case("numpy")
+    twins = [lambda a, g: (a * g).sum(-2), lambda a, g: (a + g).sum(-2)]
+    with pytest.raises(ValueError, match='two methods with the name "<lambda>"'):
+        gradcam.compare(case.model, case.inputs(), case.second, 1, twins)
+
+
+def test_old_names_go_on_with_a_warning():
+    case = networks.case("numpy")
+    with pytest.warns(DeprecationWarning, match="Entry is now gradcam.methods.MethodSpec"):
+        assert methods.Entry is methods.MethodSpec
+    with pytest.warns(DeprecationWarning, match="`chunk` is now `batch`"):
+        old = gradcam.Explainer(case.model, method="ablation-cam", chunk=2)
+    new = gradcam.Explainer(case.model, method="ablation-cam", batch=2)
+    np.testing.assert_array_equal(old(case.inputs(), 1).maps, new(case.inputs(), 1).maps)

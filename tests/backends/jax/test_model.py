@@ -127,13 +127,13 @@ def lowered(net, variables, x, layer, target, methods):
     """The one program of an explanation of a flax.linen `net`, before it is compiled."""
     from gradcam import backends
     from gradcam.backends.jax.model import _run, _Structure
-    from gradcam.explaining.explainer import Pipeline
-    from gradcam.methods import as_entry
+    from gradcam.explaining.pipeline import Pipeline
+    from gradcam.methods import as_spec
     from gradcam.targets import as_target, split
 
     model = backends.adapt((net, variables), x)
     size = x.shape[1:3]
-    entries = tuple((as_entry(method), ()) for method in methods)
+    entries = tuple((as_spec(method), ()) for method in methods)
     pipeline = Pipeline((layer,), entries, size, picture=(size, "max"))
     indices, rest = split(as_target(target))
     return _run.lower(_Structure(pipeline, model.run, False, rest), model.values, x, indices, ())

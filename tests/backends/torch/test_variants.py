@@ -194,7 +194,7 @@ def test_a_batch_norm_is_part_of_its_convolution_where_nothing_else_sees_it(name
         x = x[:1]  # what runs together is not told apart
     chunk = 1 if name.startswith("its own") else 32
     with Counted() as counted:
-        found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False, chunk=chunk).maps
+        found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False, batch=chunk).maps
     if name != "of a batch":
         torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
@@ -240,7 +240,7 @@ def test_what_the_outputs_or_the_target_may_read_is_not_folded():
     target = lambda out: out["logits"][:, 1] + out["raw"].mean((1, 2, 3))  # noqa: E731
     shown = gradcam.explain(model, x, "conv", target, "score-cam", relu=False).maps
     stashed = lambda out: out["logits"][:, 1] + model.raw.mean((1, 2, 3))  # noqa: E731
-    found = gradcam.explain(model, x, "conv", stashed, "score-cam", relu=False, chunk=1).maps
+    found = gradcam.explain(model, x, "conv", stashed, "score-cam", relu=False, batch=1).maps
     torch.testing.assert_close(shown, plain, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
 
@@ -314,7 +314,7 @@ def test_a_watched_pass_keeps_nothing():
         model(x)
     plain = max(most)
     alive.clear(), most.clear()
-    gradcam.explain(model, x, "block", 1, "score-cam", relu=False, chunk=1)
+    gradcam.explain(model, x, "block", 1, "score-cam", relu=False, batch=1)
     assert max(most) <= plain + 1
 
 
@@ -341,7 +341,7 @@ def test_a_model_that_then_takes_another_way_is_run_as_it_is(way):
 
     model, x = made(Turning)
     model.block.way, model.block.other = way, nn.BatchNorm2d(6).double().eval()
-    found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False, chunk=2).maps
+    found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False, batch=2).maps
     model.block.calls = 0
     activations = model.block(x)
     weights = []

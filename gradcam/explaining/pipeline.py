@@ -1,0 +1,182 @@
+"""Capture, method, ReLU and, where a picture is wanted, resize and scale: what one call of an explainer computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from gradcam import layouts
+from gradcam import maps as map_math
+from gradcam._arrays import array_namespace, widen
+from gradcam._progress import Progress, track
+from gradcam._types import Array, Inputs, Shape
+from gradcam.explaining.axes import layout_of
+from gradcam.explaining.prepare import Prepared
+from gradcam.explaining.run import ModelRun
+from gradcam.explaining.smoothing import Smoothing
+from gradcam.layouts import Layout
+from gradcam.maps import Fusion, Scaling
+from gradcam.methods import MethodSpec
+from gradcam.model import Model, PooledAxes, compiled, input_channels_first
+
+__all__ = ["ChosenMethod", "Pipeline", "Runs", "peak"]
+
+ChosenMethod = tuple[MethodSpec, tuple[tuple[str, Any], ...]]
+"""A method and its own parameters."""
+
+LayerArrays = tuple[Array, ...]
+"""A layer's activations, gradients and curvatures as (..., C, P), as far as the methods need them."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One function of a model, its inputs and a target, which JAX compiles as a whole.
+
+    It holds all that is no array; pipelines that are equal share a compiled program. A call returns a mapping:
+    "maps", one array for each method; "scores"; "outputs"; and "peaks", (M (L + 1), N) or (..., N, K), the largest
+    magnitude of each method's map of each layer and of the map made of them: NaN or infinite where the map is, and 0
+    where the map is 0 everywhere. All checks of a result need only this one small array on the host.
+    """
+
+    layers: tuple[str, ...]
+    methods: tuple[ChosenMethod, ...]
+    size: Shape | None
+    layout: layouts.Spec = None
+    relu: bool = True
+    fusion: Fusion = "mean"
+    picture: tuple[Shape, Scaling] | None = None
+
+    def layout_of(self, path: str, sample: Sequence[int], model: Model) -> Layout:
+        return layout_of(model, path, sample, self.size, self.layout)
+
+    def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
+        outputs, scores, layers = self._capture(model, inputs, target)
+        raw = []
+        for method in self.methods:
+            raw.append([_map(method, layout, arrays, scores.shape) for layout, arrays in layers])
+        return self.result(raw, scores, outputs)
+
+    def result(self, raw: list[list[Array]], scores: Array, outputs: Any) -> dict[str, Any]:
+        """The mapping that a call returns, from raw[method][layer], maps (N, *grid) or (N, K, *grid)."""
+        lead = scores.ndim
+        maps = []
+        peaks = []
+        for of_layers in raw:
+            fused = self._fused(of_layers, lead)
+            peaks += [peak(layer_map, lead) for layer_map in (*of_layers, fused)]
+            maps.append(self._pictured(fused))
+        stacked = array_namespace(*peaks).stack(peaks)
+        return {"maps": tuple(maps), "scores": scores, "outputs": outputs, "peaks": stacked}
+
+    def _capture(
+        self, model: Model, inputs: Inputs, target: Any
+    ) -> tuple[Any, Array, list[tuple[Layout, LayerArrays]]]:
+        """Outputs, scores, and each layer's layout and arrays."""
+        needs = {spec.needs for spec, _ in self.methods}
+        if needs == {"activations"}:
+            capture = model.capture(inputs, self.layers, None)
+            scores = target(capture.outputs)
+        else:
+            options: dict[str, Any] = {"curvature": True} if "curvatures" in needs else {}
+            capture = model.capture(inputs, self.layers, target, self._pooled(model), **options)
+            scores = capture.scores
+        layers = []
+        for i, (path, activations) in enumerate(zip(self.layers, capture.activations, strict=True)):
+            layout = self.layout_of(path, activations.shape[1:], model)
+            view = layout.view(widen(activations))
+            if scores.ndim == 2:  # K targets share their activations
+                view = array_namespace(view).expand_dims(view, axis=1)
+            arrays = [view]
+            for slopes in (capture.gradients, capture.curvatures):
+                if slopes:
+                    arrays.append(layout.view(widen(slopes[i])))
+            layers.append((layout, tuple(arrays)))
+        return capture.outputs, scores, layers
+
+    def _pooled(self, model: Model) -> PooledAxes | None:
+        """The axes over which only the gradient's mean is used, where that holds for all methods."""
+        if not all(spec.uses_mean_gradient for spec, _ in self.methods):
+            return None
+
+        def axes(sample: Shape) -> tuple[int, ...]:
+            layout = self.layout_of(self.layers[0], sample, model)
+            return () if layout.kind == "tokens" else layout.spatial_axes
+
+        return axes
+
+    def _fused(self, raw: list[Array], lead: int) -> Array:
+        """One map from those of all layers: (N, *grid), or (N, K, *grid) where `lead` is 2."""
+        if self.relu:
+            raw = [map_math.relu(layer_map) for layer_map in raw]
+        if len(raw) == 1:
+            return raw[0]
+        return map_math.fuse(raw, raw[0].ndim - lead, self.fusion)
+
+    def _pictured(self, maps: Array) -> Array:
+        if self.picture is None:
+            return maps
+        size, how = self.picture
+        return map_math.scale(map_math.resize(maps, size), len(size), how)
+
+
+ARRAYS = {"activations": 1, "gradients": 2, "curvatures": 3}
+"""How many of a layer's arrays a method takes, by what it needs."""
+
+
+def _map(method: ChosenMethod, layout: Layout, arrays: LayerArrays, scores: Shape) -> Array:
+    """One method's map of one layer, the same for all targets where the method looks at none."""
+    spec, parameters = method
+    positions = spec.function(*arrays[: ARRAYS[spec.needs]], **dict(parameters))
+    xp = array_namespace(positions)
+    return layout.maps(xp.broadcast_to(positions, (*scores, positions.shape[-1])))
+
+
+def peak(maps: Array, lead: int) -> Array:
+    """(N,) or (N, K): the largest magnitude of each map; NaN where it holds one."""
+    xp = array_namespace(maps)
+    return xp.max(xp.abs(maps), axis=tuple(range(lead, maps.ndim)))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How a pipeline runs: in one capture or by a procedure, and once or for each variant of the inputs."""
+
+    smoothing: Smoothing | None
+    batch: int
+    progress: Progress
+
+    def once(self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
+        """One capture for all methods, or the procedure of the one method that has one."""
+        spec, parameters = pipeline.methods[0]
+        if spec.procedure is None:
+            result: dict[str, Any] = compiled(model, pipeline)(inputs, target)
+            return result
+        prepared = Prepared(model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout)
+        raw = []
+        captures = []
+        for path in pipeline.layers:
+            run = ModelRun(prepared, path, self.batch, partial(track, self.progress))
+            maps, capture = spec.procedure(run, **dict(parameters))
+            raw.append(maps)
+            captures.append(capture)
+        return pipeline.result([raw], captures[0].scores, captures[0].outputs)
+
+    def smoothed(
+        self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any, plain: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The result with smoothed maps; `plain`, the result without smoothing, gives scores and outputs.
+
+        Signed maps of every variant are mapped back, and their mean goes the way of a raw map.
+        """
+        if self.smoothing is None:
+            return plain
+        signed = replace(pipeline, relu=False, picture=None)
+        variants = list(self.smoothing.variants(inputs, input_channels_first(model, inputs)))
+        totals: list[Any] = [0.0] * len(pipeline.methods)
+        for variant, map_back in variants:
+            maps = self.once(signed, model, variant, target)["maps"]
+            totals = [total + map_back(m) for total, m in zip(totals, maps, strict=True)]
+        means = [[total / len(variants)] for total in totals]
+        return pipeline.result(means, plain["scores"], plain["outputs"])

@@ -1,0 +1,106 @@
+"""Methods that ask for scores or gradients at other activations of the layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcam._arrays import array_namespace, constant, to_numpy, widen
+from gradcam._types import Array
+from gradcam.methods import gradients as gradient_methods
+from gradcam.methods import scores as score_methods
+from gradcam.methods.procedures.shared import check_positive, for_targets, of_all_channels
+from gradcam.methods.run import Explained, Run
+
+__all__ = ["ablation_cam", "cam", "integrated_grad_cam"]
+
+
+def cam(run: Run, tolerance: float = 1e-3) -> Explained:
+    """CAM, where the head is linear: there the gradient is the same at all positions and for all activations."""
+    capture = run.first
+    run = run.settled(capture)
+    layout = run.layout(capture)
+    gradients = layout.view(widen(capture.gradients[0]))
+    negated = run.capture(at=-capture.activations[0])
+    _check_linear_head(gradients, layout.view(widen(negated.gradients[0])), tolerance, run.path)
+    view = for_targets(layout.view(widen(capture.activations[0])), capture.scores)
+    return layout.maps(gradient_methods.cam(view, gradients)), capture
+
+
+def _check_linear_head(gradients: Array, at_negated: Array, tolerance: float, path: str) -> None:
+    """Raise unless the gradient is constant over positions, and the same where the activations are negated."""
+    xp = array_namespace(gradients)
+    limit = tolerance * float(xp.max(xp.abs(gradients)))
+    mean = xp.mean(gradients, axis=-1, keepdims=True)
+    over_positions = float(xp.max(xp.abs(gradients - mean)))
+    over_activations = float(xp.max(xp.abs(gradients - at_negated)))
+    if max(over_positions, over_activations) <= limit:
+        return
+    reason = "depends on the activations"
+    if over_positions > limit:
+        reason = "differs between positions"
+    raise ValueError(
+        f'CAM needs global average pooling and one linear layer behind layer "{path}", but the gradient there '
+        f'{reason}; use method="grad-cam", which is CAM where there is one, or the layer in front of the pooling'
+    )
+
+
+def integrated_grad_cam(run: Run, steps: int = 32) -> Explained:
+    """Grad-CAM whose gradients are means as the activations grow from zero, over `steps` midpoints of the way."""
+    check_positive("steps", steps)
+    capture = run.first
+    run = run.settled(capture)
+    layout = run.layout(capture)
+    activations = capture.activations[0]
+    total = 0.0
+    for step in run.track(range(steps), "integrating"):
+        on_the_way = run.capture(at=activations * ((step + 0.5) / steps))
+        total = total + layout.view(widen(on_the_way.gradients[0]))
+    view = for_targets(layout.view(widen(activations)), capture.scores)
+    return layout.maps(gradient_methods.grad_cam(view, total / steps)), capture
+
+
+def ablation_cam(run: Run) -> Explained:
+    """Each channel set to 0 in turn, at all positions; only the layer's head runs again."""
+    capture = run.unscored
+    run = run.settled(capture)
+    layout = run.layout(capture)
+    activations = capture.activations[0]
+    view = layout.view(widen(activations))
+    xp = array_namespace(view)
+    channels = int(view.shape[-2])
+    channel_axis = -1
+    if layout.kind == "channels_first":
+        channel_axis = -len(layout.grid) - 1
+
+    scorer = run.scorer()
+    scores_of = scorer.run
+    batch = run.batch
+    if scorer.averaged is not None and layout.kind != "tokens":
+        # Averaging over positions commutes with removing a channel, so the averaged activations are ablated.
+        positions = int(np.prod([activations.shape[axis] for axis in scorer.axes]))
+        activations = xp.mean(activations, axis=scorer.axes, keepdims=True)
+        scores_of = scorer.averaged
+        batch = run.batch * positions
+
+    # Removing a channel that is 0 everywhere changes nothing, so its score is known.
+    alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+
+    def without(index: np.ndarray) -> Array:
+        return activations * _all_but(alive[index], channels, channel_axis, like=activations)
+
+    scores = widen(capture.scores)[..., None]
+    if len(alive):
+        ablated = run.score(scores_of, without, len(alive), "ablating channels", batch)
+        scores = xp.concat([ablated, scores], axis=-1)
+    ablated = of_all_channels(scores, alive, channels)
+    view = for_targets(view, capture.scores)
+    return layout.maps(score_methods.ablation_cam(view, widen(capture.scores), ablated)), capture
+
+
+def _all_but(removed: np.ndarray, channels: int, channel_axis: int, like: Array) -> Array:
+    """Ones (m, 1, ..., C, ..., 1) with a 0 at the removed channel of each of m variants, to multiply by."""
+    kept = np.ones((len(removed), channels), dtype=np.float32)
+    kept[np.arange(len(removed)), removed] = 0
+    shape = [len(removed), *(1,) * like.ndim]
+    shape[channel_axis] = channels
+    return constant(kept.reshape(shape), like=like)

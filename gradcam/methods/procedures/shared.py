@@ -1,0 +1,37 @@
+"""What several procedures share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradcam._arrays import array_namespace, constant
+from gradcam._types import Array
+
+__all__ = ["check_positive", "for_targets", "of_all_channels"]
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise unless the parameter is at least 1."""
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, but is {value}")
+
+
+def for_targets(view: Array, scores: Array) -> Array:
+    """Activations (N, C, P) as (N, 1, C, P) where there are K targets for each sample: they share them."""
+    if scores.ndim == 2:
+        return array_namespace(view).expand_dims(view, axis=1)
+    return view
+
+
+def of_all_channels(scores: Array, alive: np.ndarray, channels: int) -> Array:
+    """Scores of all channels (..., C) from those of the channels `alive`, (..., len(alive) + 1).
+
+    The last entry is the score that all other channels share.
+
+    >>> of_all_channels(np.array([5.0, 6.0, 9.0]), alive=np.array([1, 3]), channels=4)
+    array([9., 5., 9., 6.])
+    """
+    column = np.full(channels, len(alive))
+    column[alive] = np.arange(len(alive))
+    xp = array_namespace(scores)
+    return xp.take(scores, constant(column, like=scores, dtype=xp.int32), axis=-1)
