@@ -11,7 +11,16 @@ from gradcam._arrays import array_namespace, constant
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.layouts import input_layout
 
-__all__ = ["INPUT", "arguments", "first_array", "noise", "rows", "with_first_array"]
+__all__ = [
+    "INPUT",
+    "arguments",
+    "arrays_of",
+    "first_array",
+    "noise",
+    "rows",
+    "with_array",
+    "with_first_array",
+]
 
 INPUT = "<input>"
 """The path of the input itself, where a backend can tap it: the array of `first_array`."""
@@ -36,6 +45,23 @@ def first_array(inputs: Inputs) -> Array:
             f"`inputs` must be an array (N, ...), or a tuple or mapping of them, but is a {type(inputs).__name__}"
         )
     return next((array for array in arrays if len(array.shape) >= 3), arrays[0])
+
+
+def arrays_of(inputs: Inputs) -> dict[int | str, Array]:
+    """Every array that the model is called with, by its position or its keyword."""
+    args, kwargs = arguments(inputs)
+    named: dict[int | str, Any] = dict(enumerate(args))
+    named.update(kwargs)
+    return {key: value for key, value in named.items() if len(getattr(value, "shape", ())) > 0}
+
+
+def with_array(inputs: Inputs, key: int | str, array: Array) -> Inputs:
+    """The same inputs with another array at that position or keyword."""
+    if isinstance(inputs, Mapping):
+        return {**inputs, key: array}
+    if isinstance(inputs, tuple):
+        return tuple(array if n == key else value for n, value in enumerate(inputs))
+    return array
 
 
 def with_first_array(inputs: Inputs, array: Array) -> Inputs:

@@ -39,6 +39,7 @@ __all__ = [
     "HasFloat64",
     "HasInputGradients",
     "HasLayers",
+    "HasReach",
     "HasScorer",
     "HasTraining",
     "HasWeights",
@@ -135,6 +136,18 @@ class HasLayers(Protocol):
         """Every output that can be tapped, in the order in which they run.
 
         Law: each path can be captured, and has the shape that is listed.
+        """
+
+
+@runtime_checkable
+class HasReach(Protocol):
+    """It can say which of many layers the score reaches."""
+
+    def reach(
+        self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
+    ) -> tuple[Array, Sequence[Array]]:
+        """Scores, and their gradient at each layer: that of `capture`, but zeros where the score does not depend
+        on a layer, in place of an error.
         """
 
 

@@ -1,0 +1,251 @@
+"""The axes of a layer's output: what they are, how that was told, and how sure it is.
+
+This is the one place where that question is answered, for every framework. In order:
+
+given      the user said it, `layout=`
+type       the layer's type says it for sure: a convolution's output is (N, C, h, w)
+shape      of the two channel orders only one fits the input's size, and it is the framework's own
+evidence   the network was asked: see `gradcam.space.evidence`
+guess      none of these tells; the likeliest reading of the shape is taken, and the result says so
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gradcam import layouts
+from gradcam._types import Inputs, Shape
+from gradcam.inputs import INPUT, arrays_of
+from gradcam.layouts import ChannelOrder, Layout, Samples
+from gradcam.model import Model, channel_order
+from gradcam.space.evidence import Evidence, InputKey, ask
+from gradcam.space.readings import Reading, best_reading, readings, spaces_of
+
+__all__ = [
+    "GuessedAxesWarning",
+    "LayerAxes",
+    "NeedsEvidence",
+    "ask_axes",
+    "axes_by_evidence",
+    "evidence_of",
+    "guessed_axes",
+    "is_ambiguous",
+    "sure_axes",
+    "sure_space",
+]
+
+How = Literal["given", "type", "shape", "evidence", "guess"]
+
+ENOUGH = 0.1
+"""Agreement from which on a reading is believed. Right readings of real layers have 0.3 to 0.95, wrong ones under
+0.08."""
+
+
+class GuessedAxesWarning(UserWarning):
+    """Where the positions of a layer are could not be told, and was guessed from its shape.
+
+    Say it with `layout=`, or choose another layer. To be silent,
+    `warnings.simplefilter("ignore", gradcam.GuessedAxesWarning)`.
+    """
+
+
+@dataclass(frozen=True)
+class LayerAxes:
+    """Where the samples, channels and positions of a layer's output are.
+
+    layout: the axes; in words "N C 7 7", or "N (1 + 14 x 14) C" for one class token before a grid of tokens.
+    how: how it was told: "given", "type", "shape", "evidence" or "guess".
+    agreement: of evidence, how well the reading agrees with it: at most 1, below 0.1 nothing is believed.
+    input: which of several inputs the positions are of, its position or keyword; None: the only one.
+    size: that input's size along the grid's axes, and its frames where there are any.
+    """
+
+    layer: str
+    layout: Layout
+    how: How
+    agreement: float | None = None
+    input: InputKey | None = None
+    size: Shape | None = None
+
+    def __str__(self) -> str:
+        sure = "" if self.agreement is None else f", agreement {self.agreement:.2f}"
+        return f'"{self.layer}": {self.layout} ({self.how}{sure})'
+
+
+class NeedsEvidence(Exception):  # noqa: N818, it is a question and no error
+    """The axes of this layer are in doubt: the network must be asked, which compiled code cannot do."""
+
+    def __init__(self, path: str, shape: Shape) -> None:
+        super().__init__(path)
+        self.path = path
+        self.shape = shape
+
+
+# ------------------------------------------------------------------------------------------ without asking
+
+
+def sure_axes(
+    model: Model,
+    path: str,
+    shape: Sequence[int],
+    samples: int,
+    size: Shape | None,
+    spec: layouts.Spec = None,
+) -> LayerAxes | None:
+    """The axes of a layer's whole array, where they are given or leave no doubt; None where the network must be asked.
+
+    samples: N of the batch. size: the input's spatial size, None where it has none.
+    """
+    shape = tuple(int(n) for n in shape)
+    sample = shape[1:]
+    order = channel_order(model, path)
+    if spec is not None:
+        layout = layouts.infer(sample, size, order, spec)
+        return LayerAxes(path, _with_space(layout, path, sample), "given")
+    if shape[0] == samples:
+        if len(sample) < 2:
+            _with_space(None, path, sample)
+        if size is None:  # no input axis to disturb, so nothing can be asked
+            layout = layouts.infer(sample, None, order)
+            return LayerAxes(path, _with_space(layout, path, sample), _how_by(order))
+        if len(sample) == len(size) + 1:
+            return _sure_order(path, sample, samples, size, order)
+    return None
+
+
+def _how_by(order: ChannelOrder) -> How:
+    return "type" if order.sure else "guess"
+
+
+def _sure_order(
+    path: str, sample: Shape, samples: int, size: Shape, order: ChannelOrder
+) -> LayerAxes | None:
+    """Channels in front or behind, where the layer's type or, of images and volumes, its shape says so."""
+    first = Layout("channels_first", sample[1:])
+    last = Layout("channels_last", sample[:-1])
+    expected = first if order.channels_first else last
+    other = last if order.channels_first else first
+    if order.sure:
+        # A sequence (T, N, C) with T = N looks the same, and only convolutions have the samples first for sure.
+        maybe_sequence_first = len(size) == 1 and not order.channels_first and sample[0] == samples
+        return None if maybe_sequence_first else LayerAxes(path, expected, "type")
+    if len(size) > 1 and layouts.fits(expected.grid, size) and not layouts.fits(other.grid, size):
+        return LayerAxes(path, expected, "shape")
+    return None
+
+
+def _with_space(layout: Layout | None, path: str, sample: Shape) -> Layout:
+    if layout is None:
+        raise ValueError(
+            f'layer "{path}" gives vectors of shape {sample}, which have no space to map; choose one of '
+            "gradcam.layers(model, inputs) that has"
+        )
+    return layout
+
+
+# ------------------------------------------------------------------------------------------ asking
+
+
+def evidence_of(model: Model, inputs: Inputs, paths: Sequence[str]) -> Evidence | None:
+    """What the network answers for these layers; None where it cannot be asked, such as a model of fixed batch size."""
+    try:
+        return ask(model, inputs, paths, lambda key: _disturbed_axes(model, inputs, key))
+    except Exception:  # whatever the user's model raises for a batch of two
+        return None
+
+
+def ask_axes(
+    model: Model, inputs: Inputs, path: str, shape: Sequence[int], size: Shape | None
+) -> LayerAxes:
+    """The axes of a layer in doubt, by asking the network; a guess where it does not tell."""
+    evidence = evidence_of(model, inputs, (path,))
+    axes = None if evidence is None else axes_by_evidence(model, inputs, path, evidence)
+    return guessed_axes(model, inputs, path, shape, size, evidence) if axes is None else axes
+
+
+def axes_by_evidence(
+    model: Model, inputs: Inputs, path: str, evidence: Evidence
+) -> LayerAxes | None:
+    """The reading of the layer's axes that agrees with the evidence; None where none does."""
+    seen = evidence.layers[path]
+    samples = seen.samples()
+    if samples is None:
+        return None
+    space = sure_space(model, inputs, evidence.input_key)
+    spaces = spaces_of(evidence.input_shape, space)
+    candidates = list(readings(seen.sample_shape(samples), samples, spaces, evidence.input_shape))
+    best, value = best_reading(candidates, seen.responses(samples))
+    if best is None or value < ENOUGH:
+        return None
+    return LayerAxes(
+        path,
+        best.layout,
+        "evidence",
+        value,
+        _named_input(inputs, evidence.input_key),
+        _size_along(best, evidence.input_shape, seen.frames(samples, best)),
+    )
+
+
+def guessed_axes(
+    model: Model,
+    inputs: Inputs,
+    path: str,
+    shape: Sequence[int],
+    size: Shape | None,
+    evidence: Evidence | None,
+) -> LayerAxes:
+    """The likeliest reading of the shape; where the samples are is taken from the evidence, if that tells."""
+    samples = evidence.layers[path].samples() if evidence is not None else None
+    samples = Samples() if samples is None else samples
+    sample = samples.shape(shape)
+    order = channel_order(model, path)
+    layout = _with_space(layouts.infer(sample, size, order), path, sample)
+    return LayerAxes(path, replace(layout, samples=samples), "guess")
+
+
+def is_ambiguous(axes: LayerAxes, size: Shape | None, tokens: int) -> bool:
+    """Whether a guess could as well have been another one, with another map."""
+    if axes.how != "guess" or size is None:
+        return False
+    if axes.layout.of_tokens:
+        return len(layouts.token_grids(tokens, size)) > 1
+    return True
+
+
+# ------------------------------------------------------------------------------------------ the input's own axes
+
+
+def sure_space(model: Model, inputs: Inputs, key: InputKey) -> Shape | None:
+    """The axes of an input (N, ...) that its positions run along; None where that is in doubt."""
+    shape = tuple(int(n) for n in arrays_of(inputs)[key].shape)
+    if len(shape) == 2:
+        return (1,)
+    if len(shape) != 4:
+        return None
+    few_in_front = shape[1] <= 4
+    few_behind = shape[-1] <= 4
+    if few_in_front != few_behind:
+        return (2, 3) if few_in_front else (1, 2)
+    order = channel_order(model, INPUT)
+    if order.sure:
+        return (2, 3) if order.channels_first else (1, 2)
+    return None
+
+
+def _disturbed_axes(model: Model, inputs: Inputs, key: InputKey) -> Shape:
+    space = sure_space(model, inputs, key)
+    if space is not None:
+        return space
+    return tuple(range(1, arrays_of(inputs)[key].ndim))
+
+
+def _named_input(inputs: Inputs, key: InputKey) -> InputKey | None:
+    return key if len(arrays_of(inputs)) > 1 else None
+
+
+def _size_along(reading: Reading, input_shape: Shape, frames: int | None) -> Shape:
+    size = tuple(input_shape[axis] for axis in reading.input_axes)
+    return size if frames is None else (frames, *size)

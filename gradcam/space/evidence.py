@@ -1,0 +1,193 @@
+"""The passes that ask a network where space is.
+
+A batch of two copies of one sample runs through the model: once as it is, once with all of the second copy
+disturbed, which tells where the samples are, and once for each pattern, with the odd stripes of the first copy and
+the even stripes of the second disturbed by the same noise. For an image these are six passes, each of a batch of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gradcam._arrays import array_namespace, constant, to_numpy
+from gradcam._types import Array, Inputs, Shape
+from gradcam.inputs import arrays_of, first_array, with_array
+from gradcam.layouts import Samples
+from gradcam.model import Model, compiled
+from gradcam.space.patterns import Pattern, patterns_of
+from gradcam.space.readings import Reading, Response, sample_arrangements
+
+__all__ = ["Evidence", "InputKey", "LayerEvidence", "ask", "disturbed", "paired"]
+
+InputKey: TypeAlias = "int | str"
+"""Which of several inputs: its position or its keyword."""
+
+COPIES = 2
+"""Samples in the batch that is asked."""
+
+
+@dataclass(frozen=True)
+class _Activations:
+    """The layers' outputs, as a function that a backend may compile."""
+
+    layers: tuple[str, ...]
+
+    def __call__(self, model: Model, inputs: Inputs, target: Any) -> tuple[Array, ...]:
+        return model.capture(inputs, self.layers, None).activations
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """How much each element of one layer's array, for the batch of two, changed: squared changes.
+
+    second_copy: when all of the second copy was disturbed. by_pattern: for each pattern.
+    """
+
+    shape: Shape
+    second_copy: np.ndarray
+    by_pattern: tuple[tuple[Pattern, np.ndarray], ...]
+
+    @property
+    def answers(self) -> bool:
+        """Whether the layer depends on the input at all."""
+        return bool(self.second_copy.any())
+
+    def samples(self) -> Samples | None:
+        """Where the samples are: where the second copy's elements changed and the first's did not; None: nowhere."""
+        total = float(self.second_copy.sum())
+        if not total > 0:
+            return None
+        for arrangement in sample_arrangements(self.shape, COPIES):
+            first, _ = arrangement.arrange(self.second_copy)
+            if float(first.sum()) <= 1e-6 * total:
+                return arrangement
+        return None
+
+    def sample_shape(self, samples: Samples) -> Shape:
+        """The shape of one sample, with its frames in front where some were folded into the samples' axis."""
+        return tuple(samples.arrange(self.second_copy).shape[1:])
+
+    def frames(self, samples: Samples, reading: Reading) -> int | None:
+        """How many frames a sample has in this reading; None where it has no such axis."""
+        sample = self.sample_shape(samples)
+        return sample[0] if len(sample) > reading.layout.sample_ndim else None
+
+    def responses(self, samples: Samples) -> list[Response]:
+        responses = []
+        for pattern, change in self.by_pattern:
+            odd, even = samples.arrange(change)
+            responses.append(Response(pattern, even, odd))
+        return responses
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen, by layer, and the input that was disturbed."""
+
+    layers: Mapping[str, LayerEvidence]
+    input_key: InputKey
+    input_shape: Shape
+    passes: int
+
+
+def ask(
+    model: Model,
+    inputs: Inputs,
+    layers: Sequence[str],
+    input_axes: Callable[[InputKey], Sequence[int]],
+) -> Evidence:
+    """Disturb the input and see which elements of the layers answer.
+
+    input_axes: for the input that the layers answer to, the axes along which it is disturbed.
+    """
+    copies = paired(inputs)
+    activations = compiled(model, _Activations(tuple(layers)))
+    passes = 0
+
+    def run(changed: Inputs) -> list[np.ndarray]:
+        nonlocal passes
+        passes += 1
+        return [to_numpy(array).astype(np.float64) for array in activations(changed, None)]
+
+    base = run(copies)
+
+    def changes(key: InputKey, masks: Array) -> list[np.ndarray]:
+        array = arrays_of(copies)[key]
+        changed = disturbed(array, masks)
+        return [
+            (a - b) ** 2 for a, b in zip(run(with_array(copies, key, changed)), base, strict=True)
+        ]
+
+    key, second_copy = _answering_input(copies, first_array(inputs), changes)
+    shape = tuple(int(n) for n in arrays_of(copies)[key].shape)
+    by_pattern = []
+    for pattern in patterns_of(shape, input_axes(key)):
+        mask = pattern.broadcast(shape)
+        by_pattern.append((pattern, changes(key, np.stack([mask, 1 - mask]))))
+    evidence = {}
+    for n, path in enumerate(layers):
+        responses = tuple((pattern, change[n]) for pattern, change in by_pattern)
+        evidence[path] = LayerEvidence(tuple(base[n].shape), second_copy[n], responses)
+    return Evidence(evidence, key, shape, passes)
+
+
+def _answering_input(
+    copies: Inputs, first: Array, changes: Callable[[InputKey, Array], list[np.ndarray]]
+) -> tuple[InputKey, list[np.ndarray]]:
+    """The input that the last of the layers answers to, and the changes when its second copy is disturbed.
+
+    Inputs with three or more axes are asked first, as in `first_array`; where none is answered to, the first.
+    """
+    arrays = {k: a for k, a in arrays_of(copies).items() if a.ndim > 1 and a.shape[0] == COPIES}
+    if not arrays:
+        raise ValueError(f"no input is a batch of arrays: `inputs` have shape {tuple(first.shape)}")
+    ordered = sorted(arrays, key=lambda k: arrays[k].ndim < 3)
+    answer: tuple[InputKey, list[np.ndarray]] | None = None
+    for key in ordered:
+        ndim = arrays[key].ndim
+        second_copy = np.array([0.0, 1.0]).reshape(COPIES, *(1,) * (ndim - 1))
+        change = changes(key, second_copy)
+        if answer is None or change[-1].any():
+            answer = key, change
+        if change[-1].any():
+            break
+    assert answer is not None
+    return answer
+
+
+def paired(inputs: Inputs) -> Inputs:
+    """The first sample twice, in every array that holds as many samples as the batch."""
+    samples = int(first_array(inputs).shape[0])
+
+    def pair(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: pair(inner) for key, inner in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(pair(inner) for inner in value)
+        if len(getattr(value, "shape", ())) == 0 or int(value.shape[0]) != samples:
+            return value
+        xp = array_namespace(value)
+        return xp.concat([value[:1], value[:1]], axis=0)
+
+    return pair(inputs)
+
+
+def disturbed(array: Array, masks: np.ndarray) -> Array:
+    """The batch of two with the same noise in both copies, where the masks (2, ...) are 1.
+
+    The noise is normal, of the sample's own deviation. Of integers, such as token ids, each is replaced by another
+    that the sample holds.
+    """
+    random = np.random.default_rng(0)
+    sample = to_numpy(array[:1])
+    if sample.dtype.kind in "iub":
+        drawn = random.permutation(sample.reshape(-1)).reshape(sample.shape)
+        values = np.where(np.broadcast_to(masks, array.shape) > 0, drawn, sample)
+        return constant(values, like=array)
+    deviation = float(sample.std()) or 1.0
+    noise = random.standard_normal(sample.shape) * deviation
+    return array + constant(np.broadcast_to(noise * masks, array.shape), like=array)

@@ -1,0 +1,226 @@
+"""Every way to read a layer's array, and how well each agrees with what the network answered.
+
+Pure NumPy. What is known of a layer is a `Response` for each pattern: how much each element changed when the even
+and when the odd stripes of the input were disturbed. At a position that lies in an odd stripe the share
+
+    r = (odd - even) / (odd + even)
+
+is positive, at most 1. A reading (say: one class token, then 14 x 14 tokens) says where each position lies, and so
+which sign r should have. Its agreement along an axis of the input is the mean of r times that sign; its agreement is
+the lowest over the axes. Dividing by the sum takes each position's own gain out, so that quiet borders and channels
+count like loud ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradcam._types import Shape
+from gradcam.layouts import MAX_PREFIX, Layout, Samples
+from gradcam.space.patterns import Pattern, sides
+
+__all__ = [
+    "Reading",
+    "Response",
+    "agreement",
+    "best_reading",
+    "readings",
+    "sample_arrangements",
+    "spaces_of",
+]
+
+MAX_SUFFIX = 4
+"""So many tokens at most are looked for behind the grid."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """How much each element of a sample, (*sample) or (F, *sample), answered to the two halves of a pattern."""
+
+    pattern: Pattern
+    even: np.ndarray
+    odd: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A layout, and the axes of the input that its grid runs along, in this order.
+
+    frame_axis: the axis of the input that a leading axis of frames runs along; None where there is none, or where
+        the frames are no axis of the input.
+    """
+
+    layout: Layout
+    input_axes: Shape
+    frame_axis: int | None = None
+
+
+# ------------------------------------------------------------------------------------------ agreement
+
+
+def agreement(reading: Reading, responses: Sequence[Response]) -> float:
+    """How well the reading agrees with what was seen, from -1 to 1: the lowest over the axes of its grid."""
+    along: dict[int, list[float]] = {}
+    for response in responses:
+        axis = response.pattern.axis
+        if axis == reading.frame_axis:
+            along.setdefault(axis, []).append(_frames_agree(response))
+        elif axis in reading.input_axes:
+            grid_axis = reading.input_axes.index(axis)
+            count = reading.layout.grid[grid_axis]
+            if count >= response.pattern.stripes:
+                value = _positions_agree(response, reading.layout, grid_axis)
+                along.setdefault(axis, []).append(value)
+    if not along:
+        return 0.0
+    return min(sum(values) / len(values) for values in along.values())
+
+
+def _share(even: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    total = odd + even
+    share: np.ndarray = np.zeros_like(total)
+    np.divide(odd - even, total, out=share, where=total > 0)
+    return share
+
+
+def _positions_agree(response: Response, layout: Layout, grid_axis: int) -> float:
+    """The mean of r times the expected sign over the grid's positions, summed over channels and frames first."""
+    even = layout.view(response.even).sum(-2)
+    odd = layout.view(response.odd).sum(-2)
+    lead = tuple(range(even.ndim - 1))
+    share = layout.maps(_share(even.sum(lead), odd.sum(lead)))
+    expected = sides(layout.grid[grid_axis], response.pattern.stripes)
+    shape = [1] * len(layout.grid)
+    shape[grid_axis] = -1
+    return float((share * expected.reshape(shape)).mean())
+
+
+def _frames_agree(response: Response) -> float:
+    """The same over a leading axis of frames."""
+    rest = tuple(range(1, response.even.ndim))
+    share = _share(response.even.sum(rest), response.odd.sum(rest))
+    if len(share) < response.pattern.stripes:
+        return 1.0
+    return float((share * sides(len(share), response.pattern.stripes)).mean())
+
+
+# ------------------------------------------------------------------------------------------ candidates
+
+
+def sample_arrangements(shape: Sequence[int], count: int) -> Iterator[Samples]:
+    """Where the samples of a batch of `count` may be in an array of that shape, likeliest first."""
+    if shape[0] == count:
+        yield Samples()
+    for axis, size in enumerate(shape):
+        if axis and size == count:
+            yield Samples(axis)
+    if shape[0] > count and shape[0] % count == 0:
+        folded = shape[0] // count
+        yield Samples(0, folded)
+        yield Samples(0, folded, samples_outer=False)
+
+
+def readings(
+    sample: Shape, samples: Samples, spaces: Sequence[Shape], input_shape: Shape
+) -> Iterator[Reading]:
+    """Every reading of a sample of that shape, for an input whose positions run along one of `spaces`.
+
+    sample: the shape of one sample; with frames, (F, *sample). spaces: axes of the input, such as (2, 3).
+    """
+    for space in spaces:
+        yield from _unframed(sample, samples, space, input_shape)
+        if len(sample) < 3:
+            continue
+        # The first axis may be frames. They run along an axis of the input, or were cut out of it as windows.
+        for frame_axis in sorted(set().union(*spaces)):
+            rest = tuple(axis for axis in space if axis != frame_axis)
+            if rest and input_shape[frame_axis] == sample[0]:
+                for reading in _unframed(sample[1:], samples, rest, input_shape):
+                    yield Reading(reading.layout, rest, frame_axis)
+        if samples.folded > 1:
+            yield from _unframed(sample[1:], samples, space, input_shape)
+
+
+def _unframed(
+    sample: Shape, samples: Samples, space: Shape, input_shape: Shape
+) -> Iterator[Reading]:
+    yield from _plain_readings(sample, samples, space)
+    sizes = tuple(input_shape[axis] for axis in space)
+    yield from _token_readings(sample, samples, space, sizes)
+
+
+def _plain_readings(sample: Shape, samples: Samples, space: Shape) -> Iterator[Reading]:
+    """Channels in front, and channels behind as many positions as the space has axes."""
+    if len(sample) == len(space) + 1:
+        yield Reading(Layout("channels_first", sample[1:], samples=samples), space)
+        yield Reading(Layout("channels_last", sample[:-1], samples=samples), space)
+
+
+def _token_readings(
+    sample: Shape, samples: Samples, space: Shape, sizes: Shape
+) -> Iterator[Reading]:
+    """Tokens (T, C) and (C, T) with some in front and behind, on every grid that has that many."""
+    if len(sample) != 2 or len(space) < 2:
+        return
+    kinds = (("tokens", sample[0]), ("tokens_last", sample[1]))
+    for kind, tokens in kinds:
+        for extra in range(min(MAX_PREFIX, tokens - 1) + 1):
+            for grid in _grids(tokens - extra, sizes):
+                for suffix in range(min(MAX_SUFFIX, extra) + 1):
+                    layout = Layout(kind, grid, extra - suffix, suffix, samples)  # type: ignore[arg-type]
+                    yield Reading(layout, space)
+
+
+def _grids(count: int, sizes: Shape) -> Iterator[Shape]:
+    """The grids of `count` cells, in as many axes as the space, no finer than the input."""
+    if len(sizes) == 1:
+        if 2 <= count <= sizes[0]:
+            yield (count,)
+        return
+    for first in range(1, min(count, sizes[0]) + 1):
+        if count % first == 0:
+            for rest in _grids(count // first, sizes[1:]):
+                yield (first, *rest)
+
+
+def best_reading(
+    candidates: Sequence[Reading], responses: Sequence[Response]
+) -> tuple[Reading | None, float]:
+    """The reading that agrees best, the first of those that agree alike, and its agreement."""
+    best: Reading | None = None
+    highest = -math.inf
+    # Of tokens there are hundreds of readings, so their channels are summed away once.
+    by_kind = {"tokens": _summed(responses, -1), "tokens_last": _summed(responses, -2)}
+    for reading in candidates:
+        value = agreement(reading, by_kind.get(reading.layout.kind, responses))
+        # A later reading must agree better by more than rounding and chance: fewer extra tokens come first.
+        if value > highest + 0.02:
+            best = reading
+            highest = value
+    return best, highest
+
+
+def _summed(responses: Sequence[Response], axis: int) -> list[Response]:
+    """The responses summed over the axis of channels, as one channel."""
+    return [
+        Response(r.pattern, r.even.sum(axis, keepdims=True), r.odd.sum(axis, keepdims=True))
+        for r in responses
+    ]
+
+
+def spaces_of(input_shape: Sequence[int], sure: Shape | None) -> list[Shape]:
+    """The sets of axes of an input (N, ...) that its positions may run along; the one that is known, if it is."""
+    if sure is not None:
+        return [sure]
+    axes = tuple(range(1, len(input_shape)))
+    if len(axes) < 2:
+        return [axes]
+    sets = list(itertools.combinations(axes, len(axes) - 1))
+    if len(axes) == 2:
+        sets = [axes, *sets]  # a spectrogram, or a sequence of vectors either way round
+    return sets
