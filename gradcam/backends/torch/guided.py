@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.torch.model import TorchModel, _detached, _gradients
+from gradcam.backends.torch.gradients import detached, score_gradients
 from gradcam.backends.torch.states import outside_inference
 from gradcam.inputs import first_array, with_first_array
 from gradcam.model import INPUT, Capture, nothing_guided
@@ -43,24 +43,34 @@ _OPAQUE = ("CompiledFunction", "DifferentiableGraph")
 
 
 def input_gradients(
-    model: TorchModel, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
+    run: Callable[[Inputs], Outputs],
+    inputs: Inputs,
+    target: Callable[[Outputs], Array],
+    rule: str,
+    smooth: str,
 ) -> Capture:
-    """The verb of that name: see `gradcam.model.Model`."""
+    """The gradient of the scores at the input by `rule`: see `gradcam.model.HasInputGradients`.
+
+    run: the model's forward pass, in a session.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         inputs = outside_inference(inputs)
         array = first_array(inputs).detach().clone().requires_grad_()
-        with model._tapped((), lambda path, value: value), _InSight():
-            outputs = model._forward(
-                with_first_array(inputs, array.clone())
-            )  # a clone, for what writes in place
+        with _InSight():
+            # a clone, because the model may write in place into its input
+            outputs = run(with_first_array(inputs, array.clone()))
         scores = target(outputs)
         with _guided(scores, rule, smooth) as ran:
-            (gradient,), _ = _gradients(scores, (array,), (INPUT,), False)
+            gradients = score_gradients(scores, (array,), (INPUT,))
         if not ran:
-            raise nothing_guided(
-                rule, [_SMOOTH[kind] for kind in map(_kind, _nodes(scores)) if kind in _SMOOTH]
-            )
-    return Capture(tree_map(_detached, outputs), _detached(scores), (array.detach(),), (gradient,))
+            raise nothing_guided(rule, _smooth_activations(scores))
+    return Capture(tree_map(detached, outputs), detached(scores), (array.detach(),), gradients)
+
+
+def _smooth_activations(scores: Any) -> list[str]:
+    """The smooth activations below the scores, by the names of their modules."""
+    kinds = map(_kind, _nodes(scores))
+    return [_SMOOTH[kind] for kind in kinds if kind in _SMOOTH]
 
 
 @contextlib.contextmanager

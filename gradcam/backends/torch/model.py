@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,15 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from gradcam._arrays import widen
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.torch import guided
 from gradcam.backends.torch.attention import ATTENTION, AttentionMode
+from gradcam.backends.torch.gradients import (
+    UnreachedError,
+    detached,
+    score_curvatures,
+    score_gradients,
+)
 from gradcam.backends.torch.states import (
     KeptGrad,
     Session,
@@ -199,15 +204,18 @@ class TorchModel:
                     outputs, found = self._forward_from(inputs, layers, given, True, kept)
                     scores = target(outputs)
             try:
-                gradients, curvatures = _gradients(scores, found, layers, curvature, pooled)
-            except _UnreachedError as error:
+                if curvature:
+                    gradients, curvatures = score_curvatures(scores, found, layers)
+                else:
+                    gradients, curvatures = score_gradients(scores, found, layers, pooled), ()
+            except UnreachedError as error:
                 getattr(target, "resolve", lambda _: None)(
                     outputs
                 )  # which may know better, as of no detections at all
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         activations = tuple(a.detach() for a in found)
         return Capture(
-            tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures
+            tree_map(detached, outputs), detached(scores), activations, gradients, curvatures
         )
 
     def _forward_from(
@@ -319,9 +327,11 @@ class TorchModel:
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
     ) -> Capture:
-        from gradcam.backends.torch import guided
+        def run(inputs: Inputs) -> Outputs:
+            with self._tapped((), lambda path, value: value):
+                return self._forward(inputs)
 
-        return guided.input_gradients(self, inputs, target, rule, smooth)
+        return guided.input_gradients(run, inputs, target, rule, smooth)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
@@ -401,174 +411,11 @@ def _floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, torch.Tensor) else value
-
-
 def _never_ran(path: str, model: TorchModel) -> RuntimeError:
     return RuntimeError(
         f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, or not that often, or '
         "returns a collection, whose items have paths of their own; gradcam.layers(model, inputs) lists what ran"
         + obstacle(model.module)
-    )
-
-
-Gradients = tuple[torch.Tensor, ...]
-
-
-def _gradients(
-    scores: torch.Tensor,
-    activations: Gradients,
-    layers: Sequence[str],
-    curvature: bool = False,
-    pooled: PooledAxes | None = None,
-) -> tuple[Gradients, Gradients]:
-    """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...).
-
-    With `curvature` also the product of each layer's Hessian with its activations, in the same shapes.
-    """
-    samples = activations[0].shape[0]
-    if (
-        not isinstance(scores, torch.Tensor)
-        or scores.ndim not in (1, 2)
-        or scores.shape[0] != samples
-    ):
-        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise ValueError(
-            f"`target` must return scores of shape (N,) or (N, K) for N = {samples} samples, but returned {shape}"
-        )
-    if not scores.requires_grad:
-        raise _unreached(layers[0])
-    if curvature:
-        columns = [scores] if scores.ndim == 1 else list(scores.unbind(dim=1))
-        each_pair = [_second_order(column.sum(), activations, layers) for column in columns]
-        found, curved = zip(*each_pair, strict=True)
-        if scores.ndim == 1:
-            return found[0], curved[0]
-        return tuple(map(_stack, zip(*found, strict=True))), tuple(
-            map(_stack, zip(*curved, strict=True))
-        )
-    if scores.ndim == 1:
-        return _reached(
-            torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers
-        ), ()
-    axes = [pooled(tuple(a.shape[1:])) if pooled is not None else () for a in activations]
-    count = scores.shape[1]
-    if (
-        len(activations) == 1
-        and axes[0]
-        and (mean := _mean_of(scores, activations[0], axes[0])) is not None
-    ):
-        return (_through_mean(scores, mean, activations[0], axes[0]),), ()
-    # of gradients that will be averaged, no more than a few megabytes at a time, which the processor's cache holds
-    some = count if not all(axes) else max(1, POOLED_VALUES // max(a.numel() for a in activations))
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
-        -1, samples, -1
-    )
-    parts = []
-    for start in range(0, count, some):
-        batched = torch.autograd.grad(
-            scores,
-            activations,
-            each[start : start + some],
-            is_grads_batched=True,
-            allow_unused=True,
-            retain_graph=start + some < count,
-        )
-        parts.append(
-            [_averaged(g, over) for g, over in zip(_reached(batched, layers), axes, strict=True)]
-        )
-    return tuple(torch.cat(some, dim=0).movedim(0, 1) for some in zip(*parts, strict=True)), ()
-
-
-POOLED_VALUES = 2**22
-"""How many values of gradients that will be averaged are held at a time."""
-
-
-def _mean_of(scores: torch.Tensor, activations: torch.Tensor, axes: Sequence[int]) -> Any:
-    """The graph's mean over these axes, counted from the end, if all that the scores make of the activations is it."""
-    waiting: list[Any] = [scores.grad_fn]
-    seen, users = set(), []
-    while waiting:
-        node = waiting.pop()
-        for earlier, _ in node.next_functions:
-            if earlier is None:
-                continue
-            if (
-                earlier.name() == "CloneBackward0" and _leaf(earlier) is activations
-            ):  # what the tap handed on
-                users.append(node)
-            if earlier not in seen:
-                seen.add(earlier)
-                waiting.append(earlier)
-    if len(users) != 1 or users[0].name() != "MeanBackward1" or users[0]._saved_dim is None:
-        return None
-    ndim = activations.ndim
-    # the graph keeps axes as unsigned numbers
-    found = {(dim - 2**64 if dim >= 2**63 else dim) % ndim for dim in users[0]._saved_dim}
-    return users[0] if found == {axis % ndim for axis in axes} else None
-
-
-def _leaf(clone: Any) -> torch.Tensor | None:
-    return getattr(clone.next_functions[0][0], "variable", None)
-
-
-def _through_mean(
-    scores: torch.Tensor, mean: Any, activations: torch.Tensor, axes: Sequence[int]
-) -> torch.Tensor:
-    """The average gradients of scores (N, K), each position's being the same: (N, K, ...), of size 1 over the axes."""
-    samples, count = scores.shape
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
-        -1, samples, -1
-    )
-    edge = torch.autograd.graph.GradientEdge(mean, 0)
-    (found,) = torch.autograd.grad(scores, [edge], each, is_grads_batched=True)
-    places = {axis % activations.ndim for axis in axes}
-    sample = [1 if axis in places else n for axis, n in enumerate(activations.shape)][1:]
-    positions = math.prod(activations.shape[axis] for axis in places)
-    return widen(found).reshape(count, samples, *sample).movedim(0, 1) / positions
-
-
-def _averaged(gradients: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    return widen(gradients).mean(axes, keepdim=True) if axes else gradients
-
-
-def _stack(each: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(each), dim=1)
-
-
-def _second_order(
-    score: torch.Tensor, activations: Gradients, layers: Sequence[str]
-) -> tuple[Gradients, Gradients]:
-    gradients = _reached(
-        torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers
-    )
-    curvatures = []
-    for activation, gradient in zip(activations, gradients, strict=True):
-        along = (gradient * activation.detach()).sum()
-        if along.requires_grad:
-            (curved,) = torch.autograd.grad(along, activation, allow_unused=True, retain_graph=True)
-        else:
-            curved = None  # the score is linear there
-        curvatures.append(torch.zeros_like(activation) if curved is None else curved)
-    return tuple(gradient.detach() for gradient in gradients), tuple(curvatures)
-
-
-def _reached(gradients: Sequence[torch.Tensor | None], layers: Sequence[str]) -> Gradients:
-    for path, gradient in zip(layers, gradients, strict=True):
-        if gradient is None:
-            raise _unreached(path)
-    return tuple(gradient for gradient in gradients if gradient is not None)
-
-
-class _UnreachedError(RuntimeError):
-    pass
-
-
-def _unreached(path: str) -> RuntimeError:
-    return _UnreachedError(
-        f'the score does not depend on layer "{path}" by a differentiable path: the layer\'s output is not used, or '
-        "is detached (.detach(), .data, .numpy(), argmax) on the way; choose another layer or target"
     )
 
 
