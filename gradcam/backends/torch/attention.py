@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from gradcam.backends.torch.states import Session
+from gradcam.backends.torch.modes import Session
 
 __all__ = ["ATTENTION", "AttentionMode"]
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch.gradients import detached, score_gradients
-from gradcam.backends.torch.states import outside_inference
+from gradcam.backends.torch.modes import normal_tensors
 from gradcam.inputs import first_array, with_first_array
 from gradcam.model import INPUT, Capture, nothing_guided
 
@@ -54,7 +54,7 @@ def input_gradients(
     run: the model's forward pass, in a session.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        inputs = outside_inference(inputs)
+        inputs = normal_tensors(inputs)
         array = first_array(inputs).detach().clone().requires_grad_()
         with _InSight():
             # a clone, because the model may write in place into its input

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.torch.states import quiet, uncompiled
+from gradcam.backends.torch.modes import force_eager, no_graph
 from gradcam.inputs import first_array
 from gradcam.model import Scorer, merged_scores
 
@@ -48,7 +48,7 @@ def input_scorer(
     passes = _Passes(module, forward, inputs)
 
     def score(variants: torch.Tensor) -> Array:
-        with quiet(), uncompiled():
+        with no_graph(), force_eager():
             if variants.device.type != "cpu":
                 return merged_scores(passes.run, target, variants)
             scores = []
