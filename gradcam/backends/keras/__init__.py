@@ -1,4 +1,4 @@
-"""Keras 3 on its JAX and its torch backend: layers by their names, "block/conv", outputs in inference mode.
+"""Keras 3 on its JAX and its torch backend: layers by name, "block/conv", in inference mode.
 
 layers      what both backends share: layers and their names, calls, biases
 jax         the model as a function that JAX compiles

@@ -1,9 +1,13 @@
-"""Keras on its JAX backend: `stateless_call` with taps on every layer, for as long as JAX traces it.
+"""Keras on its JAX backend: `stateless_call` with taps on every layer while JAX traces it.
 
-A traced program is kept and used again for later calls, so JAX must be able to tell whether the model is still the
-one that was traced. New values of the weights are arguments of the program and change nothing. A replaced attribute,
-as in `model.get_layer("dense").activation = keras.activations.linear`, changes the function: `_Run.of(model)` before
-and after are not equal, and the next call compiles anew.
+A traced program is kept for later calls, so JAX must be able to tell whether the model is still the
+one that was traced. For example, let `run = _Run.of(model)`:
+
+    model.set_weights(weights)                                     _Run.of(model) == run
+    model.get_layer("dense").activation = keras.activations.tanh   _Run.of(model) != run
+
+The weights are arguments of the program, so new values need no new one. Another attribute changes
+the function, and the next call compiles anew.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ _TRAINING = {
     "stop_training",
 }
 _BOOKKEEPING = (vars(keras.Model(name="gradcam")).keys() - {"_dtype_policy"}) | _TRAINING
-"""Attributes that outputs do not depend on. If one is missing here, its change costs a compilation."""
+"""Attributes that outputs do not depend on. If one is missing here, its change costs a compile."""
 
 
 def adapt(model: Any) -> JaxModel:
@@ -56,11 +60,11 @@ def adapt(model: Any) -> JaxModel:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Runs `stateless_call` with every layer's `call` replaced on the instance by one that calls the tap.
+    """Runs `stateless_call` while every layer's `call` is replaced on the instance by a tapped one.
 
-    Two of one model are equal as long as no attribute of a layer, such as its activation, has been replaced.
-    Other threads that call the model meanwhile meet the replaced `call`, which has no tap there and passes
-    values through. Traces of Keras models wait for each other.
+    Two of one model are equal as long as no attribute of a layer, such as its activation, has been
+    replaced. Other threads that call the model meanwhile meet the replaced `call`, which has no tap
+    there and passes values through. Traces of Keras models wait for each other.
 
     settings: the attributes that are plain values, compared by value.
     objects: weak references to the other attributes, compared by identity.

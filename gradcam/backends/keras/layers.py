@@ -42,7 +42,7 @@ def path_of(model: Any, layer: Any) -> str:
 
 
 def channels_first(model: Any) -> bool:
-    """Whether channels come first, by the first layer with a `data_format`, else by Keras's own setting."""
+    """Whether channels come first: by the first layer with a `data_format`, else by the setting."""
     data_format = keras.config.image_data_format()
     for _, layer in named_layers(model):
         if getattr(layer, "data_format", None):
@@ -54,7 +54,8 @@ def channels_first(model: Any) -> bool:
 def call_arguments(model: Any, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that the model is called with, in inference mode.
 
-    `training=False` is among them if the model's own `call` takes it. Keras passes it on to the layers inside.
+    `training=False` is among them if the model's own `call` takes it. Keras passes it on to the
+    layers inside.
     """
     args, kwargs = arguments(inputs)
     if _is_functional(model):  # whose inputs are all one argument
@@ -75,7 +76,7 @@ def _is_functional(model: Any) -> bool:
 def affine_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """(path, layer) of each layer whose output at zero is its bias, once.
 
-    Raises ValueError if one of them has an activation of its own, behind which the bias cannot be seen.
+    Raises ValueError if one of them has an activation of its own, which changes the bias.
     """
     listed = set()
     for path, layer in named_layers(model):

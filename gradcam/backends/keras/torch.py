@@ -1,4 +1,4 @@
-"""Keras on its torch backend: an `nn.Module` with Keras's names, whose mode is an argument of its call."""
+"""Keras on its torch backend: an `nn.Module` with Keras's names, called in inference mode."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
 """PyTorch: any `nn.Module`, unmodified.
 
-model       `TorchModel`: the two verbs, and every optional power of the seam
-taps        hooks, and the paths of what layers return
-gradients   gradients of scores at activations
-wrappers    compiled, parallel and checkpointed modules; the names of layers
-modes       sessions, which last for one call; grad modes
-attention   attention weights, fused or not
-channels    where the channels of a layer are, by its type
-tape        the operations behind a layer, to run them alone for many variants
-variants    many variants of the input in few passes
-guided      guided backpropagation
-split       `gradcam.Split` as a module
+model        `TorchModel`: the two verbs, and every optional power of the seam
+conventions  how modules are named and called: PyTorch's own, or Keras's
+taps         hooks, and the paths of what layers return
+gradients    gradients of scores at activations
+wrappers     compiled, parallel and checkpointed modules; the names of layers
+modes        sessions, which last for one call; grad modes
+attention    attention weights, fused or not
+biases       what affine layers add to their outputs
+channels     where the channels of a layer are, by its type
+tape         the operations behind a layer, to run them alone for many variants
+variants     many variants of the input in few passes
+guided       guided backpropagation
+split        `gradcam.Split` as a module
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ __all__ = ["collected_biases"]
 def collected_biases(
     layers: Iterable[AffineLayer], session: Session, run: Callable[[], object]
 ) -> list[tuple[str, torch.Tensor]]:
-    """(path, output at an input of zeros) of each call of these layers, in the order in which they run."""
+    """(path, output at an input of zeros) of each call of these layers, in order."""
     biases: list[tuple[str, torch.Tensor]] = []
     with contextlib.ExitStack() as hooks:
         for layer in layers:
@@ -42,4 +42,5 @@ class _BiasHook:
         if self.session.active:
             path = f"{self.layer.path}#{self.calls}" if self.calls else self.layer.path
             self.calls += 1
+            # the function without hooks, so that this call is not counted and no user's hook fires
             self.biases.append((path, self.layer.function(torch.zeros_like(args[0]))))

@@ -19,9 +19,10 @@ _CHANNELS_LAST = re.compile(
 
 
 def layer_channels_first(model: torch.nn.Module, path: str) -> bool | None:
-    """Whether a layer's channels come first: by its own type, then by its submodules, then by its parents.
+    """Whether a layer's channels come first, by the types of modules.
 
-    None if no type says so, or if the submodules disagree.
+    The layer's own type is asked first, then its submodules', then its parents'. None if no type
+    says so, or if the submodules disagree.
     """
     while path:
         module = submodule(model, path)
@@ -44,7 +45,7 @@ def input_channels_first(model: torch.nn.Module) -> bool | None:
 
 
 def _type_channels_first(module: torch.nn.Module) -> bool | None:
-    """What PyTorch's own layer of this very type does. A subclass may do otherwise, so it says nothing."""
+    """The order of PyTorch's own layer of this very type. A subclass may have another: None."""
     if not type(module).__module__.startswith("torch.nn.modules"):
         return None
     name = type(module).__name__

@@ -1,7 +1,7 @@
 """How the modules of a library are named and called: `PYTORCH` here, Keras's in `backends.keras`.
 
-A Keras layer on Keras's torch backend is an `nn.Module` too, but its path is "block/conv" and not the name of an
-attribute, and training is an argument of its call and not a flag.
+A Keras layer on Keras's torch backend is an `nn.Module` too. But its path is "block/conv" and not
+made of attributes' names, and training is an argument of its call and not a flag.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Grad-CAM uses the gradients' mean over space alone. It says so with `pooled`, an
 the example come averaged, (2, 60, 12, 1, 1), in one of two ways:
 
 - If the head reads nothing but that same mean, as global average pooling does, the backward pass
-  ends at the mean's own node of the graph. The gradient has one value for each channel there, and no
-  gradient of the layer's full size is made.
+  ends at the mean's own node of the graph. The gradient has one value for each channel there, and
+  no gradient of the layer's full size is made.
 - Otherwise a few targets at a time are differentiated and averaged.
 """
 
@@ -69,7 +69,7 @@ def score_gradients(
     """The gradients of each sample's scores: (N, ...) of scores (N,), (N, K, ...) of scores (N, K).
 
     pooled: says over which axes only the mean will be used; those may have size 1 in the result.
-    Raises UnreachedError, naming one of `layers`, where no path of the graph leads to its activations.
+    Raises UnreachedError, which names a layer, if no path of the graph leads to its activations.
     """
     _check(scores, activations, layers)
     if scores.ndim == 1:
@@ -122,15 +122,15 @@ def _check(scores: Any, activations: Gradients, layers: Sequence[str]) -> None:
 
 def _reached(gradients: Sequence[torch.Tensor | None], layers: Sequence[str]) -> Gradients:
     """The gradients, where autograd found all of them."""
-    found = []
+    reached = []
     for layer, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise UnreachedError(layer)
-        found.append(gradient)
-    return tuple(found)
+        reached.append(gradient)
+    return tuple(reached)
 
 
-# ---------------------------------------------------------------------------------------------- many targets
+# ---------------------------------------------------------------------------------- many targets
 
 
 def _one_hot(scores: torch.Tensor) -> torch.Tensor:
@@ -172,11 +172,11 @@ def _averaged(gradients: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
     return widen(gradients).mean(axes, keepdim=True) if axes else gradients
 
 
-# ---------------------------------------------------------------------------------------------- through a mean
+# -------------------------------------------------------------------------------- through a mean
 
 
 def _mean_node(scores: torch.Tensor, activations: torch.Tensor, axes: Sequence[int]) -> Node | None:
-    """The node of the mean over these axes, if it is the only operation that reads the activations."""
+    """The node of the mean over these axes, if no other operation reads the activations."""
     users = _users(scores, activations)
     if len(users) != 1:
         return None
@@ -232,7 +232,7 @@ def _gradient_through_mean(
     return widen(gradient).reshape(count, samples, *shape[1:]).movedim(0, 1) / positions
 
 
-# ---------------------------------------------------------------------------------------------- curvature
+# ------------------------------------------------------------------------------------- curvature
 
 
 def _gradients_and_curvatures(
@@ -242,8 +242,9 @@ def _gradients_and_curvatures(
 
     H A is the gradient of the sum of g A, where A is held constant.
     """
-    found = torch.autograd.grad(score, activations, allow_unused=True, create_graph=True)
-    gradients = _reached(found, layers)
+    gradients = _reached(
+        torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers
+    )
     curvatures = []
     for activation, gradient in zip(activations, gradients, strict=True):
         curvature = None

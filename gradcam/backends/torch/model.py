@@ -1,4 +1,4 @@
-"""`gradcam.model.Model` for any `nn.Module`, unmodified: forward hooks that are there for one call only."""
+"""`gradcam.model.Model` for any `nn.Module`, unmodified: its hooks last for one call."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TorchModel:
                 module = copy.deepcopy(module)
         object.__setattr__(self, "module", module)
 
-    # ------------------------------------------------------------------------------ the model and its layers
+    # ------------------------------------------------------------------ the model and its layers
 
     @property
     def trains(self) -> bool:
@@ -73,7 +73,7 @@ class TorchModel:
         return self.conventions.call(self.module, inputs)
 
     def channels_first_at(self, path: str) -> bool | None:
-        """Whether the channels of a layer, or of the input, come first, as far as layers' types say."""
+        """Whether the channels of a layer, or of the input, come first, as far as types say."""
         if path == INPUT:
             return channels.input_channels_first(self.module)
         return channels.layer_channels_first(self.module, module_of(path))
@@ -101,15 +101,15 @@ class TorchModel:
             self._run(inputs)
         return outputs
 
-    # ------------------------------------------------------------------------------------ tapped passes
+    # ----------------------------------------------------------------------------- tapped passes
 
     @contextlib.contextmanager
     def _session(self, paths: Sequence[str] = (), tap: Tap = _untapped) -> Iterator[Session]:
         """A session in which every output of these modules passes through `tap`."""
         if self.trains:
             raise ValueError(
-                "the model is in training mode, where samples of a batch depend on each other and on chance; call "
-                "model.eval() first, or pass allow_training=True"
+                "the model is in training mode, where samples of a batch depend on each other and "
+                "on chance; call model.eval() first, or pass allow_training=True"
             )
         modules = {}
         for path in paths:
@@ -119,7 +119,7 @@ class TorchModel:
             yield session
 
     def _run_tapped(self, inputs: Inputs, layers: Sequence[str], tap: Tap) -> Outputs:
-        """The outputs of a pass in which these layers' outputs, and no others, pass through `tap`."""
+        """The outputs of a pass in which the outputs of these layers alone pass through `tap`."""
         reached = set()
 
         def chosen(path: str, value: torch.Tensor) -> torch.Tensor:
@@ -139,12 +139,12 @@ class TorchModel:
 
     def _never_ran(self, path: str) -> RuntimeError:
         return RuntimeError(
-            f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, or not that often, or '
-            "returns a collection, whose items have paths of their own; gradcam.layers(model, inputs) lists what ran"
-            + obstacle(self.module)
+            f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, '
+            "or not that often, or returns a collection, whose items have paths of their own; "
+            "gradcam.layers(model, inputs) lists what ran" + obstacle(self.module)
         )
 
-    # ------------------------------------------------------------------------------------ the two verbs
+    # ----------------------------------------------------------------------------- the two verbs
 
     def capture(
         self,
@@ -163,22 +163,11 @@ class TorchModel:
             if target is None:
                 outputs, activations = self._activations(inputs, layers, replaced)
                 return Capture(outputs, None, activations, ())
-            outputs, activations = self._activations_with_graph(inputs, layers, replaced)
-            torch.set_grad_enabled(True)
-            scores = target(outputs)
-            if isinstance(scores, torch.Tensor) and not scores.requires_grad:
-                # The model ran this part under torch.no_grad(), so there is no graph: run again with
-                # those blocks ignored from the layer on.
-                torch.set_grad_enabled(False)
-                with IgnoreNoGrad() as blocks:
-                    outputs, activations = self._activations_with_graph(
-                        inputs, layers, replaced, blocks
-                    )
-                    scores = target(outputs)
+            outputs, activations, scores = self._scored(inputs, layers, replaced, target)
             try:
                 gradients, curvatures = _gradients(scores, activations, layers, pooled, curvature)
             except UnreachedError as error:
-                # Some targets can say why, such as that nothing was detected: they raise a clearer error.
+                # Let the target raise its own, clearer error first, as when nothing was detected.
                 getattr(target, "resolve", lambda _: None)(outputs)
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         return Capture(
@@ -189,10 +178,32 @@ class TorchModel:
             curvatures,
         )
 
+    def _scored(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        replaced: dict[str, torch.Tensor],
+        target: Callable[[Outputs], Array],
+    ) -> tuple[Outputs, Gradients, Any]:
+        """The outputs, activations and scores of a pass whose graph leads from layers to scores."""
+        outputs, activations = self._activations_with_graph(inputs, layers, replaced)
+        torch.set_grad_enabled(True)
+        scores = target(outputs)
+        if isinstance(scores, torch.Tensor) and not scores.requires_grad:
+            # The model ran this part under torch.no_grad(), so there is no graph: run again with
+            # those blocks ignored from the layer on.
+            torch.set_grad_enabled(False)
+            with IgnoreNoGrad() as blocks:
+                outputs, activations = self._activations_with_graph(
+                    inputs, layers, replaced, blocks
+                )
+                scores = target(outputs)
+        return outputs, activations, scores
+
     def _activations(
         self, inputs: Inputs, layers: Sequence[str], replaced: dict[str, torch.Tensor]
     ) -> tuple[Outputs, Gradients]:
-        """The outputs, and the layers' activations, of a pass that makes no graph."""
+        """The outputs and activations of a pass that makes no graph."""
         activations = {}
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
@@ -210,7 +221,7 @@ class TorchModel:
         replaced: dict[str, torch.Tensor],
         blocks: IgnoreNoGrad | None = None,
     ) -> tuple[Outputs, Gradients]:
-        """The outputs, and the layers' activations, of a pass whose graph starts at the first of the layers.
+        """The outputs and activations of a pass whose graph starts at the first of the layers.
 
         blocks: the mode in which the model's own no_grad blocks are ignored from there on.
         """
@@ -219,8 +230,8 @@ class TorchModel:
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             if torch.is_inference_mode_enabled():
                 raise RuntimeError(
-                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, where nothing can be '
-                    "differentiated; use torch.no_grad() there"
+                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, '
+                    "where nothing can be differentiated; use torch.no_grad() there"
                 )
             value = replaced.get(path, value)
             if not value.requires_grad or path in replaced:
@@ -242,7 +253,7 @@ class TorchModel:
         with no_graph():
             return self._run_tapped(inputs, layers, lambda path, value: replaced[path].clone())
 
-    # ------------------------------------------------------------------------------------ optional powers
+    # --------------------------------------------------------------------------- optional powers
 
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
         layers = self.conventions.affine(self.module)
@@ -250,14 +261,15 @@ class TorchModel:
             return collected_biases(layers, session, lambda: self._run(inputs))
 
     def forward(self, inputs: Inputs) -> Outputs:
-        """The outputs of the module as it was passed, without hooks, under `torch.inference_mode`."""
+        """The outputs of the module as it was passed, under `torch.inference_mode`."""
         with torch.inference_mode():
             return self.conventions.call(self.as_passed, inputs)
 
     def array(self, values: np.ndarray) -> torch.Tensor:
         """NumPy values as a tensor on the device of the model's first parameter.
 
-        Floating-point values get that parameter's type, for PyTorch mixes no types; integers keep theirs.
+        Floating-point values get that parameter's type, because PyTorch mixes no types. Integers
+        keep theirs, and so does everything if the model has no parameters.
         """
         tensor = torch.tensor(np.ascontiguousarray(values))
         first = next(self.module.parameters(), None)
@@ -273,7 +285,7 @@ class TorchModel:
         }
 
     def with_weights(self, weights: Mapping[str, Array]) -> torch.nn.Module:
-        """A copy of the module as it was passed, with these weights replaced, by the names of `weights()`."""
+        """A copy of the module as it was passed, with some of `weights()` replaced."""
         with torch.inference_mode(False), torch.no_grad():
             twin = copy.deepcopy(self.as_passed)
             for path, parameter in self.conventions.parameters(unwrapped(twin)):
@@ -282,7 +294,7 @@ class TorchModel:
         return twin
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
-        """Variants of the input run as few batches; those of a layer run its head alone, from a tape."""
+        """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
             return input_scorer(self.module, self._run, inputs, target)
         with no_graph():
@@ -324,7 +336,7 @@ class TorchModel:
 
     @contextlib.contextmanager
     def float64(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:
-        """A copy in double precision, and its inputs; the model itself where there is no such copy."""
+        """A copy in double precision, and its inputs; the model itself if there is no such copy."""
         if not self.conventions.has_float64:
             yield self, inputs
             return

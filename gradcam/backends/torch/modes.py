@@ -2,18 +2,18 @@
 
 Everything here lasts for one call, and is undone when the call ends or raises.
 
-A session tells one run of one model from all others. Hooks sit on the user's module, where other threads, or an
-explanation made inside a forward pass, run into them. Each hook therefore keeps the session that it was made in and
-acts only while this session is the innermost of its own thread:
+A session tells one run of one model from all others. Hooks sit on the user's module, where other
+threads, or an explanation made inside a forward pass, run into them. Each hook therefore keeps the
+session that it was made in, and acts only while this session is the innermost of its own thread:
 
-    with Session() as outer:          # Session.innermost() is outer: outer's hooks act
-        with Session() as inner:      # Session.innermost() is inner: outer's hooks pass values through
+    with Session() as outer:         Session.innermost() is outer: outer's hooks act
+        with Session() as inner:     Session.innermost() is inner: outer's hooks do nothing
             ...
-        ...                           # outer's hooks act again
-    # another thread meanwhile:       # Session.innermost() is None: no hook acts
+        ...                          outer's hooks act again
+    another thread meanwhile         Session.innermost() is None: no hook acts
 
-Some settings belong to the whole process and cannot be told apart by thread: `no_fastpath` and `force_eager`. The
-first session switches them, and the last one switches them back.
+Some settings belong to the whole process: `no_fastpath` and `force_eager`. The first session to
+begin switches them, and the last one to end switches them back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Session:
-    """One run of one model. Hooks and modes made for it act while it is the innermost of their thread."""
+    """One run of one model. Its hooks and modes act while it is the innermost of their thread."""
 
     _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
         "gradcam_session", default=None
@@ -66,7 +66,7 @@ class Session:
 
 
 class _ProcessSwitch:
-    """A setting of the whole process that several threads may need: the first sets it, the last restores it."""
+    """A setting of the process: the first to enter switches it, the last to leave restores it."""
 
     def __init__(self, switch: Callable[[], Callable[[], object]]) -> None:
         self._switch = switch
@@ -86,7 +86,7 @@ class _ProcessSwitch:
                 self._restore()
 
 
-# ---------------------------------------------------------------------------------------------- torch.compile
+# --------------------------------------------------------------------------------- torch.compile
 
 
 def _switch_to_eager() -> Callable[[], object]:
@@ -107,13 +107,14 @@ def force_eager() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-# ------------------------------------------------------------------- checkpointing and fused transformer layers
+# ---------------------------------------------------- checkpointing and fused transformer layers
 
 
 class _NoReentrant:
     """Stands in for reentrant checkpointing, which `torch.autograd.grad` does not support.
 
-    In a session a checkpointed function runs once and its graph is kept. Elsewhere it is checkpointed as usual.
+    In a session a checkpointed function runs once and its graph is kept. Elsewhere it is
+    checkpointed as usual.
     """
 
     original = torch.utils.checkpoint.CheckpointFunction
@@ -147,12 +148,15 @@ The fused inference runs none of the layers inside, and makes nested tensors of 
 """
 
 
-# ---------------------------------------------------------------------------------------------- grad modes
+# ------------------------------------------------------------------------------------ grad modes
 
 
 @contextlib.contextmanager
 def no_graph() -> Iterator[None]:
-    """`torch.no_grad`, in the caller's `inference_mode` too: no later graph can keep tensors made in that mode."""
+    """`torch.no_grad`, which also leaves the caller's `inference_mode`.
+
+    No later graph could keep tensors that are made in that mode.
+    """
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -166,6 +170,7 @@ class IgnoreNoGrad(TorchFunctionMode):
     on = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # `no_grad`, `enable_grad` and `set_grad_enabled` all come down to this function
         if self.on and func is torch._C._set_grad_enabled:
             return func(True)
         return func(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
 """Taps: functions that see, and may replace, the tensors that layers return.
 
-A tap is called with a path and a tensor, and what it returns goes on in the layer's place. The path names the layer,
-its call, and the item of what it returned:
+A tap is called with a path and a tensor, and the model goes on with the tensor that it returns. The
+path names the layer, its call, and the item of a collection:
 
     "conv"              the first call of the module "conv"
     "conv#1"            its second call in the same forward pass
@@ -39,9 +39,9 @@ def module_of(path: str) -> str:
 def tapped(
     modules: Mapping[str, torch.nn.Module], tap: Tap, *, attention: bool = False
 ) -> Iterator[Session]:
-    """A session in which the outputs of these modules, by path, pass through `tap`, in this thread alone.
+    """A session in which the outputs of these modules, by path, pass through `tap`.
 
-    attention: attention weights pass through it as well.
+    It is this thread's alone. attention: attention weights pass through the tap as well.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_fastpath)

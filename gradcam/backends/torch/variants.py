@@ -95,7 +95,7 @@ class _Passes:
             with largest:
                 outputs = self.run(merged)
         except Exception:
-            # Some operators fail in a dispatch mode: run without. The model's own errors come again.
+            # Some operators fail in a dispatch mode: run without. A model's own error comes again.
             self._channels_last = True
             self.variants_at_once = sys.maxsize
             return self.run(merged)
@@ -123,12 +123,12 @@ class _LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        made = _tensors(result)
+        results = _tensors(result)
         if all(self._is_constant(tensor) for tensor in _tensors((args, kwargs))):
-            self._add_constants(made)
+            self._add_constants(results)
         elif not any(returned.alias_info for returned in func._schema.returns):
             # A view, or a result written in place, takes no memory of its own.
-            for tensor in made:
+            for tensor in results:
                 if tensor.layout is torch.strided:
                     self.nbytes = max(self.nbytes, tensor.nbytes)
         return result
@@ -147,7 +147,7 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def _repeated(inputs: Inputs, merged: torch.Tensor) -> Inputs:
-    """The inputs of a batch of variants: `merged` in place of the first array, the others repeated."""
+    """The inputs with `merged` in place of the first array, and the other arrays repeated."""
     first = first_array(inputs)
     samples = first.shape[0]
     count = merged.shape[0] // samples

@@ -1,7 +1,8 @@
 """What PyTorch models come wrapped in, and the paths of their layers without the wrappers.
 
-`torch.compile`, `DataParallel` and activation checkpointing wrap a module or a part of it in another. A layer's path
-is as the user spelled it: "features.conv" of a compiled model, and not "_orig_mod.features.conv".
+`torch.compile`, `DataParallel` and activation checkpointing wrap a module, or a part of it, in
+another. A layer's path is as the user spelled it: "features.conv" in a compiled model, too, and not
+"_orig_mod.features.conv".
 """
 
 from __future__ import annotations
@@ -79,14 +80,14 @@ def submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:
 
 
 def path_of(model: torch.nn.Module, layer: torch.nn.Module) -> str:
-    """The path of a layer that the user gave as a module. Raises KeyError if it is not in the model."""
+    """The path of a layer that the user gave as a module; KeyError if it is not in the model."""
     inner = unwrapped(layer)
     for path, module in named(unwrapped(model)):
         if module is inner:
             return path
     raise KeyError(
-        f"`layer`, a {type(layer).__name__}, is not a module of this {type(model).__name__}; pass one of "
-        "model.modules(), or a path from gradcam.layers(model, inputs)"
+        f"`layer`, a {type(layer).__name__}, is not a module of this {type(model).__name__}; pass "
+        "one of model.modules(), or a path from gradcam.layers(model, inputs)"
     )
 
 
@@ -99,8 +100,9 @@ def obstacle(module: torch.nn.Module) -> str:
         kind = _opaque_kind(part)
         if kind:
             return (
-                f'; "{path}" is {kind}, which cannot be tapped or differentiated: explain the model that it was made '
-                "from, or pass gradcam.Split(features, head) with a head that can be differentiated"
+                f'; "{path}" is {kind}, which cannot be tapped or differentiated: explain the '
+                "model that it was made from, or pass gradcam.Split(features, head) with a head "
+                "that can be differentiated"
             )
     return ""
 
