@@ -181,6 +181,20 @@ def test_full_grad_finds_the_biases_and_refuses_activations_behind_them():
         gradcam.explain(model, give(X), None, 1, "full-grad")
 
 
+@pytest.mark.skipif(not ON_TORCH, reason="in JAX they are the JAX backend's")
+def test_weights_have_their_layers_names_and_a_copy_takes_others_in_keras():
+    model = network()
+    tapped = gradcam.backends.adapt(model, give(X))
+    weights = tapped.weights()
+    block = ["block/conv/kernel", "block/conv/bias", "block/norm/gamma", "block/norm/beta"]
+    assert list(weights) == [*block, "dense/kernel", "dense/bias"]
+    twin = tapped.with_weights({"dense/bias": weights["dense/bias"] + 1})
+    shifted = keras.ops.convert_to_numpy(twin(X, training=False))
+    outputs = keras.ops.convert_to_numpy(model(X, training=False))
+    np.testing.assert_allclose(shifted, outputs + 1, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(tapped.forward(give(X))), outputs, rtol=1e-5)
+
+
 def test_a_model_that_is_not_built_says_so():
     with pytest.raises(ValueError, match="has no weights yet; call it once"):
         gradcam.explain(keras.Sequential([keras.layers.Dense(3)]), give(X), None, 1)

@@ -12,7 +12,7 @@ nn = torch.nn
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from gradcam.backends.torch import model as backend  # noqa: E402
+from gradcam.backends.torch import gradients as backend  # noqa: E402
 
 
 class Largest(TorchDispatchMode):

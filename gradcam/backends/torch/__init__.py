@@ -1,15 +1,24 @@
 """PyTorch: any `nn.Module`, unmodified.
 
-model       the two verbs and the rest of the seam
-states      wrapped, compiled and checkpointed models; modes that last for one call
-attention   attention weights, fused or not
-tape        the operations behind a layer, to run them alone for many variants
-variants    many variants of the input in few passes
-guided      guided backpropagation
+model        `TorchModel`: the two verbs, and every optional power of the seam
+conventions  how modules are named and called: PyTorch's own, or Keras's
+taps         hooks, and the paths of what layers return
+gradients    gradients of scores at activations
+wrappers     compiled, parallel and checkpointed modules; the names of layers
+modes        sessions, which last for one call; grad modes
+attention    attention weights, fused or not
+biases       what affine layers add to their outputs
+channels     where the channels of a layer are, by its type
+tape         the operations behind a layer, to run them alone for many variants
+variants     many variants of the input in few passes
+guided       guided backpropagation
+split        `gradcam.Split` as a module
 """
 
 from __future__ import annotations
 
-from gradcam.backends.torch.model import SplitModule, TorchModel, path_of
+from gradcam.backends.torch.model import TorchModel
+from gradcam.backends.torch.split import SplitModule
+from gradcam.backends.torch.wrappers import path_of
 
 __all__ = ["SplitModule", "TorchModel", "path_of"]

@@ -1,181 +1,150 @@
-"""PyTorch: any `nn.Module`, unmodified, tapped by forward hooks that are there for one call only."""
+"""`gradcam.model.Model` for any `nn.Module`, unmodified: its hooks last for one call."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from gradcam._arrays import widen
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.torch.attention import ATTENTION, AttentionMode
-from gradcam.backends.torch.states import (
-    KeptGrad,
-    Session,
-    is_wrapper,
-    named,
-    obstacle,
-    outside_inference,
-    plain,
-    quiet,
-    submodule,
-    uncompiled,
-    unwrapped,
+from gradcam.backends.torch import channels, guided
+from gradcam.backends.torch.attention import ATTENTION
+from gradcam.backends.torch.biases import collected_biases
+from gradcam.backends.torch.conventions import PYTORCH, Conventions
+from gradcam.backends.torch.gradients import (
+    Gradients,
+    UnreachedError,
+    detached,
+    score_curvatures,
+    score_gradients,
 )
+from gradcam.backends.torch.modes import IgnoreNoGrad, Session, no_graph, normal_tensors
 from gradcam.backends.torch.tape import Tape
+from gradcam.backends.torch.taps import Tap, module_of, tapped
 from gradcam.backends.torch.variants import input_scorer
-from gradcam.inputs import arguments, first_array, with_first_array
-from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer, unknown_layer
+from gradcam.backends.torch.wrappers import obstacle, unwrapped
+from gradcam.inputs import first_array, with_first_array
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
 
-__all__ = ["SplitModule", "TorchModel", "path_of"]
-
-Tap = Callable[[str, torch.Tensor], torch.Tensor]
-_PATH = re.compile(r"(?P<module>[^#\[]*)(#(?P<call>\d+))?(?P<item>\[.*)?$")
+__all__ = ["TorchModel"]
 
 
-def path_of(model: torch.nn.Module, layer: torch.nn.Module) -> str:
-    """The path of a module that is in the model."""
-    wanted = unwrapped(layer)
-    for path, module in named(unwrapped(model)):
-        if module is wanted:
-            return path
-    raise KeyError(
-        f"`layer`, a {type(layer).__name__}, is not a module of this {type(model).__name__}; pass one of "
-        "model.modules(), or a path from gradcam.layers(model, inputs)"
-    )
-
-
-def _module_of(path: str) -> str:
-    match = _PATH.match(path)
-    return match["module"] if match else path
-
-
-def _taps(path: str, value: Any, tap: Tap) -> Any:
-    """`value` with every floating tensor in it passed through `tap`, under its own path."""
-    if isinstance(value, torch.Tensor):
-        return tap(path, value) if value.is_floating_point() else value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_taps(f"{path}[{i}]", v, tap) for i, v in enumerate(value)))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_taps(f"{path}[{i}]", v, tap) for i, v in enumerate(value))
-    if isinstance(value, dict):
-        items = {key: _taps(f"{path}[{key!r}]", v, tap) for key, v in value.items()}
-        result = copy.copy(value)  # a dictionary of the model's own type, such as a ModelOutput
-        for key, v in items.items():
-            result[key] = v
-        return result
+def _untapped(path: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
 @dataclass(frozen=True, eq=False)
 class TorchModel:
-    """`model.Model` for an `nn.Module` (the laws are there)."""
+    """`model.Model` for an `nn.Module`, and every optional power. The laws are stated there."""
 
     module: torch.nn.Module
     allow_training: bool = False
-    channels_first = True
+    channels_first: bool = True
+    conventions: Conventions = PYTORCH
+    as_passed: torch.nn.Module = field(init=False)
+    """The user's own module, compiled or parallel as it may be; `module` is the one inside."""
 
     def __post_init__(self) -> None:
         module = unwrapped(self.module)
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"the model is TorchScript{obstacle(module).partition(',')[2]}")
+        object.__setattr__(self, "as_passed", self.module)
         first = next(module.parameters(), None)
-        if (
-            first is not None and first.is_inference()
-        ):  # made under inference_mode: no graph can keep such weights
+        if first is not None and first.is_inference():
+            # No graph can keep weights made under inference_mode; their copies are normal tensors.
             with torch.inference_mode(False):
                 module = copy.deepcopy(module)
         object.__setattr__(self, "module", module)
 
+    # ------------------------------------------------------------------ the model and its layers
+
     @property
     def trains(self) -> bool:
         """Whether it is in training mode, which is not allowed."""
-        return not self.allow_training and self._trains()
+        return not self.allow_training and self.conventions.trains(self.module)
 
-    @contextlib.contextmanager
-    def _tapped(self, modules: Sequence[str], tap: Tap) -> Iterator[None]:
-        """Every output of these modules passes through `tap` while the context lasts, in this thread alone."""
-        if self.trains:
-            raise ValueError(
-                "the model is in training mode, where samples of a batch depend on each other and on chance; call "
-                "model.eval() first, or pass allow_training=True"
-            )
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(plain)
-            stack.enter_context(uncompiled())
-            session = stack.enter_context(Session())
-            for path in dict.fromkeys(modules):
-                if path == ATTENTION:
-                    stack.enter_context(AttentionMode(tap))
-                elif path != INPUT:
-                    hook = _Hook(path, tap, session)
-                    stack.callback(self._submodule(path).register_forward_hook(hook).remove)
-            yield
-
-    def _named(self) -> Iterator[tuple[str, torch.nn.Module]]:
-        """Every layer that can be tapped, by its path."""
-        return ((path, module) for path, module in named(self.module) if path)
-
-    def _submodule(self, path: str) -> torch.nn.Module:
-        found = submodule(self.module, path)
-        if found is None:
-            raise unknown_layer(path, (known for known, _ in named(self.module, all_names=True)))
-        return found
-
-    def _trains(self) -> bool:
-        return _trains(self.module)
-
-    def _forward(self, inputs: Inputs) -> Outputs:
-        args, kwargs = arguments(inputs)
-        return self.module(*args, **kwargs)
+    def _run(self, inputs: Inputs) -> Outputs:
+        return self.conventions.call(self.module, inputs)
 
     def channels_first_at(self, path: str) -> bool | None:
-        """What the layer's type says, or else what is in it, or what it is in; of the input, the first layer's type."""
+        """Whether the channels of a layer, or of the input, come first, as far as types say."""
         if path == INPUT:
-            return next(
-                (first for _, module in self._named() if (first := _says(module)) is not None), None
-            )
-        name = _module_of(path)
-        while name:
-            module = submodule(self.module, name)
-            if module is None:
-                return None
-            said = {_says(one) for one in module.modules()} - {None}
-            if said:
-                return said.pop() if len(said) == 1 else None
-            name = name.rpartition(".")[0]
-        return None
+            return channels.input_channels_first(self.module)
+        return channels.layer_channels_first(self.module, module_of(path))
 
     def layers(self, inputs: Inputs) -> list[Layer]:
-        found: list[Layer] = []
-        modules = dict(self._named())
-
-        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            found.append(Layer(path, tuple(value.shape), type(modules[_module_of(path)]).__name__))
-            return value
-
-        with quiet(), self._tapped(list(modules), tap):
-            self._forward(inputs)
-        return found
+        modules = dict(self.conventions.layers(self.module))
+        return self._listed(
+            inputs, list(modules), lambda path: type(modules[module_of(path)]).__name__
+        )
 
     def attentions(self, inputs: Inputs) -> list[Layer]:
-        """The attention weights (N, heads, T, T) that can be had, in the order in which they run."""
-        found: list[Layer] = []
+        return self._listed(inputs, [ATTENTION], lambda _: "attention")
+
+    def _listed(
+        self, inputs: Inputs, paths: Sequence[str], kind: Callable[[str], str]
+    ) -> list[Layer]:
+        """The outputs of these layers in the order in which they run."""
+        outputs: list[Layer] = []
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            found.append(Layer(path, tuple(value.shape), "attention"))
+            outputs.append(Layer(path, tuple(value.shape), kind(path)))
             return value
 
-        with quiet(), self._tapped([ATTENTION], tap):
-            self._forward(inputs)
-        return found
+        with no_graph(), self._session(paths, tap):
+            self._run(inputs)
+        return outputs
+
+    # ----------------------------------------------------------------------------- tapped passes
+
+    @contextlib.contextmanager
+    def _session(self, paths: Sequence[str] = (), tap: Tap = _untapped) -> Iterator[Session]:
+        """A session in which every output of these modules passes through `tap`."""
+        if self.trains:
+            raise ValueError(
+                "the model is in training mode, where samples of a batch depend on each other and "
+                "on chance; call model.eval() first, or pass allow_training=True"
+            )
+        modules = {}
+        for path in paths:
+            if path not in (ATTENTION, INPUT):
+                modules[path] = self.conventions.layer(self.module, path)
+        with tapped(modules, tap, attention=ATTENTION in paths) as session:
+            yield session
+
+    def _run_tapped(self, inputs: Inputs, layers: Sequence[str], tap: Tap) -> Outputs:
+        """The outputs of a pass in which the outputs of these layers alone pass through `tap`."""
+        reached = set()
+
+        def chosen(path: str, value: torch.Tensor) -> torch.Tensor:
+            if path not in layers:  # another call, or another item, of the same module
+                return value
+            reached.add(path)
+            return tap(path, value)
+
+        if INPUT in layers:
+            inputs = with_first_array(inputs, chosen(INPUT, first_array(inputs)))
+        with self._session([module_of(path) for path in layers], chosen):
+            outputs = self._run(inputs)
+        for path in layers:
+            if path not in reached:
+                raise self._never_ran(path)
+        return outputs
+
+    def _never_ran(self, path: str) -> RuntimeError:
+        return RuntimeError(
+            f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, '
+            "or not that often, or returns a collection, whose items have paths of their own; "
+            "gradcam.layers(model, inputs) lists what ran" + obstacle(self.module)
+        )
+
+    # ----------------------------------------------------------------------------- the two verbs
 
     def capture(
         self,
@@ -186,411 +155,212 @@ class TorchModel:
         at: Sequence[Array] | None = None,
         curvature: bool = False,
     ) -> Capture:
-        given = dict(zip(layers, at, strict=True)) if at is not None else {}
-        with quiet():  # which also puts the caller's grad mode back
-            outputs, found = self._forward_from(inputs, layers, given, target is not None)
+        with no_graph():  # which also restores the caller's grad mode
+            inputs = normal_tensors(inputs)
+            replaced = {}
+            if at is not None:
+                replaced = dict(zip(layers, normal_tensors(list(at)), strict=True))
             if target is None:
-                return Capture(outputs, None, found, ())
-            torch.set_grad_enabled(True)
-            scores = target(outputs)
-            if isinstance(scores, torch.Tensor) and not scores.requires_grad:
-                # the model left the graph in a no_grad block of its own; once more, without heeding such blocks
-                with KeptGrad() as kept:
-                    outputs, found = self._forward_from(inputs, layers, given, True, kept)
-                    scores = target(outputs)
+                outputs, activations = self._activations(inputs, layers, replaced)
+                return Capture(outputs, None, activations, ())
+            outputs, activations, scores = self._scored(inputs, layers, replaced, target)
             try:
-                gradients, curvatures = _gradients(scores, found, layers, curvature, pooled)
-            except _UnreachedError as error:
-                getattr(target, "resolve", lambda _: None)(
-                    outputs
-                )  # which may know better, as of no detections at all
+                gradients, curvatures = _gradients(scores, activations, layers, pooled, curvature)
+            except UnreachedError as error:
+                # Let the target raise its own, clearer error first, as when nothing was detected.
+                getattr(target, "resolve", lambda _: None)(outputs)
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
-        activations = tuple(a.detach() for a in found)
         return Capture(
-            tree_map(_detached, outputs), _detached(scores), activations, gradients, curvatures
+            tree_map(detached, outputs),
+            detached(scores),
+            tuple(activation.detach() for activation in activations),
+            gradients,
+            curvatures,
         )
 
-    def _forward_from(
+    def _scored(
         self,
         inputs: Inputs,
         layers: Sequence[str],
-        given: dict[str, torch.Tensor],
-        differentiate: bool,
-        kept: KeptGrad | None = None,
-    ) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-        """A forward pass whose graph, where one is wanted, starts at the layers: outputs, and the layers' values."""
-        found: dict[str, torch.Tensor] = {}
+        replaced: dict[str, torch.Tensor],
+        target: Callable[[Outputs], Array],
+    ) -> tuple[Outputs, Gradients, Any]:
+        """The outputs, activations and scores of a pass whose graph leads from layers to scores."""
+        outputs, activations = self._activations_with_graph(inputs, layers, replaced)
+        torch.set_grad_enabled(True)
+        scores = target(outputs)
+        if isinstance(scores, torch.Tensor) and not scores.requires_grad:
+            # The model ran this part under torch.no_grad(), so there is no graph: run again with
+            # those blocks ignored from the layer on.
+            torch.set_grad_enabled(False)
+            with IgnoreNoGrad() as blocks:
+                outputs, activations = self._activations_with_graph(
+                    inputs, layers, replaced, blocks
+                )
+                scores = target(outputs)
+        return outputs, activations, scores
+
+    def _activations(
+        self, inputs: Inputs, layers: Sequence[str], replaced: dict[str, torch.Tensor]
+    ) -> tuple[Outputs, Gradients]:
+        """The outputs and activations of a pass that makes no graph."""
+        activations = {}
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            if path not in layers:
-                return value
-            value = outside_inference(given[path]) if path in given else value
-            if not differentiate:
-                found[path] = value.clone()
-                return value
+            value = replaced.get(path, value)
+            activations[path] = value.clone()  # the model may write in place into what goes on
+            return value
+
+        outputs = self._run_tapped(inputs, layers, tap)
+        return outputs, tuple(activations[path] for path in layers)
+
+    def _activations_with_graph(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        replaced: dict[str, torch.Tensor],
+        blocks: IgnoreNoGrad | None = None,
+    ) -> tuple[Outputs, Gradients]:
+        """The outputs and activations of a pass whose graph starts at the first of the layers.
+
+        blocks: the mode in which the model's own no_grad blocks are ignored from there on.
+        """
+        activations = {}
+
+        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             if torch.is_inference_mode_enabled():
                 raise RuntimeError(
-                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, where nothing can be '
-                    "differentiated; use torch.no_grad() there"
+                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, '
+                    "where nothing can be differentiated; use torch.no_grad() there"
                 )
-            if (
-                not value.requires_grad or path in given
-            ):  # the first layer, or one beside it: the graph starts here
+            value = replaced.get(path, value)
+            if not value.requires_grad or path in replaced:
+                # The first layer, or one beside it: the graph starts here.
                 value = value.detach().requires_grad_()
-            found[path] = value
+            activations[path] = value
             torch.set_grad_enabled(True)
-            if kept is not None:
-                kept.on = True
-            return value.clone()  # a clone, for what then writes in place
+            if blocks is not None:
+                blocks.on = True
+            return value.clone()  # a clone, for layers that then write in place
 
-        inputs = outside_inference(inputs)
-        if INPUT in layers:
-            inputs = with_first_array(inputs, tap(INPUT, first_array(inputs)))
-        with self._tapped([_module_of(path) for path in layers], tap):
-            outputs = self._forward(inputs)
-        if missing := [path for path in layers if path not in found]:
-            raise _never_ran(missing[0], self)
-        return outputs, tuple(found[path] for path in layers)
+        outputs = self._run_tapped(inputs, layers, tap)
+        return outputs, tuple(activations[path] for path in layers)
 
     def replay(
         self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
     ) -> Outputs:
-        given, used = dict(zip(layers, activations, strict=True)), set()
+        replaced = dict(zip(layers, activations, strict=True))
+        with no_graph():
+            return self._run_tapped(inputs, layers, lambda path, value: replaced[path].clone())
 
-        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            if path not in given:
-                return value
-            used.add(path)
-            return given[path].clone()
-
-        with quiet(), self._tapped([_module_of(path) for path in layers], tap):
-            outputs = self._forward(inputs)
-        if missing := [path for path in layers if path not in used]:
-            raise _never_ran(missing[0], self)
-        return outputs
+    # --------------------------------------------------------------------------- optional powers
 
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
-        """What each layer adds that does not depend on its input, its output at zero, as they run."""
-        found: list[tuple[str, torch.Tensor]] = []
-        calls: dict[str, int] = {}
-        with quiet(), self._tapped((), lambda path, value: value), contextlib.ExitStack() as stack:
-            session = Session.innermost()
-            for path, module in self._named():
-                if isinstance(module, AFFINE):
+        layers = self.conventions.affine(self.module)
+        with no_graph(), self._session() as session:
+            return collected_biases(layers, session, lambda: self._run(inputs))
 
-                    def add(module: Any, args: Any, output: torch.Tensor, path: str = path) -> None:
-                        if Session.innermost() is session:
-                            n = calls[path] = calls.get(path, -1) + 1
-                            zero = module.forward(torch.zeros_like(args[0]))
-                            found.append((f"{path}#{n}" if n else path, zero))
+    def forward(self, inputs: Inputs) -> Outputs:
+        """The outputs of the module as it was passed, under `torch.inference_mode`."""
+        with torch.inference_mode():
+            return self.conventions.call(self.as_passed, inputs)
 
-                    stack.callback(module.register_forward_hook(add).remove)
-            self._forward(inputs)
-        return found
+    def array(self, values: np.ndarray) -> torch.Tensor:
+        """NumPy values as a tensor on the device of the model's first parameter.
+
+        Floating-point values get that parameter's type, because PyTorch mixes no types. Integers
+        keep theirs, and so does everything if the model has no parameters.
+        """
+        tensor = torch.tensor(np.ascontiguousarray(values))
+        first = next(self.module.parameters(), None)
+        if first is None:
+            return tensor
+        if tensor.is_floating_point() and first.is_floating_point():
+            return tensor.to(first.device, first.dtype)
+        return tensor.to(first.device)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {
+            path: parameter.detach() for path, parameter in self.conventions.parameters(self.module)
+        }
+
+    def with_weights(self, weights: Mapping[str, Array]) -> torch.nn.Module:
+        """A copy of the module as it was passed, with some of `weights()` replaced."""
+        with torch.inference_mode(False), torch.no_grad():
+            twin = copy.deepcopy(self.as_passed)
+            for path, parameter in self.conventions.parameters(unwrapped(twin)):
+                if path in weights:
+                    parameter.copy_(weights[path])
+        return twin
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
-        """Variants of the input run as few batches; those of a layer run its head alone, from a tape."""
+        """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
-            return input_scorer(self.module, self._forward, inputs, target)
-        with quiet():
+            return input_scorer(self.module, self._run, inputs, target)
+        with no_graph():
             tape = self._tape(inputs, layer)
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
-            with quiet():
-                return torch.stack(
-                    [target(self.replay(inputs, (layer,), (one,))) for one in variants]
-                )
+            with no_graph():
+                scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
+            return torch.stack(scores)
 
         return tape.scorer(target, replayed)
 
     def _tape(self, inputs: Inputs, layer: str) -> Tape:
         tape = Tape()
-
-        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            return tape.start(value.clone()) if path == layer else value
-
-        with self._tapped([_module_of(layer)], tap), tape:
-            outputs = self._forward(inputs)
-        if not tape.started:
-            raise _never_ran(layer, self)
+        with tape:
+            outputs = self._run_tapped(
+                inputs, (layer,), lambda path, value: tape.start(value.clone())
+            )
         tape.end(outputs)
         return tape
 
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
     ) -> Capture:
-        from gradcam.backends.torch import guided
+        def run(inputs: Inputs) -> Outputs:
+            with self._session():
+                return self._run(inputs)
 
-        return guided.input_gradients(self, inputs, target, rule, smooth)
+        return guided.input_gradients(run, inputs, target, rule, smooth)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is: PyTorch runs it eagerly."""
+
         def run(*args: Any) -> Any:
-            with quiet():
+            with no_graph():
                 return function(self, *args)
 
         return run
 
     @contextlib.contextmanager
     def float64(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:
-        """A copy in double precision, and its inputs; the model itself where its modules cannot be copied."""
-        try:
-            wide = TorchModel(copy.deepcopy(self.module).double(), self.allow_training)
-        except Exception:  # whatever the user's modules raise: then there is no copy
+        """A copy in double precision, and its inputs; the model itself if there is no such copy."""
+        if not self.conventions.has_float64:
             yield self, inputs
             return
-        yield wide, tree_map(lambda x: x.double() if _floating(x) else x, inputs)
+        try:
+            wide = replace(self, module=copy.deepcopy(self.module).double())
+        except Exception:  # whatever the user's modules raise when they are copied
+            yield self, inputs
+            return
+        yield wide, tree_map(_double, inputs)
 
 
-AFFINE = (
-    torch.nn.modules.conv._ConvNd,
-    torch.nn.Linear,
-    torch.nn.modules.batchnorm._BatchNorm,
-)
-"""Layers whose output at zero, in evaluation mode, is their bias."""
-
-
-_CHANNELS_FIRST = re.compile(
-    r"(Lazy)?(Conv(Transpose)?|BatchNorm|InstanceNorm|.*Pool)\d(d|D)|GroupNorm"
-)
-_CHANNELS_LAST = re.compile(
-    r"Embedding(Bag)?|GRU|LSTM|RNN|LayerNorm|(Lazy)?Linear|MultiheadAttention|RMSNorm"
-)
-
-
-def _says(module: torch.nn.Module) -> bool | None:
-    """Where PyTorch's own layer of this very type has its channels; a subclass may have them elsewhere."""
-    if not type(module).__module__.startswith("torch.nn.modules"):
-        return None
-    name = type(module).__name__
-    return (
-        True
-        if _CHANNELS_FIRST.fullmatch(name)
-        else False
-        if _CHANNELS_LAST.fullmatch(name)
-        else None
-    )
-
-
-def _trains(module: torch.nn.Module) -> bool:
-    """Whether any module is in training mode; `module.modules()` would take longer than many a layer."""
-    waiting: list[torch.nn.Module | None] = [module]
-    for one in waiting:  # which grows on the way
-        if one is not None:
-            if one.training and not is_wrapper(one):
-                return True
-            if one._modules:
-                waiting += one._modules.values()
-    return False
-
-
-class _Hook:
-    """A forward hook that names each call of its module: "path", then "path#1", "path#2"."""
-
-    def __init__(self, path: str, tap: Tap, session: Session) -> None:
-        self.path, self.tap, self.session, self.calls = path, tap, session, 0
-
-    def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
-        if not self.session.active:  # another thread's pass, or an explanation inside this one
-            return None
-        path = f"{self.path}#{self.calls}" if self.calls else self.path
-        self.calls += 1
-        return _taps(path, output, self.tap)
-
-
-def _floating(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, torch.Tensor) else value
-
-
-def _never_ran(path: str, model: TorchModel) -> RuntimeError:
-    return RuntimeError(
-        f'layer "{path}" gave no floating-point tensor in this forward pass: it did not run, or not that often, or '
-        "returns a collection, whose items have paths of their own; gradcam.layers(model, inputs) lists what ran"
-        + obstacle(model.module)
-    )
-
-
-Gradients = tuple[torch.Tensor, ...]
+def _double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    return value
 
 
 def _gradients(
-    scores: torch.Tensor,
+    scores: Any,
     activations: Gradients,
     layers: Sequence[str],
-    curvature: bool = False,
-    pooled: PooledAxes | None = None,
+    pooled: PooledAxes | None,
+    curvature: bool,
 ) -> tuple[Gradients, Gradients]:
-    """The gradients of scores (N,) as they lie, (N, ...), and of scores (N, K) as (N, K, ...).
-
-    With `curvature` also the product of each layer's Hessian with its activations, in the same shapes.
-    """
-    samples = activations[0].shape[0]
-    if (
-        not isinstance(scores, torch.Tensor)
-        or scores.ndim not in (1, 2)
-        or scores.shape[0] != samples
-    ):
-        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise ValueError(
-            f"`target` must return scores of shape (N,) or (N, K) for N = {samples} samples, but returned {shape}"
-        )
-    if not scores.requires_grad:
-        raise _unreached(layers[0])
     if curvature:
-        columns = [scores] if scores.ndim == 1 else list(scores.unbind(dim=1))
-        each_pair = [_second_order(column.sum(), activations, layers) for column in columns]
-        found, curved = zip(*each_pair, strict=True)
-        if scores.ndim == 1:
-            return found[0], curved[0]
-        return tuple(map(_stack, zip(*found, strict=True))), tuple(
-            map(_stack, zip(*curved, strict=True))
-        )
-    if scores.ndim == 1:
-        return _reached(
-            torch.autograd.grad(scores.sum(), activations, allow_unused=True), layers
-        ), ()
-    axes = [pooled(tuple(a.shape[1:])) if pooled is not None else () for a in activations]
-    count = scores.shape[1]
-    if (
-        len(activations) == 1
-        and axes[0]
-        and (mean := _mean_of(scores, activations[0], axes[0])) is not None
-    ):
-        return (_through_mean(scores, mean, activations[0], axes[0]),), ()
-    # of gradients that will be averaged, no more than a few megabytes at a time, which the processor's cache holds
-    some = count if not all(axes) else max(1, POOLED_VALUES // max(a.numel() for a in activations))
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
-        -1, samples, -1
-    )
-    parts = []
-    for start in range(0, count, some):
-        batched = torch.autograd.grad(
-            scores,
-            activations,
-            each[start : start + some],
-            is_grads_batched=True,
-            allow_unused=True,
-            retain_graph=start + some < count,
-        )
-        parts.append(
-            [_averaged(g, over) for g, over in zip(_reached(batched, layers), axes, strict=True)]
-        )
-    return tuple(torch.cat(some, dim=0).movedim(0, 1) for some in zip(*parts, strict=True)), ()
-
-
-POOLED_VALUES = 2**22
-"""How many values of gradients that will be averaged are held at a time."""
-
-
-def _mean_of(scores: torch.Tensor, activations: torch.Tensor, axes: Sequence[int]) -> Any:
-    """The graph's mean over these axes, counted from the end, if all that the scores make of the activations is it."""
-    waiting: list[Any] = [scores.grad_fn]
-    seen, users = set(), []
-    while waiting:
-        node = waiting.pop()
-        for earlier, _ in node.next_functions:
-            if earlier is None:
-                continue
-            if (
-                earlier.name() == "CloneBackward0" and _leaf(earlier) is activations
-            ):  # what the tap handed on
-                users.append(node)
-            if earlier not in seen:
-                seen.add(earlier)
-                waiting.append(earlier)
-    if len(users) != 1 or users[0].name() != "MeanBackward1" or users[0]._saved_dim is None:
-        return None
-    ndim = activations.ndim
-    # the graph keeps axes as unsigned numbers
-    found = {(dim - 2**64 if dim >= 2**63 else dim) % ndim for dim in users[0]._saved_dim}
-    return users[0] if found == {axis % ndim for axis in axes} else None
-
-
-def _leaf(clone: Any) -> torch.Tensor | None:
-    return getattr(clone.next_functions[0][0], "variable", None)
-
-
-def _through_mean(
-    scores: torch.Tensor, mean: Any, activations: torch.Tensor, axes: Sequence[int]
-) -> torch.Tensor:
-    """The average gradients of scores (N, K), each position's being the same: (N, K, ...), of size 1 over the axes."""
-    samples, count = scores.shape
-    each = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(
-        -1, samples, -1
-    )
-    edge = torch.autograd.graph.GradientEdge(mean, 0)
-    (found,) = torch.autograd.grad(scores, [edge], each, is_grads_batched=True)
-    places = {axis % activations.ndim for axis in axes}
-    sample = [1 if axis in places else n for axis, n in enumerate(activations.shape)][1:]
-    positions = math.prod(activations.shape[axis] for axis in places)
-    return widen(found).reshape(count, samples, *sample).movedim(0, 1) / positions
-
-
-def _averaged(gradients: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    return widen(gradients).mean(axes, keepdim=True) if axes else gradients
-
-
-def _stack(each: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(each), dim=1)
-
-
-def _second_order(
-    score: torch.Tensor, activations: Gradients, layers: Sequence[str]
-) -> tuple[Gradients, Gradients]:
-    gradients = _reached(
-        torch.autograd.grad(score, activations, allow_unused=True, create_graph=True), layers
-    )
-    curvatures = []
-    for activation, gradient in zip(activations, gradients, strict=True):
-        along = (gradient * activation.detach()).sum()
-        if along.requires_grad:
-            (curved,) = torch.autograd.grad(along, activation, allow_unused=True, retain_graph=True)
-        else:
-            curved = None  # the score is linear there
-        curvatures.append(torch.zeros_like(activation) if curved is None else curved)
-    return tuple(gradient.detach() for gradient in gradients), tuple(curvatures)
-
-
-def _reached(gradients: Sequence[torch.Tensor | None], layers: Sequence[str]) -> Gradients:
-    for path, gradient in zip(layers, gradients, strict=True):
-        if gradient is None:
-            raise _unreached(path)
-    return tuple(gradient for gradient in gradients if gradient is not None)
-
-
-class _UnreachedError(RuntimeError):
-    pass
-
-
-def _unreached(path: str) -> RuntimeError:
-    return _UnreachedError(
-        f'the score does not depend on layer "{path}" by a differentiable path: the layer\'s output is not used, or '
-        "is detached (.detach(), .data, .numpy(), argmax) on the way; choose another layer or target"
-    )
-
-
-class SplitModule(torch.nn.Module):
-    """`gradcam.Split` of two functions of torch tensors, as a module with one layer."""
-
-    def __init__(
-        self, features: Callable[..., torch.Tensor], head: Callable[..., Any], layer: str
-    ) -> None:
-        super().__init__()
-        self._layer, self._head = layer, head
-        self.add_module(layer, _Function(features))
-        self.eval()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._head(self.get_submodule(self._layer)(*args, **kwargs))
-
-
-class _Function(torch.nn.Module):
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self._function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self._function(*args, **kwargs)
+        return score_curvatures(scores, activations, layers)
+    return score_gradients(scores, activations, layers, pooled), ()

@@ -1,46 +1,128 @@
-"""The operations of one forward pass behind a layer, to run them alone, for many variants at once."""
+"""The operations of one forward pass behind a layer, recorded to run them alone.
+
+Ablation-CAM asks for the scores of many variants of a layer's activations. While the model runs
+once, a tape records the ATen operations that depend on the layer's output. It keeps every other
+tensor that they read as a constant. For a layer whose output is averaged and goes to a linear head:
+
+    a = layer(x)              tape.start(a): slot 0
+    b = a.mean((2, 3))        step: mean.dim(slot 0, [2, 3]) -> slot 1
+    w = weight.t()            not recorded: it does not depend on the layer
+    y = addmm(bias, b, w)     step: addmm(constant, slot 1, constant) -> slot 2
+                              tape.end(y): the outputs are slot 2
+
+The steps then run under `torch.vmap`: variants (M, N, C, H, W) of `a` give scores (M, N). Shapes in
+the model's code stay those of N samples, and nothing below the layer runs again. Because this head
+reads only a mean of `a`, variants (M, N, C, 1, 1) of the mean give the same scores, from slot 1 on.
+
+A recording cannot be trusted if the model's code read a number, on which it may have branched, or
+wrote into a constant. Then variants are replayed one at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from gradcam.model import Scorer
 
 __all__ = ["Tape"]
 
+Scores = Callable[[torch.Tensor], torch.Tensor]
+"""Variants (M, N, ...) -> scores (M, N) or (M, N, K)."""
+
+_CANNOT_BATCH = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+"""What `torch.vmap` raises for an operation or a target that cannot be batched."""
+
 
 class _Slot:
-    """In a recorded argument: the place of a tensor that depends on the layer."""
+    """In a recorded argument, the position of a tensor that depends on the layer."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
 
-class Tape(TorchDispatchMode):
-    """Records every operation that depends on the layer's output; what does not is kept as the tensor that it was.
+@dataclass(frozen=True)
+class _Step:
+    """An operation, its arguments with slots in them, and the slots of its results."""
 
-    Run again under `torch.vmap`, so what was recorded for N samples runs for M variants of them: shapes in the model's
-    code stay those of N.
-    """
+    function: Any
+    args: Any
+    kwargs: Any
+    slots: list[int]
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The step that takes the layer's mean, its axes in (N, ...), and whether it keeps them."""
+
+    step: _Step
+    axes: tuple[int, ...]
+    keepdim: bool
+
+
+class Tape(TorchDispatchMode):
+    """Records each operation that depends on the layer's output, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.started = False
-        self._steps: list[tuple[Any, Any, Any, list[int]]] = []
-        self._slots: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # so that no identity is used twice
+        self._steps: list[_Step] = []
+        self._slots: dict[int, int] = {}  # by the tensor's id
+        self._alive: list[torch.Tensor] = []  # so that no id is used twice
         self._outputs: tuple[list[Any], Any] = ([], None)
-        self._sound, self._writes = True, False
+        self._sound = True
+        self._writes = False
+
+    # --------------------------------------------------------------------------------- recording
 
     def start(self, value: torch.Tensor) -> torch.Tensor:
-        self.started = True
+        """Take this tensor as the layer's output."""
         self._slot(value)
         return value
+
+    def end(self, outputs: Any) -> None:
+        """Take these as the model's outputs."""
+        leaves, spec = tree_flatten(outputs)
+        self._outputs = ([self._recorded(leaf) for leaf in leaves], spec)
+        self._first = self._alive[0]
+        self._alive = [self._first]
+        self._slots = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._slots:  # else the layer has not run yet
+            leaves = tree_leaves((args, kwargs))
+            if any(map(self._depends, leaves)):
+                if func._schema.is_mutable:
+                    self._writes = True
+                    # a constant that is written into has another value in the next run
+                    self._sound &= self._depends(leaves[0])
+                self._record(func, args, kwargs, result)
+        return result
+
+    def _record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        args = tree_map(self._recorded, args)
+        kwargs = tree_map(self._recorded, kwargs)
+        slots = []
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                slots.append(self._slot(leaf))
+            else:
+                slots.append(-1)
+                # a number, on which the model's code may have branched
+                self._sound &= leaf is None
+        self._steps.append(_Step(func, args, kwargs, slots))
+
+    def _depends(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and id(value) in self._slots
+
+    def _recorded(self, value: Any) -> Any:
+        return _Slot(self._slots[id(value)]) if self._depends(value) else value
 
     def _slot(self, tensor: torch.Tensor) -> int:
         if id(tensor) not in self._slots:
@@ -48,104 +130,74 @@ class Tape(TorchDispatchMode):
             self._alive.append(tensor)
         return self._slots[id(tensor)]
 
-    def _recorded(self, value: Any) -> Any:
-        known = isinstance(value, torch.Tensor) and id(value) in self._slots
-        return _Slot(self._slots[id(value)]) if known else value
+    # ----------------------------------------------------------------------------------- running
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if not self._slots:
-            return result
-        leaves = tree_flatten((args, kwargs))[0]
-        if any(isinstance(leaf, torch.Tensor) and id(leaf) in self._slots for leaf in leaves):
-            recorded = tree_map(self._recorded, args), tree_map(self._recorded, kwargs)
-            results = tree_flatten(result)[0]
-            if func._schema.is_mutable:
-                self._writes = True
-                self._sound &= (
-                    id(leaves[0]) in self._slots
-                )  # else something kept would be overwritten
-            if any(not isinstance(one, torch.Tensor) and one is not None for one in results):
-                self._sound = False  # a number that the model's code may have branched on
-            slots = [self._slot(one) if isinstance(one, torch.Tensor) else -1 for one in results]
-            self._steps.append((func, *recorded, slots))
-        return result
-
-    def end(self, outputs: Any) -> None:
-        leaves, spec = tree_flatten(outputs)
-        self._outputs = [self._recorded(leaf) for leaf in leaves], spec
-        self._first = self._alive[0]
-        self._alive = self._alive[:1]
-        self._slots = {}
-
-    def _mean(self) -> tuple[Any, tuple[int, ...], bool] | None:
-        """The first step, its axes, and whether they are kept, if all that the head takes of the layer is a mean."""
-
-        def takes(leaves: list[Any]) -> bool:
-            return any(isinstance(leaf, _Slot) and leaf.index == 0 for leaf in leaves)
-
-        users = [step for step in self._steps if takes(tree_flatten((step[1], step[2]))[0])]
-        if len(users) != 1 or takes(self._outputs[0]) or users[0][0] is not torch.ops.aten.mean.dim:
-            return None
-        _, args, kwargs, _ = users[0]
-        if kwargs or len(args) < 2 or not args[1]:  # another type, or over all axes
-            return None
-        axes = tuple(sorted(axis % self._first.ndim for axis in args[1]))
-        return None if 0 in axes else (users[0], axes, len(args) > 2 and bool(args[2]))
-
-    def _run(self, value: torch.Tensor, instead: Any = None) -> Any:
-        """The outputs for another value of the layer's output; or of what the step `instead` made of it."""
-        found: dict[int, Any] = {
-            instead[3][0] if instead else 0: value.clone() if self._writes else value
-        }
-
-        def given(leaf: Any) -> Any:
-            return found[leaf.index] if isinstance(leaf, _Slot) else leaf
-
-        for step in self._steps:
-            if step is instead:
-                continue
-            func, args, kwargs, slots = step
-            results = tree_flatten(func(*tree_map(given, args), **tree_map(given, kwargs)))[0]
-            found.update(zip(slots, results, strict=True))
-        leaves, spec = self._outputs
-        return tree_unflatten([given(leaf) for leaf in leaves], spec)
-
-    def scorer(
-        self,
-        target: Callable[[Any], torch.Tensor],
-        otherwise: Callable[[torch.Tensor], torch.Tensor],
-    ) -> Scorer:
-        """Variants (M, N, ...) -> scores (M, N) or (M, N, K); `otherwise` where the tape cannot be trusted."""
-        usable = [self._sound]
-
-        def batched(
-            run: Callable[[torch.Tensor], Any], instead: Callable[[torch.Tensor], torch.Tensor]
-        ) -> Any:
-            many = torch.vmap(lambda value: target(run(value)))
-
-            def score(variants: torch.Tensor) -> torch.Tensor:
-                if usable[0]:
-                    try:
-                        with torch.no_grad():
-                            return many(variants)
-                    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
-                        usable[0] = False  # an operation or a target that cannot be batched
-                return instead(variants)
-
-            return score
-
-        whole = batched(self._run, otherwise)
+    def scorer(self, target: Callable[[Any], torch.Tensor], otherwise: Scores) -> Scorer:
+        """Scores of variants of the layer's output, by `otherwise` if the tape is not sound."""
         mean = self._mean() if self._sound else None
+        scores = self._batched(lambda value: target(self._run(value)), otherwise)
         if mean is None:
-            return Scorer(whole)
-        step, axes, kept = mean
+            return Scorer(scores)
 
-        def averaged(value: torch.Tensor) -> Any:
-            return self._run(value if kept else value.squeeze(axes), step)
+        def score_of_mean(value: torch.Tensor) -> torch.Tensor:
+            if not mean.keepdim:
+                value = value.squeeze(mean.axes)
+            return target(self._run(value, mean.step))
 
-        def spread(variants: torch.Tensor) -> torch.Tensor:  # what has that mean, at every position
+        def expanded(variants: torch.Tensor) -> torch.Tensor:
+            # the mean at every position has that mean
             return otherwise(variants.expand(-1, *self._first.shape))
 
-        return Scorer(whole, None, axes, batched(averaged, spread))
+        return Scorer(scores, None, mean.axes, self._batched(score_of_mean, expanded))
+
+    def _batched(self, score: Scores, otherwise: Scores) -> Scores:
+        """`score` of one variant under vmap, or `otherwise` once that has failed."""
+        batched = torch.vmap(score)
+
+        def scores(variants: torch.Tensor) -> torch.Tensor:
+            if self._sound:
+                try:
+                    with torch.no_grad():
+                        return batched(variants)
+                except _CANNOT_BATCH:
+                    self._sound = False
+            return otherwise(variants)
+
+        return scores
+
+    def _run(self, value: torch.Tensor, skipped: _Step | None = None) -> Any:
+        """The outputs for another value of the layer's output, or of the skipped step's result."""
+        if self._writes:  # in place, maybe into the layer's output
+            value = value.clone()
+        values: dict[int, Any] = {0 if skipped is None else skipped.slots[0]: value}
+
+        def current(leaf: Any) -> Any:
+            return values[leaf.index] if isinstance(leaf, _Slot) else leaf
+
+        for step in self._steps:
+            if step is not skipped:
+                args = tree_map(current, step.args)
+                kwargs = tree_map(current, step.kwargs)
+                results = tree_leaves(step.function(*args, **kwargs))
+                values.update(zip(step.slots, results, strict=True))
+        leaves, spec = self._outputs
+        return tree_unflatten([current(leaf) for leaf in leaves], spec)
+
+    def _mean(self) -> _Mean | None:
+        """The mean over axes other than N, if the head reads nothing else of the layer."""
+        users = [step for step in self._steps if _reads_layer((step.args, step.kwargs))]
+        if len(users) != 1 or _reads_layer(self._outputs[0]):
+            return None
+        (step,) = users
+        if step.function is not torch.ops.aten.mean.dim or step.kwargs:  # kwargs: another dtype
+            return None
+        _, dims, *keepdim = step.args
+        axes = tuple(sorted(dim % self._first.ndim for dim in dims or ()))
+        if not axes or 0 in axes:  # no axes mean all of them
+            return None
+        return _Mean(step, axes, bool(keepdim and keepdim[0]))
+
+
+def _reads_layer(tree: Any) -> bool:
+    """Whether the layer's own output, slot 0, is among the leaves."""
+    return any(isinstance(leaf, _Slot) and leaf.index == 0 for leaf in tree_leaves(tree))

@@ -316,3 +316,93 @@ def test_a_detector_that_finds_nothing_says_so_even_without_a_graph():
 
     with pytest.raises(ValueError, match="detect"):
         gradcam.explain(Nothing().eval(), images(), "body", gradcam.targets.Detection([0, 0, 4, 4]))
+
+
+class Checkpointed(nn.Module):
+    """Holds a module as the wrapper of activation checkpointing does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self._checkpoint_wrapped_module = inner
+
+    def forward(self, x):
+        return self._checkpoint_wrapped_module(x)
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, compiled, nn.DataParallel])
+def test_weights_have_their_layers_names_and_a_copy_takes_others(wrap):
+    model = network()
+    model[3] = Checkpointed(nn.Sequential(nn.Conv2d(12, 12, 1)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tapped = gradcam.backends.adapt(wrap(model), images())
+    weights = tapped.weights()
+    assert [name for name in weights if name.startswith("3.")] == ["3.0.weight", "3.0.bias"]
+    assert set(weights) == {
+        name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()
+    }
+    assert not any(value.requires_grad for value in weights.values())
+
+    twin = tapped.with_weights({"0.weight": weights["0.weight"] * 2})
+    assert type(twin) is type(wrap(model))
+    again = gradcam.backends.adapt(twin, images()).weights()
+    for name, value in weights.items():
+        assert torch.equal(again[name], value * 2 if name == "0.weight" else value)
+        assert again[name].data_ptr() != value.data_ptr()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_weights_made_under_inference_mode_can_be_replaced():
+    with torch.inference_mode():
+        model = network()
+    tapped = gradcam.backends.adapt(model, images())
+    new = {name: torch.zeros_like(value) for name, value in tapped.weights().items()}
+    twin = tapped.with_weights(new)
+    assert not any(parameter.any() for parameter in twin.parameters())
+    assert any(parameter.any() for parameter in model.parameters())
+
+
+def test_forward_is_the_users_own_pass_without_a_graph():
+    model = network()
+    seen = []
+    model[0].register_forward_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
+    outputs = gradcam.backends.adapt(model, images()).forward(images())
+    assert seen == [True]
+    assert torch.equal(outputs, model(images()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_arrays_have_the_models_type_and_keep_their_layout(dtype):
+    tapped = gradcam.backends.adapt(network().to(dtype), images())
+    values = np.random.default_rng(0).random((2, 5, 4, 3))[:, ::-1]  # not contiguous
+    values.setflags(write=False)
+    array = tapped.array(values)
+    assert array.dtype == dtype
+    assert array.shape == (2, 5, 4, 3)
+    torch.testing.assert_close(array, torch.tensor(values.copy()).to(dtype), rtol=0, atol=0)
+    assert tapped.array(np.array([[1, 2]])).dtype == torch.int64  # ids of tokens
+    function = gradcam.Split(lambda x: x, lambda a: a.mean((2, 3)))
+    assert gradcam.backends.adapt(function, images()).array(values).dtype == torch.float64
+
+
+def test_no_graph_is_kept_below_a_layer_in_front_of_a_no_grad_block():
+    class Blocked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = network()[:4], nn.Conv2d(12, 5, 1)
+
+        def forward(self, x):
+            x = self.body(x)
+            with torch.no_grad():
+                return self.head(x).mean((2, 3))
+
+    model = Blocked().eval()
+    modes = []
+    model.body[0].register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    maps = gradcam.explain(model, images(), "body.3", 1).maps
+    assert modes == [False, False]  # it runs once more, with the block ignored from the layer on
+    assert maps.abs().max() > 0

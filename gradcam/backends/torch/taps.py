@@ -1,0 +1,90 @@
+"""Taps: functions that see, and may replace, the tensors that layers return.
+
+A tap is called with a path and a tensor, and the model goes on with the tensor that it returns. The
+path names the layer, its call, and the item of a collection:
+
+    "conv"              the first call of the module "conv"
+    "conv#1"            its second call in the same forward pass
+    "lstm[0]"           the first item of a tuple
+    "block['a'][1]"     the second item of the list under the key "a"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from gradcam.backends.torch.attention import AttentionMode
+from gradcam.backends.torch.modes import Session, force_eager, no_fastpath
+
+__all__ = ["Tap", "module_of", "tapped"]
+
+Tap = Callable[[str, torch.Tensor], torch.Tensor]
+
+_PATH = re.compile(r"(?P<module>[^#\[]*)(#(?P<call>\d+))?(?P<item>\[.*)?$")
+
+
+def module_of(path: str) -> str:
+    """The path of the module, without the call and the item."""
+    match = _PATH.match(path)
+    return match["module"] if match else path
+
+
+@contextlib.contextmanager
+def tapped(
+    modules: Mapping[str, torch.nn.Module], tap: Tap, *, attention: bool = False
+) -> Iterator[Session]:
+    """A session in which the outputs of these modules, by path, pass through `tap`.
+
+    It is this thread's alone. attention: attention weights pass through the tap as well.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_fastpath)
+        stack.enter_context(force_eager())
+        session = stack.enter_context(Session())
+        if attention:
+            stack.enter_context(AttentionMode(tap))
+        for path, module in modules.items():
+            hook = _Hook(path, tap, session)
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield session
+
+
+class _Hook:
+    """A forward hook that numbers the calls of its module."""
+
+    def __init__(self, path: str, tap: Tap, session: Session) -> None:
+        self.path = path
+        self.tap = tap
+        self.session = session
+        self.calls = 0
+
+    def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
+        if not self.session.active:  # another thread's pass, or an explanation inside this one
+            return None
+        path = f"{self.path}#{self.calls}" if self.calls else self.path
+        self.calls += 1
+        return _tap_tensors(path, output, self.tap)
+
+
+def _tap_tensors(path: str, value: Any, tap: Tap) -> Any:
+    """`value` with every floating-point tensor in it passed through `tap`, under its own path."""
+    if isinstance(value, torch.Tensor):
+        return tap(path, value) if value.is_floating_point() else value
+    if isinstance(value, (tuple, list)):
+        items = []
+        for i, item in enumerate(value):
+            items.append(_tap_tensors(f"{path}[{i}]", item, tap))
+        named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
+        return type(value)(*items) if named_tuple else type(value)(items)
+    if isinstance(value, dict):
+        result = copy.copy(value)  # a dictionary of the model's own type, such as a ModelOutput
+        for key, item in value.items():
+            result[key] = _tap_tensors(f"{path}[{key!r}]", item, tap)
+        return result
+    return value
