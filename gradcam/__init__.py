@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from gradcam.explaining.explainer import Explainer, compare, explain
     from gradcam.explaining.explanation import Explanation
     from gradcam.explaining.guided import guided_backprop, guided_grad_cam
-    from gradcam.explaining.layer_choice import layers
     from gradcam.explaining.smoothing import Smoothing
     from gradcam.layouts import Tokens
     from gradcam.methods import METHODS
+    from gradcam.space.choice import layers
     from gradcam.verification import Verification, verify
 
 __version__ = "0.1.0"
@@ -96,7 +96,7 @@ _HOME = {
     "factorise": "explaining.concepts",
     "guided_backprop": "explaining.guided",
     "guided_grad_cam": "explaining.guided",
-    "layers": "explaining.layer_choice",
+    "layers": "space.choice",
     "predictor": "evaluation",
     "sanity_check": "evaluation",
     "verify": "verification",

@@ -22,9 +22,9 @@ from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.guided import guided_backprop, guided_grad_cam
-from gradcam.explaining.layer_choice import layers
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
+from gradcam.space.choice import layers
 
 __all__ = ["SanityCheck", "randomised", "sanity_check"]
 

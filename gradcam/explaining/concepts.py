@@ -77,7 +77,8 @@ def words(
         raise ValueError(
             f"`target` must be one for each sample, but gives scores of shape {tuple(scores.shape)}"
         )
-    view = prepared.layout_of(path, gradients.shape[1:]).view(widen(gradients))
+    words_layout = prepared.layout_of(path, gradients.shape)
+    view = words_layout.view(words_layout.samples.arrange(widen(gradients)))
     alphas = to_numpy(array_namespace(view).mean(view, axis=-1))
     _check_words(k, names, alphas.shape[-1], path)
     return [
@@ -157,11 +158,11 @@ def factorise(
     prepared = prepare(model, inputs, layer, layout=layout, allow_training=allow_training)
     path = prepared.layer
     activations = prepared.run(_Activations(path))
-    layer_layout = prepared.layout_of(path, activations.shape[1:])
-    view = layer_layout.view(widen(activations))
+    layer_layout = prepared.layout_of(path, activations.shape)
+    view = layer_layout.view(layer_layout.samples.arrange(widen(activations)))
     positions, vectors = methods.factorise(view, concepts, iterations=iterations, seed=seed)
     scores = None
-    if not layer_layout.prefix:
+    if not (layer_layout.prefix or layer_layout.suffix):
         scores = _concept_scores(prepared, layer_layout, positions, vectors, activations.dtype)
     return Concepts(layer_layout.maps(positions), vectors, scores)
 
@@ -175,7 +176,8 @@ def _concept_scores(
     for k in range(int(vectors.shape[0])):
         alone = layout.unview(positions[:, k, None, :] * vectors[None, k, :, None])
         try:
-            scores.append(prepared.run(_Replayed(prepared.layer), xp.astype(alone, dtype)))
+            alone = layout.samples.restore(xp.astype(alone, dtype))
+            scores.append(prepared.run(_Replayed(prepared.layer), alone))
         except TypeError:
             return None
     return xp.stack(scores, axis=1)

@@ -13,10 +13,9 @@ import numpy as np
 from gradcam import backends, layouts
 from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
-from gradcam._types import Array, Inputs, LayerLike
+from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam.diagnosis import Source, held, not_finite, warn_blank
 from gradcam.explaining.explanation import Explanation
-from gradcam.explaining.layer_choice import last_spatial_layer
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
 from gradcam.explaining.prepare import (
     Prepared,
@@ -27,10 +26,14 @@ from gradcam.explaining.prepare import (
     unwrap,
 )
 from gradcam.explaining.smoothing import Smoothing
+from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.methods.spec import with_parameters
-from gradcam.model import Model
+from gradcam.model import Model, input_size
+from gradcam.space.axes import LayerAxes
+from gradcam.space.choice import choose_layer
+from gradcam.space.memory import Known, known_of
 from gradcam.targets import TargetLike
 
 __all__ = ["Explainer", "compare", "explain"]
@@ -92,7 +95,7 @@ class Explainer:
             )
         chosen = with_parameters(method, own, "gradcam.explain")
         self._pipeline = Pipeline((), (chosen,), None, layout, relu, fusion)
-        self._runs = Runs(smoothing, batch, progress)
+        self._runs = Runs(smoothing, batch, progress, known_of(self._model))
         self._check = check
         self._allow_training = allow_training
 
@@ -172,7 +175,7 @@ class Explainer:
         inputs = prepared.inputs
         result = self._runs.once(pipeline, model, inputs, prepared.target)
         target = settle(prepared.target, result["outputs"])
-        sources = [self._source(pipeline, method, target) for method in pipeline.methods]
+        sources = [self._source(prepared, pipeline, m, target) for m in pipeline.methods]
         peaks = self._peaks(result, sources)
         if peaks is not None and not np.isfinite(peaks).all():
             raise _not_finite(model, inputs, sources, peaks)
@@ -193,6 +196,7 @@ class Explainer:
         self, result: dict[str, Any], m: int, source: Source, prepared: Prepared, blank: bool
     ) -> Explanation:
         layers = source.layers
+        axes = tuple(a for a in map(prepared.known_axes, layers) if a is not None)
         # Only a blank explanation keeps its model and inputs alive, for diagnose().
         source = replace(
             source, model=held(self._model, blank), inputs=held(prepared.inputs, blank)
@@ -202,7 +206,9 @@ class Explainer:
             scores=result["scores"],
             target=shown_target(source.target),
             outputs=result["outputs"],
-            size=prepared.size,
+            size=_picture_size(prepared, axes),
+            axes=axes[0] if len(axes) == 1 else axes or None,
+            choice=prepared.choice,
             layer=layers if len(layers) > 1 else layers[0],
             method=source.entry.name,
             model=_name(self._model),
@@ -216,7 +222,9 @@ class Explainer:
             return None
         return to_numpy(result["peaks"]).reshape(len(sources), -1, *result["scores"].shape)
 
-    def _source(self, pipeline: Pipeline, method: ChosenMethod, target: Any) -> Source:
+    def _source(
+        self, prepared: Prepared, pipeline: Pipeline, method: ChosenMethod, target: Any
+    ) -> Source:
         """How this method's explanation can be diagnosed; it holds neither model nor inputs yet."""
         plain = replace(pipeline, methods=(method,), picture=None)
         runs = self._runs
@@ -235,10 +243,32 @@ class Explainer:
             target=target,
             layers=pipeline.layers,
             entry=method[0],
-            layout_of=plain.layout_of,
+            layout_of=partial(_layout_again, prepared.known, prepared.layout),
             maps=maps,
-            earlier=partial(last_spatial_layer, layout=pipeline.layout),
+            earlier=partial(_chosen_again, target, pipeline.layout),
         )
+
+
+def _picture_size(prepared: Prepared, axes: Sequence[LayerAxes]) -> Shape | None:
+    """The size that maps are resized to: that of the input which the layer's positions are of."""
+    if axes and axes[0].size is not None:
+        return axes[0].size
+    return prepared.size
+
+
+def _layout_again(
+    known: Known, spec: layouts.Spec, path: str, sample: Shape, model: Model
+) -> Layout:
+    """The layout that a layer had when it was explained."""
+    for key, axes in known.axes.items():
+        if key.path == path and key.layout == spec:
+            return axes.layout
+    raise LookupError(f'the axes of layer "{path}" are not known')
+
+
+def _chosen_again(target: Any, spec: layouts.Spec, model: Model, inputs: Inputs) -> str:
+    """The layer that would be taken if none were named."""
+    return choose_layer(model, inputs, target, input_size(model, inputs), spec).layer
 
 
 def _nothing() -> Any:

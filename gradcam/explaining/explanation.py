@@ -21,6 +21,8 @@ from gradcam._arrays import to_numpy
 from gradcam._types import Array, Inputs, Shape
 from gradcam.diagnosis import Diagnosis, Source, diagnose
 from gradcam.maps import Scaling
+from gradcam.space.axes import LayerAxes
+from gradcam.space.choice import LayerChoice
 from gradcam.targets import Target
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Explanation:
     target: the classes that they belong to, an int, (N,), (1, K) or (N, K) ints, or the function that was passed.
     outputs: all that the model returned.
     size: the input's spatial size, which pictures are resized to; None where the input has no space.
+    axes: where samples, channels and positions are in the layer's output, and how that was told; one for each layer.
+    choice: where no layer was named, why this one was taken.
     """
 
     maps: Array
@@ -49,6 +53,8 @@ class Explanation:
     layer: str | tuple[str, ...] = ""
     method: str = ""
     model: str = ""
+    axes: LayerAxes | tuple[LayerAxes, ...] | None = field(default=None, repr=False)
+    choice: LayerChoice | None = field(default=None, repr=False)
     labels: Sequence[str] | None = field(default=None, repr=False)
     _source: Source | None = field(default=None, repr=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,16 @@ from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, widen
 from gradcam._progress import Progress, track
 from gradcam._types import Array, Inputs, Shape
-from gradcam.explaining.axes import layout_of
 from gradcam.explaining.prepare import Prepared
 from gradcam.explaining.run import ModelRun
 from gradcam.explaining.smoothing import Smoothing
+from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodSpec
-from gradcam.model import Model, PooledAxes, compiled, input_channels_first
+from gradcam.model import HasLayers, Model, PooledAxes, compiled, input_channels_first
+from gradcam.space.axes import LayerAxes, NeedsEvidence, sure_axes
+from gradcam.space.memory import Known
 
 __all__ = ["ChosenMethod", "Pipeline", "Runs", "peak"]
 
@@ -47,9 +49,20 @@ class Pipeline:
     relu: bool = True
     fusion: Fusion = "mean"
     picture: tuple[Shape, Scaling] | None = None
+    known: tuple[tuple[str, Layout], ...] = ()
+    noted: dict[str, LayerAxes] = field(default_factory=dict, compare=False)
+    """The axes that left no doubt, by layer, as they were found: not part of the program."""
 
-    def layout_of(self, path: str, sample: Sequence[int], model: Model) -> Layout:
-        return layout_of(model, path, sample, self.size, self.layout)
+    def layout_of(self, path: str, shape: Sequence[int], model: Model, samples: int) -> Layout:
+        """Where the axes of a layer's array are. Raises NeedsEvidence, for the explainer to ask, where in doubt."""
+        for known_path, layout in self.known:
+            if known_path == path:
+                return layout
+        axes = sure_axes(model, path, shape, samples, self.size, self.layout)
+        if axes is None:
+            raise NeedsEvidence(path, tuple(int(n) for n in shape))
+        self.noted[path] = axes
+        return axes.layout
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         outputs, scores, layers = self._capture(model, inputs, target)
@@ -74,35 +87,39 @@ class Pipeline:
         self, model: Model, inputs: Inputs, target: Any
     ) -> tuple[Any, Array, list[tuple[Layout, LayerArrays]]]:
         """Outputs, scores, and each layer's layout and arrays."""
+        samples = int(first_array(inputs).shape[0])
         needs = {spec.needs for spec, _ in self.methods}
         if needs == {"activations"}:
             capture = model.capture(inputs, self.layers, None)
             scores = target(capture.outputs)
         else:
             options: dict[str, Any] = {"curvature": True} if "curvatures" in needs else {}
-            capture = model.capture(inputs, self.layers, target, self._pooled(model), **options)
+            capture = model.capture(
+                inputs, self.layers, target, self._pooled(model, samples), **options
+            )
             scores = capture.scores
         layers = []
         for i, (path, activations) in enumerate(zip(self.layers, capture.activations, strict=True)):
-            layout = self.layout_of(path, activations.shape[1:], model)
-            view = layout.view(widen(activations))
+            layout = self.layout_of(path, activations.shape, model, samples)
+            view = layout.view(layout.samples.arrange(widen(activations)))
             if scores.ndim == 2:  # K targets share their activations
                 view = array_namespace(view).expand_dims(view, axis=1)
             arrays = [view]
             for slopes in (capture.gradients, capture.curvatures):
                 if slopes:
-                    arrays.append(layout.view(widen(slopes[i])))
+                    arranged = layout.samples.arrange(widen(slopes[i]), lead=scores.ndim - 1)
+                    arrays.append(layout.view(arranged))
             layers.append((layout, tuple(arrays)))
         return capture.outputs, scores, layers
 
-    def _pooled(self, model: Model) -> PooledAxes | None:
+    def _pooled(self, model: Model, samples: int) -> PooledAxes | None:
         """The axes over which only the gradient's mean is used, where that holds for all methods."""
         if not all(spec.uses_mean_gradient for spec, _ in self.methods):
             return None
 
         def axes(sample: Shape) -> tuple[int, ...]:
-            layout = self.layout_of(self.layers[0], sample, model)
-            return () if layout.kind == "tokens" else layout.spatial_axes
+            layout = self.layout_of(self.layers[0], (samples, *sample), model, samples)
+            return layout.spatial_axes if layout.samples.first and not layout.of_tokens else ()
 
         return axes
 
@@ -130,13 +147,26 @@ def _map(method: ChosenMethod, layout: Layout, arrays: LayerArrays, scores: Shap
     spec, parameters = method
     positions = spec.function(*arrays[: ARRAYS[spec.needs]], **dict(parameters))
     xp = array_namespace(positions)
-    return layout.maps(xp.broadcast_to(positions, (*scores, positions.shape[-1])))
+    shape = (*scores, *positions.shape[len(scores) :])  # with frames, if the layer has some
+    return layout.maps(xp.broadcast_to(positions, shape))
 
 
 def peak(maps: Array, lead: int) -> Array:
     """(N,) or (N, K): the largest magnitude of each map; NaN where it holds one."""
     xp = array_namespace(maps)
     return xp.max(xp.abs(maps), axis=tuple(range(lead, maps.ndim)))
+
+
+def _note(prepared: Prepared, pipeline: Pipeline) -> None:
+    """Keep the axes of all layers, also where the program came from a cache and noted nothing."""
+    for path, axes in pipeline.noted.items():
+        prepared.keep(path, axes)
+    missing = [path for path in pipeline.layers if prepared.known_axes(path) is None]
+    if missing and isinstance(prepared.model, HasLayers):
+        shapes = {layer.path: layer.shape for layer in prepared.model.layers(prepared.inputs)}
+        for path in missing:
+            if path in shapes:
+                prepared.axes(path, shapes[path])
 
 
 @dataclass(frozen=True)
@@ -146,14 +176,16 @@ class Runs:
     smoothing: Smoothing | None
     batch: int
     progress: Progress
+    known: Known
 
     def once(self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         """One capture for all methods, or the procedure of the one method that has one."""
         spec, parameters = pipeline.methods[0]
         if spec.procedure is None:
-            result: dict[str, Any] = compiled(model, pipeline)(inputs, target)
-            return result
-        prepared = Prepared(model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout)
+            return self._one_capture(pipeline, model, inputs, target)
+        prepared = Prepared(
+            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
+        )
         raw = []
         captures = []
         for path in pipeline.layers:
@@ -162,6 +194,25 @@ class Runs:
             raw.append(maps)
             captures.append(capture)
         return pipeline.result([raw], captures[0].scores, captures[0].outputs)
+
+    def _one_capture(
+        self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any
+    ) -> dict[str, Any]:
+        """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and it runs again."""
+        prepared = Prepared(
+            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
+        )
+        while True:
+            known = [(path, prepared.known_axes(path)) for path in pipeline.layers]
+            layouts = tuple((path, axes.layout) for path, axes in known if axes is not None)
+            told = replace(pipeline, known=layouts, noted={})
+            try:
+                result = dict(compiled(model, told)(inputs, target))
+            except NeedsEvidence as doubt:
+                prepared.axes(doubt.path, doubt.shape)
+                continue
+            _note(prepared, told)
+            return result
 
     def smoothed(
         self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any, plain: dict[str, Any]

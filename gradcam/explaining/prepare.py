@@ -1,7 +1,8 @@
 """The one door: from what a user gives to what can be explained.
 
 Everything that explains, verifies or takes a model apart comes through `prepare`. It unwraps a classifier, finds the
-backend, the layer and its path, turns class names into indices and the target into a function of the outputs.
+backend, the layer and its path, turns class names into indices and the target into a function of the outputs. What
+it returns answers where the axes of a layer are (`gradcam.space`).
 
 >>> prepared = prepare(model, images, layer=None, target="tabby")    # doctest: +SKIP
 >>> prepared.layers, prepared.size                                   # doctest: +SKIP
@@ -10,21 +11,23 @@ backend, the layer and its path, turns class names into indices and the target i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gradcam import backends, layouts
 from gradcam._types import Inputs, LayerLike, Outputs, Shape
 from gradcam.classifier import Classifier
-from gradcam.explaining.axes import layout_of
-from gradcam.explaining.layer_choice import last_spatial_layer
 from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.model import Model, compiled, input_size
+from gradcam.space.axes import GuessedAxesWarning, LayerAxes, ask_axes, is_ambiguous, sure_axes
+from gradcam.space.choice import LayerChoice, choose_layer
+from gradcam.space.memory import AxesKey, Known, kind_of, known_of
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
-__all__ = ["Prepared", "prepare", "settle", "shown_target", "unwrap"]
+__all__ = ["NO_LAYER", "Prepared", "layer_paths", "prepare", "settle", "shown_target", "unwrap"]
 
 NO_LAYER = ()
 """For methods that explain no layer: nothing is chosen."""
@@ -38,6 +41,8 @@ class Prepared:
     layers: the paths of the layers. size: the inputs' spatial size, None where they have none.
     target: a function of the outputs; classes that are only known from the outputs are still open, see `settle`.
     layout: what the user said of the layers' layout.
+    known: what was found out about the model before.
+    choice: how the layer was chosen, where none was named.
     """
 
     model: Model
@@ -46,6 +51,8 @@ class Prepared:
     target: Callable[[Outputs], Any]
     size: Shape | None
     layout: layouts.Spec
+    known: Known
+    choice: LayerChoice | None = None
 
     @property
     def layer(self) -> str:
@@ -56,15 +63,51 @@ class Prepared:
             )
         return self.layers[0]
 
-    def layout_of(self, path: str, sample: Sequence[int]) -> Layout:
-        """Where the channels and positions are in samples of that shape of a layer."""
-        return layout_of(self.model, path, sample, self.size, self.layout)
+    def axes(self, path: str, shape: Sequence[int]) -> LayerAxes:
+        """Where samples, channels and positions are in a layer's array of that shape; the network is asked if need be.
+
+        A guess that could as well have been another comes with a `GuessedAxesWarning`.
+        """
+        known = self.known_axes(path)
+        if known is not None:
+            return known
+        samples = int(first_array(self.inputs).shape[0])
+        axes = sure_axes(self.model, path, shape, samples, self.size, self.layout)
+        if axes is None:
+            axes = ask_axes(self.model, self.inputs, path, shape, self.size)
+            if is_ambiguous(axes, self.size, shape):
+                _warn_of_guess(axes)
+        self.keep(path, axes)
+        return axes
+
+    def keep(self, path: str, axes: LayerAxes) -> None:
+        """Remember the layer's axes, for inputs of this kind."""
+        self.known.axes[self._key(path)] = axes
+
+    def known_axes(self, path: str) -> LayerAxes | None:
+        """The layer's axes, where they were found before."""
+        return self.known.axes.get(self._key(path))
+
+    def _key(self, path: str) -> AxesKey:
+        return AxesKey(path, self.layout, kind_of(self.inputs))
+
+    def layout_of(self, path: str, shape: Sequence[int]) -> Layout:
+        """The layout of a layer whose array has that shape."""
+        return self.axes(path, shape).layout
 
     def run(self, function: Callable[..., Any], *arrays: Any, target: Any = None) -> Any:
         """`function(model, inputs, target, *arrays)`, compiled where the backend compiles."""
-        return compiled(self.model, function)(
-            self.inputs, self.target if target is None else target, *arrays
-        )
+        target = self.target if target is None else target
+        return compiled(self.model, function)(self.inputs, target, *arrays)
+
+
+def _warn_of_guess(axes: LayerAxes) -> None:
+    warnings.warn(
+        f'where the positions of layer "{axes.layer}" are could not be told and was guessed from its shape: '
+        f"{axes.layout}; say it with `layout`, or choose another layer",
+        GuessedAxesWarning,
+        stacklevel=2,
+    )
 
 
 def prepare(
@@ -78,7 +121,7 @@ def prepare(
 ) -> Prepared:
     """What can be explained, from what the user gave: see `gradcam.Explainer` for what that may be.
 
-    A layer of None is the classifier's own, or else the last layer that still has space; an empty tuple chooses none.
+    A layer of None is the classifier's own, or else the one that `gradcam.space.choice` takes; an empty tuple is none.
     """
     model, classifier = unwrap(model)
     if classifier is not None:
@@ -89,12 +132,24 @@ def prepare(
         shape = tuple(first_array(inputs).shape)
         raise ValueError(f"the batch is empty: `inputs` have shape {shape}")
     adapted = backends.adapt(model, inputs, allow_training)
-    if layer is None:
-        paths: tuple[str, ...] = (last_spatial_layer(adapted, inputs, layout),)
-    else:
-        paths = layer_paths(model, layer)
+    score = as_target(target)
     size = input_size(adapted, inputs)
-    return Prepared(adapted, inputs, paths, as_target(target), size, layout)
+    known = known_of(model)
+    if layer is not None:
+        paths = layer_paths(model, layer)
+        return Prepared(adapted, inputs, paths, score, size, layout, known)
+    key = (kind_of(inputs), layout, _kind_of_target(score))
+    choice = known.choices.get(key)
+    if choice is None:
+        choice = known.choices[key] = choose_layer(adapted, inputs, score, size, layout)
+    return Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)
+
+
+def _kind_of_target(target: Any) -> Hashable:
+    """Targets of one kind reach the same layers: classes among each other, a function of your own by itself."""
+    if isinstance(target, Target):
+        return type(target).__qualname__
+    return getattr(target, "__qualname__", ""), id(target)
 
 
 def unwrap(model: Any) -> tuple[Any, Classifier | None]:

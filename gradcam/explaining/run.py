@@ -99,10 +99,19 @@ class ModelRun:
     # -------------------------------------------------------------------------------- axes
 
     def layout(self, capture: Any) -> Layout:
-        return self.layout_of(self.path, tuple(int(n) for n in capture.activations[0].shape[1:]))
+        return self._layout(self.path, capture.activations[0].shape)
 
     def layout_of(self, path: str, sample: Shape) -> Layout:
-        return self.prepared.layout_of(path, sample)
+        return self._layout(path, (self.input_array.shape[0], *sample))
+
+    def _layout(self, path: str, shape: Sequence[int]) -> Layout:
+        layout = self.prepared.layout_of(path, tuple(int(n) for n in shape))
+        if not layout.samples.first:
+            raise ValueError(
+                f'this method needs a layer whose first axis is that of the samples alone, but "{path}" is laid out '
+                f'as {layout}; methods of one capture, such as "grad-cam" and "layer-cam", take it as it is'
+            )
+        return layout
 
     @property
     def input_array(self) -> Array:

@@ -20,7 +20,7 @@ from gradcam._types import Inputs, Shape
 from gradcam.inputs import INPUT, arrays_of
 from gradcam.layouts import ChannelOrder, Layout, Samples
 from gradcam.model import Model, channel_order
-from gradcam.space.evidence import Evidence, InputKey, ask
+from gradcam.space.evidence import CannotAskError, Evidence, InputKey, ask
 from gradcam.space.readings import Reading, best_reading, readings, spaces_of
 
 __all__ = [
@@ -152,7 +152,7 @@ def evidence_of(model: Model, inputs: Inputs, paths: Sequence[str]) -> Evidence 
     """What the network answers for these layers; None where it cannot be asked, such as a model of fixed batch size."""
     try:
         return ask(model, inputs, paths, lambda key: _disturbed_axes(model, inputs, key))
-    except Exception:  # whatever the user's model raises for a batch of two
+    except CannotAskError:
         return None
 
 
@@ -206,13 +206,16 @@ def guessed_axes(
     return LayerAxes(path, replace(layout, samples=samples), "guess")
 
 
-def is_ambiguous(axes: LayerAxes, size: Shape | None, tokens: int) -> bool:
+def is_ambiguous(axes: LayerAxes, size: Shape | None, shape: Sequence[int]) -> bool:
     """Whether a guess could as well have been another one, with another map."""
     if axes.how != "guess" or size is None:
         return False
+    sample = axes.layout.samples.shape(shape)
     if axes.layout.of_tokens:
-        return len(layouts.token_grids(tokens, size)) > 1
-    return True
+        return len(layouts.token_grids(sample[0], size)) > 1
+    first = sample[1:]
+    last = sample[:-1]
+    return len(first) == 1 or layouts.fits(first, size) == layouts.fits(last, size)
 
 
 # ------------------------------------------------------------------------------------------ the input's own axes

@@ -18,17 +18,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from gradcam import layouts
+from gradcam import backends, layouts
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs, Outputs, Shape
+from gradcam.classifier import Classifier
 from gradcam.inputs import first_array
 from gradcam.model import HasLayers, Layer, Model
 from gradcam.space.axes import LayerAxes, axes_by_evidence, evidence_of, guessed_axes, sure_axes
 from gradcam.space.evidence import Evidence
 from gradcam.space.flow import Flow, gradients_at
 
-__all__ = ["LayerChoice", "choose_layer", "listed"]
+__all__ = ["LayerChoice", "choose_layer", "layers", "listed"]
 
 TOGETHER = 32
 """How many layers are looked at together, from the last one on."""
@@ -61,6 +63,16 @@ class LayerChoice:
             ]
         lines += [f'  not "{path}": {reason}' for path, reason in self.later[:8]]
         return "\n".join(lines)
+
+
+def layers(model: Any, inputs: Inputs, *, allow_training: bool = False) -> list[Layer]:
+    """The outputs of the model's layers in the order in which they run: records with `.path`, `.shape`, `.kind`.
+
+    One forward pass in PyTorch, none in JAX, where shapes are found without computing.
+    """
+    if isinstance(model, Classifier):
+        model = model.model
+    return list(listed(backends.adapt(model, inputs, allow_training), inputs))
 
 
 def listed(model: Model, inputs: Inputs) -> Sequence[Layer]:

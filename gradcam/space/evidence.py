@@ -20,14 +20,19 @@ from gradcam.layouts import Samples
 from gradcam.model import Model, compiled
 from gradcam.space.patterns import Pattern, patterns_of
 from gradcam.space.readings import Reading, Response, sample_arrangements
+from gradcam.targets import TopClass
 
-__all__ = ["Evidence", "InputKey", "LayerEvidence", "ask", "disturbed", "paired"]
+__all__ = ["CannotAskError", "Evidence", "InputKey", "LayerEvidence", "ask", "disturbed", "paired"]
 
 InputKey: TypeAlias = "int | str"
 """Which of several inputs: its position or its keyword."""
 
 COPIES = 2
 """Samples in the batch that is asked."""
+
+
+class CannotAskError(RuntimeError):
+    """The model cannot be asked where space is: it takes no batch of two, or no other input."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class _Activations:
     layers: tuple[str, ...]
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> tuple[Array, ...]:
-        return model.capture(inputs, self.layers, None).activations
+        try:
+            return model.capture(inputs, self.layers, None).activations
+        except TypeError:  # an object of the user's own whose capture always calls the target
+            return model.capture(inputs, self.layers, TopClass()).activations
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,11 @@ def ask(
     def run(changed: Inputs) -> list[np.ndarray]:
         nonlocal passes
         passes += 1
-        return [to_numpy(array).astype(np.float64) for array in activations(changed, None)]
+        try:
+            arrays = activations(changed, None)
+        except Exception as error:  # whatever the user's model raises for a batch of two
+            raise CannotAskError(str(error)) from error
+        return [to_numpy(array).astype(np.float64) for array in arrays]
 
     base = run(copies)
 
@@ -144,7 +156,7 @@ def _answering_input(
     """
     arrays = {k: a for k, a in arrays_of(copies).items() if a.ndim > 1 and a.shape[0] == COPIES}
     if not arrays:
-        raise ValueError(f"no input is a batch of arrays: `inputs` have shape {tuple(first.shape)}")
+        raise CannotAskError(f"no input is a batch of arrays, but one of {tuple(first.shape)}")
     ordered = sorted(arrays, key=lambda k: arrays[k].ndim < 3)
     answer: tuple[InputKey, list[np.ndarray]] | None = None
     for key in ordered:
@@ -190,4 +202,4 @@ def disturbed(array: Array, masks: np.ndarray) -> Array:
         return constant(values, like=array)
     deviation = float(sample.std()) or 1.0
     noise = random.standard_normal(sample.shape) * deviation
-    return array + constant(np.broadcast_to(noise * masks, array.shape), like=array)
+    return array + constant(noise * np.broadcast_to(masks, array.shape), like=array)

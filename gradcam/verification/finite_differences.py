@@ -179,12 +179,15 @@ def verify(
             outputs, scores, activations, gradients = exact.run(_Captured(path))
             if double and "float64" not in str(activations.dtype):
                 continue
+            place = exact.layout_of(path, activations.shape)
             probe = _Probe(
-                score=_score(exact, settle(exact.target, outputs)),
-                activations=activations,
+                score=_score(exact, settle(exact.target, outputs), place.samples),
+                activations=place.samples.arrange(activations),
                 scores=to_numpy(scores).astype(np.float64),
-                gradients=to_numpy(gradients).astype(np.float64),
-                layout=exact.layout_of(path, activations.shape[1:]),
+                gradients=to_numpy(place.samples.arrange(gradients, lead=scores.ndim - 1)).astype(
+                    np.float64
+                ),
+                layout=place,
                 step=step,
                 tolerance=tolerance,
             )
@@ -192,12 +195,16 @@ def verify(
     raise AssertionError("unreachable")
 
 
-def _score(prepared: Prepared, target: Any) -> Callable[[Array], np.ndarray]:
-    """The score as a function of the layer's activations, (N,) or (N, K) in float64 on the host."""
+def _score(
+    prepared: Prepared, target: Any, samples: layouts.Samples
+) -> Callable[[Array], np.ndarray]:
+    """The score as a function of the layer's activations, samples first: (N,) or (N, K) in float64 on the host."""
     replay = _Replayed(prepared.layer)
 
     def score(activations: Array) -> np.ndarray:
-        return to_numpy(prepared.run(replay, activations, target=target)).astype(np.float64)
+        return to_numpy(prepared.run(replay, samples.restore(activations), target=target)).astype(
+            np.float64
+        )
 
     return score
 

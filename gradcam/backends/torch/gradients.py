@@ -29,7 +29,9 @@ __all__ = [
     "POOLED_VALUES",
     "Gradients",
     "UnreachedError",
+    "check_scores",
     "detached",
+    "reach_gradients",
     "score_curvatures",
     "score_gradients",
 ]
@@ -65,13 +67,15 @@ def score_gradients(
     activations: Gradients,
     layers: Sequence[str],
     pooled: PooledAxes | None = None,
+    samples: int | None = None,
 ) -> Gradients:
     """The gradients of each sample's scores: (N, ...) of scores (N,), (N, K, ...) of scores (N, K).
 
+    samples: N, where the activations' first axis may be another.
     pooled: says over which axes only the mean will be used; those may have size 1 in the result.
     Raises UnreachedError, which names a layer, if no path of the graph leads to its activations.
     """
-    _check(scores, activations, layers)
+    check_scores(scores, layers, activations[0].shape[0] if samples is None else samples)
     if scores.ndim == 1:
         gradients = torch.autograd.grad(scores.sum(), activations, allow_unused=True)
         return _reached(gradients, layers)
@@ -86,13 +90,16 @@ def score_gradients(
 
 
 def score_curvatures(
-    scores: Any, activations: Gradients, layers: Sequence[str]
+    scores: Any,
+    activations: Gradients,
+    layers: Sequence[str],
+    samples: int | None = None,
 ) -> tuple[Gradients, Gradients]:
     """`score_gradients`, and the products of the layers' Hessians with their activations.
 
     Both have the same shapes.
     """
-    _check(scores, activations, layers)
+    check_scores(scores, layers, activations[0].shape[0] if samples is None else samples)
     if scores.ndim == 1:
         return _gradients_and_curvatures(scores.sum(), activations, layers)
     gradients, curvatures = [], []
@@ -103,8 +110,24 @@ def score_curvatures(
     return _stacked(gradients), _stacked(curvatures)
 
 
-def _check(scores: Any, activations: Gradients, layers: Sequence[str]) -> None:
-    samples = activations[0].shape[0]
+def reach_gradients(
+    scores: Any, activations: Gradients, layers: Sequence[str], samples: int
+) -> Gradients:
+    """`score_gradients` without pooling, but zeros at layers that the score does not depend on.
+
+    Of scores (N, K), one gradient (N, 1, ...) of their sum over the targets.
+    """
+    check_scores(scores, layers, samples)
+    gradients = torch.autograd.grad(
+        scores.sum(), activations, allow_unused=True, materialize_grads=True
+    )
+    if scores.ndim == 1:
+        return gradients
+    return tuple(gradient.unsqueeze(1) for gradient in gradients)
+
+
+def check_scores(scores: Any, layers: Sequence[str], samples: int) -> None:
+    """Raise unless the scores are (N,) or (N, K) tensors with a graph."""
     returned: Any = type(scores).__name__
     if isinstance(scores, torch.Tensor):
         returned = tuple(scores.shape)

@@ -21,6 +21,7 @@ from gradcam.backends.torch.gradients import (
     Gradients,
     UnreachedError,
     detached,
+    reach_gradients,
     score_curvatures,
     score_gradients,
 )
@@ -164,8 +165,11 @@ class TorchModel:
                 outputs, activations = self._activations(inputs, layers, replaced)
                 return Capture(outputs, None, activations, ())
             outputs, activations, scores = self._scored(inputs, layers, replaced, target)
+            samples = int(first_array(inputs).shape[0])
             try:
-                gradients, curvatures = _gradients(scores, activations, layers, pooled, curvature)
+                gradients, curvatures = _gradients(
+                    scores, activations, layers, pooled, curvature, samples
+                )
             except UnreachedError as error:
                 # Let the target raise its own, clearer error first, as when nothing was detected.
                 getattr(target, "resolve", lambda _: None)(outputs)
@@ -254,6 +258,15 @@ class TorchModel:
             return self._run_tapped(inputs, layers, lambda path, value: replaced[path].clone())
 
     # --------------------------------------------------------------------------- optional powers
+
+    def reach(
+        self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
+    ) -> tuple[torch.Tensor, Gradients]:
+        with no_graph():
+            inputs = normal_tensors(inputs)
+            _, activations, scores = self._scored(inputs, layers, {}, target)
+            samples = int(first_array(inputs).shape[0])
+            return detached(scores), reach_gradients(scores, activations, layers, samples)
 
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
         layers = self.conventions.affine(self.module)
@@ -360,7 +373,8 @@ def _gradients(
     layers: Sequence[str],
     pooled: PooledAxes | None,
     curvature: bool,
+    samples: int,
 ) -> tuple[Gradients, Gradients]:
     if curvature:
-        return score_curvatures(scores, activations, layers)
-    return score_gradients(scores, activations, layers, pooled), ()
+        return score_curvatures(scores, activations, layers, samples)
+    return score_gradients(scores, activations, layers, pooled, samples), ()
