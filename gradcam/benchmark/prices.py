@@ -24,6 +24,8 @@ from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import versions
 from gradcam.inputs import arguments, first_array
 from gradcam.model import Model, compiled
+from gradcam.pictures.charts import Interval, bars
+from gradcam.pictures.figure import png
 
 __all__ = ["Benchmark", "Price", "bench"]
 
@@ -68,26 +70,22 @@ class Benchmark:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `bench.json` and the picture `bench.png` (needs matplotlib) to the folder."""
-        from gradcam.pictures import render
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         drawn = self.figure()  # before anything is written
         whole = {"schema": 1, **self.about, "prices": [asdict(price) for price in self.prices]}
         (folder / "bench.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        (folder / "bench.png").write_bytes(render.png(drawn))
+        (folder / "bench.png").write_bytes(png(drawn))
         return folder
 
     def figure(self) -> Any:
         """A matplotlib figure: each case's ratio and its quartiles, on a logarithmic axis, by subject."""
-        from gradcam.pictures import render
-
-        names, bars = [], []
+        rows = []
         for price in self.prices:
             if price.ratio is not None and price.low is not None and price.high is not None:
-                names.append(f"{price.method}, batch {price.batch}, {_counted(price.targets)}")
-                bars.append((price.subject, (price.low, price.ratio, price.high)))
-        return render.bars(names, bars, "time over that of a bare forward pass")
+                name = f"{price.method}, batch {price.batch}, {_counted(price.targets)}"
+                rows.append(Interval(name, price.low, price.ratio, price.high, group=price.subject))
+        return bars(rows, "time over that of a bare forward pass")
 
 
 def bench(

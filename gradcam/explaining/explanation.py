@@ -21,6 +21,8 @@ from gradcam._arrays import to_numpy
 from gradcam._types import Array, Inputs, Shape
 from gradcam.diagnosis import Diagnosis, Source, diagnose
 from gradcam.maps import Scaling
+from gradcam.pictures import figure, overlay
+from gradcam.pictures.boxes import largest_box
 from gradcam.targets import Target
 
 if TYPE_CHECKING:
@@ -123,8 +125,6 @@ class Explanation:
         starts and then the stops, last axis first. Cells connect along axes, not diagonals. A blank map has no box:
         all zeros. Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391
         """
-        from gradcam.pictures import render
-
         if not 0 < threshold <= 1:
             raise ValueError(
                 f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}"
@@ -132,8 +132,8 @@ class Explanation:
         heat = to_numpy(self.heatmaps(size))
         ndim = self._grid_ndim
         flat = heat.reshape(-1, *heat.shape[-ndim:])
-        found = np.stack([render.box(one, threshold) for one in flat])
-        return found.reshape(*heat.shape[:-ndim], 2 * ndim)
+        edges = np.stack([largest_box(one_map, threshold) for one_map in flat])
+        return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
     def names(self) -> list[list[str]]:
         """What each map is of, N lists of one or K: class names where known, else "class 3", else "score"."""
@@ -167,33 +167,41 @@ class Explanation:
         [0, 1]. Each map is resized to its photograph. `alpha` is the colour's opacity where the map is 1; where it
         is 0 the photograph stays as it is.
         """
-        from gradcam.pictures import render
-
-        pictures = render.photographs(photos, int(self.maps.shape[0]))
+        pictures = overlay.photographs(photos, int(self.maps.shape[0]))
         if self._grid_ndim != 2:
             raise ValueError(
                 f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use .figure()"
             )
         drawn = []
-        for n, picture in enumerate(pictures):
-            heat = to_numpy(maps_.scale(maps_.resize(self.maps[n], picture.shape[:2]), 2))
-            images = [
-                render.overlay(picture, h, alpha, colormap)
-                for h in heat.reshape(-1, *heat.shape[-2:])
-            ]
-            drawn.append(images if self.scores.ndim == 2 else images[0])
-        return drawn
+        for maps, picture in zip(self._by_target(self.maps), pictures, strict=True):
+            heat = to_numpy(maps_.scale(maps_.resize(maps, picture.shape[:2]), 2))
+            drawn.append([overlay.overlay(picture, plane, alpha, colormap) for plane in heat])
+        return self._as_scores(drawn)
 
     def figure(self, photos: Any = None, colormap: str = "rainbow") -> Figure:
         """A matplotlib figure with a panel for each sample and target, titled with its name and score."""
-        from gradcam.pictures import render
-
-        return render.figure(self.numpy(), photos, colormap)
+        photographs = None
+        if photos is not None:
+            photographs = overlay.photographs(photos, int(self.maps.shape[0]))
+        result = self.numpy()
+        scores = self._by_target(result.scores)
+        titles = [
+            [f"{name}  {score:.4g}" for name, score in zip(names, row, strict=True)]
+            for names, row in zip(self.names(), scores, strict=True)
+        ]
+        heatmaps = self._by_target(result.heatmaps())
+        return figure.figure(heatmaps, titles, photographs, colormap)
 
     def _repr_png_(self) -> bytes:
-        from gradcam.pictures import render
+        return figure.png(self.figure())
 
-        return render.png(self.figure())
+    def _by_target(self, array: Array) -> Array:
+        """An array (N, ...) or (N, K, ...), laid out as the scores are, as (N, K, ...): K is 1 for one target."""
+        return array if self.scores.ndim == 2 else array[:, None]
+
+    def _as_scores(self, rows: list[list[Any]]) -> list[Any]:
+        """N lists of K, as the scores are laid out: for one target, its N items."""
+        return rows if self.scores.ndim == 2 else [row[0] for row in rows]
 
     def save(
         self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
@@ -204,8 +212,6 @@ class Explanation:
         `directory`: whole or not at all. A folder that holds anything is kept, and an error, unless `overwrite=True`
         and it is an explanation that was saved before.
         """
-        from gradcam.pictures import render
-
         directory = Path(directory)
         taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
         if taken and not (overwrite and (directory / "manifest.json").is_file()):
@@ -219,7 +225,7 @@ class Explanation:
         partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
         partial.mkdir()
         try:
-            files = self._write(partial, photos, render)
+            files = self._write(partial, photos)
             manifest = json.dumps(self._manifest(files), indent=2, ensure_ascii=False)
             (partial / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
             _swap(partial, directory)
@@ -227,19 +233,23 @@ class Explanation:
             shutil.rmtree(partial, ignore_errors=True)
         return directory
 
-    def _write(self, folder: Path, photos: Any, render: Any) -> dict[str, Any]:
+    def _write(self, folder: Path, photos: Any) -> dict[str, Any]:
         result = self.numpy()
         np.save(folder / "maps.npy", result.maps)
         np.save(folder / "heatmaps.npy", result.heatmaps())
         pictures: list[str] = []
         if self._grid_ndim == 2:
-            drawn = result.overlay(photos) if photos is not None else render.plain(result)
+            drawn = result.overlay(photos) if photos is not None else result._coloured()
             for n, images in enumerate(drawn):
                 for k, image in enumerate(images if isinstance(images, list) else [images]):
                     name = f"{n:04d}.png" if self.scores.ndim == 1 else f"{n:04d}-{k:02d}.png"
                     image.save(folder / name)
                     pictures.append(name)
         return {"maps": "maps.npy", "heatmaps": "heatmaps.npy", "pictures": pictures}
+
+    def _coloured(self) -> list[Any]:
+        heatmaps = self._by_target(self.heatmaps())
+        return self._as_scores([[overlay.coloured(heat) for heat in row] for row in heatmaps])
 
     def _manifest(self, files: dict[str, Any]) -> dict[str, Any]:
         result = self.numpy()

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import gradcam
-from gradcam.pictures.render import overlay
+from gradcam.pictures.overlay import overlay
 from gradcam.zoo import efficientnet_lite0
 
 PHOTOGRAPHS = ("chelsea", "coffee", "camera", "rocket")
