@@ -21,7 +21,6 @@ from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.explaining.explainer import Explainer
-from gradcam.explaining.explanation import versions
 from gradcam.inputs import arguments, first_array
 from gradcam.model import Model, compiled
 from gradcam.pictures.charts import Interval, bars
@@ -385,7 +384,7 @@ def _about(subjects: Mapping[str, Subject]) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": machine(),
         "devices": devices(),
-        "versions": versions(),
+        "versions": backends.versions(),
         "subjects": list(subjects),
     }
 

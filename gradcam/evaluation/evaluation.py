@@ -18,12 +18,12 @@ import numpy as np
 from gradcam import metrics as metrics_
 from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array, Inputs
+from gradcam.backends import versions
 from gradcam.benchmark.prices import forward
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
 from gradcam.explaining.explainer import Explainer
-from gradcam.explaining.explanation import versions
 from gradcam.inputs import first_array
 from gradcam.methods import METHODS
 from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
