@@ -19,7 +19,7 @@ from gradcam import metrics as metrics_
 from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array, Inputs
 from gradcam.backends import versions
-from gradcam.benchmark.prices import forward
+from gradcam.benchmark import forward
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
