@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from gradcam._types import Array
 
-__all__ = ["MemoryMeter", "devices", "memory_meter", "versions"]
+__all__ = ["MemoryMeter", "devices", "images_for", "memory_meter", "versions"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,16 @@ def memory_meter(array: Array) -> MemoryMeter | None:
         if meter is not None:
             return meter
     return None
+
+
+def images_for(model: Any, images: np.ndarray) -> Array:
+    """Images (N, H, W, 3) as an array for a model that does not make its own (`MakesArrays`).
+
+    A torch module gets a tensor (N, 3, H, W). Anything else gets a JAX array where JAX is loaded, else NumPy's.
+    """
+    modules = {framework.module: module for framework, module in _loaded()}
+    if "torch" in modules and isinstance(model, modules["torch"].nn.Module):
+        return modules["torch"].from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if "jax" in modules:
+        return modules["jax"].numpy.asarray(images)
+    return images
