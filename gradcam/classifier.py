@@ -16,13 +16,17 @@ __all__ = ["Classifier"]
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model, its preprocessing, its class names and its default layer. It can be passed wherever a model can.
+    """A model, its preprocessing, its class names and its default layer.
+
+    It can be passed wherever a model can.
 
     model: whatever `gradcam.explain` takes.
-    preprocess: from a list of RGB uint8 arrays (H, W, 3), of the size that `view` gives, to the batch that the model
-        is called with.
-    view: the part of a photograph, an RGB uint8 array (H, W, 3), that the network will see, at its size.
-    labels: the class names, by index, synonyms separated by commas. With labels a target may be a name.
+    preprocess: from a list of RGB uint8 arrays (H, W, 3), of the size that `view` gives, to the
+        batch that the model is called with.
+    view: the part of a photograph, an RGB uint8 array (H, W, 3), that the network will see, at its
+        size.
+    labels: the class names, by index, synonyms separated by commas. With labels a target may be a
+        name.
     layer: the layer to explain where none is asked for.
     """
 
@@ -33,10 +37,10 @@ class Classifier:
     layer: str | None = None
 
     def indices(self, target: Any) -> Any:
-        """The target with class names, also those in lists, replaced by indices; anything else as it is.
+        """The target with class names, also those in lists, replaced by indices.
 
-        A name is a whole label or one of its synonyms, in upper or lower case. Raises ValueError for a name that no
-        class has, or several have.
+        A name is a whole label or one of its synonyms, in upper or lower case. Raises ValueError
+        for a name that no class has, or several have.
         """
         if isinstance(target, str):
             return self._index(target)
@@ -56,7 +60,8 @@ class Classifier:
                 return classes[0]
             if classes:
                 raise ValueError(
-                    f'`target` "{name}" is the name of the classes {classes}; pass one of these indices'
+                    f'`target` "{name}" is the name of the classes {classes}; pass one of these '
+                    "indices"
                 )
         raise ValueError(f'`target` "{name}" is no class name{_hint(name, self.labels)}')
 
@@ -74,7 +79,7 @@ def _synonyms(label: str) -> list[str]:
 
 
 def _hint(name: str, labels: Sequence[str]) -> str:
-    """At most three names like this one: labels that contain it, and then synonyms that are spelled alike."""
+    """At most three names like this one: labels that contain it, then similar synonyms."""
     folded = name.casefold()
     near = [label for label in labels if folded in label.casefold()]
     if len(near) < 3:

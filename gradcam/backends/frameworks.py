@@ -1,7 +1,7 @@
-"""What each framework says of itself: its version, its accelerators, the memory that is in use there.
+"""What each framework says of itself: its version, its accelerators, the memory in use there.
 
-A framework is one row of FRAMEWORKS. A row is used only where its module is loaded already: a function of it gets
-that module, and nothing is imported here.
+A framework is one row of FRAMEWORKS. A row is used only where its module is loaded already: a
+function of it gets that module, and nothing is imported here.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Framework:
 
     module: its name in sys.modules; package: its name on PyPI.
     devices: module -> names of its accelerators.
-    meter: (module, array) -> the memory meter of the accelerator that the array is on; None for another array or the
-        host.
+    meter: (module, array) -> the memory meter of the accelerator that the array is on; None for
+        another array or the host.
     """
 
     module: str
@@ -99,7 +99,7 @@ def _loaded() -> list[tuple[Framework, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, of this library, of NumPy and of every framework that is loaded, by package."""
+    """The versions of Python, this library, NumPy and every loaded framework, by package."""
     packages = {"gradcam": "gradcam", "numpy": "numpy"}
     packages |= {framework.package: framework.module for framework, _ in _loaded()}
     numbers = {"python": platform.python_version()}
@@ -120,7 +120,10 @@ def devices() -> list[str]:
 
 
 def memory_meter(array: Array) -> MemoryMeter | None:
-    """The memory meter of the accelerator that an array is on; None on the host, or where the device keeps no count."""
+    """The memory meter of the accelerator that an array is on.
+
+    None on the host, and for a device that keeps no count.
+    """
     for framework, module in _loaded():
         meter = framework.meter(module, array)
         if meter is not None:
@@ -131,7 +134,8 @@ def memory_meter(array: Array) -> MemoryMeter | None:
 def images_for(model: Any, images: np.ndarray) -> Array:
     """Images (N, H, W, 3) as an array for a model that does not make its own (`MakesArrays`).
 
-    A torch module gets a tensor (N, 3, H, W). Anything else gets a JAX array where JAX is loaded, else NumPy's.
+    A torch module gets a tensor (N, 3, H, W). Anything else gets a JAX array where JAX is loaded,
+    else NumPy's.
     """
     modules = {framework.module: module for framework, module in _loaded()}
     if "torch" in modules and isinstance(model, modules["torch"].nn.Module):

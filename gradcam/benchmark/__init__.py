@@ -1,4 +1,4 @@
-"""What an explanation costs: its time and memory over those of a bare forward pass, on your model and machine.
+"""What an explanation costs: its time and memory over those of a bare forward pass.
 
 prices.py   `bench`: cases, and what was measured of each
 calls.py    what is timed: a bare forward pass and an explanation, each to its end

@@ -1,7 +1,7 @@
-"""What is timed: a bare forward pass and an explanation, as functions without arguments that end with the result.
+"""What is timed: a bare forward pass and an explanation, each until its result is there.
 
-A framework may return before its result is there, and compute it later. `finished` waits, so that a time taken round
-such a function is that of the work.
+A framework may return before its result is there, and compute it later. `finished` waits, so that a
+time taken round such a function is that of the work.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def machine() -> str:
 
 
 def about() -> dict[str, Any]:
-    """The date, the machine, the accelerators that the loaded frameworks see, and the versions in use."""
+    """The date, the machine, its accelerators, and the versions in use."""
     return {
         "date": date.today().isoformat(),
         "machine": machine(),

@@ -1,8 +1,8 @@
 """Peak memory of one call, measured in a process of its own.
 
-A process keeps memory that it once had, and a framework keeps caches and compiled programs. Each case therefore runs
-in a fresh process: the model is loaded, the call is made once, and the peak is taken of the second call, above what
-was in use before it.
+A process keeps memory that it once had, and a framework keeps caches and compiled programs. Each
+case therefore runs in a fresh process: the model is loaded, the call is made once, and the peak is
+taken of the second call, above what was in use before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gradcam.inputs import first_array
 __all__ = ["Subject", "isolated_peak", "peak"]
 
 Subject: TypeAlias = Callable[[], tuple[Any, Inputs]]
-"""Makes a model, or a `Classifier`, and inputs to run it on. A batch is made of these samples over and over."""
+"""Makes a model, or a `Classifier`, and inputs. A batch is these samples over and over."""
 
 MEGABYTE = 2**20
 
@@ -31,7 +31,10 @@ MEGABYTE = 2**20
 def isolated_peak(
     subject: Subject, method: str | None, layer: LayerLike, batch: int, targets: int
 ) -> float | None:
-    """`peak` in a process of its own. The subject must be picklable. RuntimeError where that process failed."""
+    """`peak` in a process of its own, for a subject that can be pickled.
+
+    Raises RuntimeError where that process failed, with its reason.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
@@ -96,7 +99,7 @@ def _process_meter() -> MemoryMeter | None:
 
 
 def _release_free_memory() -> None:
-    """Return what the allocator keeps without using it to the system, as far as the C library can."""
+    """Make the C library's allocator return its unused memory to the system, where it can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""`bench`: each case of model, method, batch and targets against a bare forward pass of the same model."""
+"""`bench`: explanations priced against a bare forward pass of the same model."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ __all__ = ["Benchmark", "Price", "bench"]
 class Price:
     """One case: a method, a batch size, a number of targets.
 
-    ratio, low, high: median and quartiles of the ratios of its time to that of a bare forward pass right beside it.
+    ratio, low, high: median and quartiles of the ratios of its time to that of a bare forward pass
+    right beside it.
     repeats: how many pairs of times there are.
     seconds, forward_seconds: medians.
     first_seconds, forward_first_seconds: what the first call took on top, such as compiling.
-    megabytes, forward_megabytes: peak memory above that of the loaded model, each in a process of its own: the
-        device's where the model is on one, else this machine's. None where it was not measured.
+    megabytes, forward_megabytes: peak memory above that of the loaded model, each in a process of
+        its own: the device's where the model is on one, else this machine's. None where it was not
+        measured.
     failed: the reason, where something raised. What was measured before that is kept.
     """
 
@@ -82,7 +84,7 @@ class Benchmark:
         return folder
 
     def figure(self) -> Figure:
-        """A matplotlib figure: each case's ratio and its quartiles, on a logarithmic axis, by subject."""
+        """A matplotlib figure: each case's ratio and its quartiles, coloured by subject."""
         rows = []
         for price in self.prices:
             if price.low is None or price.ratio is None or price.high is None:
@@ -104,17 +106,21 @@ def bench(
     memory: bool = True,
     progress: Progress = False,
 ) -> Benchmark:
-    """Price methods on models: each case against a bare forward pass of the same framework, timed in turn.
+    """Price methods on models: each case against a bare forward pass, timed in turn.
 
-    The bare pass is what a user would run who wants the scores alone: under `inference_mode` in PyTorch, compiled in
-    JAX. Each time ends when the result is there, on an accelerator too. The explainer is made, and called once or
-    twice, beforehand. Machines are noisy: compare ratios of one run, not times.
+    The bare pass is what a user would run who wants the scores alone: under `inference_mode` in
+    PyTorch, compiled in JAX. Each time ends when the result is there, on an accelerator too. The
+    explainer is made, and called once or twice, beforehand. Machines are noisy: compare ratios of
+    one run, not times.
 
-    subjects: by name, functions without arguments that make (model or Classifier, inputs). For `memory`, which builds
-        each in a process of its own, they must be functions that can be pickled, so of a module and not lambdas.
+    subjects: by name, functions without arguments that make (model or Classifier, inputs). For
+        `memory`, which builds each in a process of its own, they must be functions that can be
+        pickled, so of a module and not lambdas.
     methods: names in `gradcam.METHODS`. layer: as in `explain`.
-    batches: how many samples at a time; targets: how many classes, 0, 1, ..., of each (1: the top class).
-    repeats: at most so many pairs for a case. limit: seconds for a case, after which it is not repeated.
+    batches: how many samples at a time.
+    targets: how many classes, 0, 1, ..., of each sample (1: the top class).
+    repeats: at most so many pairs of times for a case.
+    limit: seconds for a case, after which it is not repeated.
     memory: measure peak memory too.
     progress: a function that is called with each case in words; True prints them.
     """
@@ -166,7 +172,7 @@ def _check_positive(name: str, values: Iterable[int]) -> None:
         raise ValueError(f"`{name}` must be at least 1, but is {smallest}")
 
 
-# ------------------------------------------------------------------------------------------------ one case
+# ----------------------------------------------------------------------------------------- one case
 
 
 @dataclass(frozen=True)

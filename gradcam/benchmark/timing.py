@@ -1,7 +1,8 @@
 """Times of two functions, taken in turn, and their ratios.
 
-Machines are noisy: other processes, clocks and caches change a time by half. Two times taken one right after the other
-meet the same noise, so the median of their ratios is steady where the times are not.
+Machines are noisy: other processes, clocks and caches change a time by half. Two times taken one
+right after the other meet the same noise, so the median of their ratios is steady where the times
+are not.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ def seconds(call: Callable[[], Any]) -> float:
 def pairs(
     bare: Callable[[], Any], call: Callable[[], Any], repeats: int, limit: float = math.inf
 ) -> list[Pair]:
-    """At most `repeats` pairs of times; at least one, and no more once the next would exceed `limit` seconds.
+    """At most `repeats` pairs of times, and at least one.
 
+    There are no more once the next would exceed `limit` seconds, judged by
+    the mean of those before.
     Which of the two is timed first alternates.
     """
     taken: list[Pair] = []

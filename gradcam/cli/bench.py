@@ -48,10 +48,10 @@ def bench(
         Path, typer.Option("--out", "-o", help="Where bench.json and bench.png go.")
     ] = Path("bench"),
 ) -> None:
-    """Measure what an explanation costs on this machine, over a bare forward pass of the same model.
+    """Measure what an explanation costs on this machine, over a bare forward pass of the model.
 
-    The two are timed in turn; what is shown is the median of their ratios, with its quartiles. The exit code is 1 where
-    a case failed.
+    The two are timed in turn; what is shown is the median of their ratios, with its quartiles. The
+    exit code is 1 where a case failed.
     """
     if model and framework:
         raise typer.BadParameter("--framework is of the demo network; --model has its own")

@@ -1,4 +1,4 @@
-"""What the commands print, and where: results to standard output, progress and problems to standard error."""
+"""What the commands print: results to standard output, progress and problems to standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ out = Console()
 err = Console(stderr=True)
 
 FAULTS = (OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
-"""What an image, a layer or a class that does not fit raises: shown in a line, not as a traceback."""
+"""What an image, layer or class that does not fit raises: shown in a line, without traceback."""
 
 
 def say(line: str) -> None:

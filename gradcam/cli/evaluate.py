@@ -63,8 +63,9 @@ def evaluate(
 ) -> None:
     """Measure methods over photographs, beside controls that know nothing of the model.
 
-    Prints a table of means with 95 % intervals, and saves it as JSON and as a picture. What was found before in --out
-    is not computed again. A file that cannot be read is reported and skipped, and the exit code is 1.
+    Prints a table of means with 95 % intervals, and saves it as JSON and as a picture. What was
+    found before in --out is not computed again. A file that cannot be read is reported and skipped,
+    and the exit code is 1.
     """
     classifier = load(model, framework)
     index = class_indices(classifier, [target] if target else None)

@@ -47,8 +47,9 @@ def explain(
 ) -> None:
     """Show where a network looked in each photograph.
 
-    Prints the class, its score and the box round the evidence, and saves maps, overlays, a figure and a manifest.
-    A file that cannot be read is reported, the others are still explained, and the exit code is 1.
+    Prints the class, its score and the box round the evidence, and saves maps, overlays, a figure
+    and a manifest. A file that cannot be read is reported, the others are still explained, and the
+    exit code is 1.
     """
     if target and top:
         raise typer.BadParameter(
@@ -88,7 +89,7 @@ def _explainer(classifier: Classifier, layer: str | None, method: str) -> gradca
 
 
 def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
-    """A folder for each photograph: its name without the ending, and a number where two share it."""
+    """A folder for each photograph: its name without ending, and a number where two share it."""
     names: dict[Path, str] = {}
     for path in dict.fromkeys(images):
         name = path.stem
@@ -103,7 +104,7 @@ def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
 def _explain_photograph(
     explainer: gradcam.Explainer, classifier: Classifier, path: Path, classes: Any, folder: Path
 ) -> list[tuple[str, ...]]:
-    """Save the explanation of one photograph, say why maps are blank, and return its rows of the table."""
+    """Save the explanation of one photograph and print why maps are blank; its table rows."""
     seen = view_of(classifier, read(path))
     with warnings.catch_warnings():
         # the notes below say more
@@ -133,7 +134,7 @@ def layers(
     model: ModelOption = None,
     framework: FrameworkOption = "torch",
 ) -> None:
-    """List the layers of a model in the order in which they run, with the shapes of their outputs."""
+    """List the layers of a model in the order in which they run, with their outputs' shapes."""
     classifier = load(model, framework)
     photograph = np.full((256, 256, 3), 127, np.uint8)
     if image is not None:

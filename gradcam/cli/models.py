@@ -1,4 +1,4 @@
-"""The model that the command line was asked for, as a `gradcam.Classifier`, and what it is shown."""
+"""The model that the command line was asked for, and what it is shown."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _factory(spec: str) -> Callable[[], Any]:
 
 
 def class_indices(classifier: Classifier, names: Iterable[str] | None) -> Any:
-    """Class names, and indices as strings, as a target: one index, or for several one row [[...]]; None for none."""
+    """Class names, or indices as text, as a target: an index, a row [[...]] of several, or None."""
     classes = []
     for name in names or ():
         index: str | int = name
@@ -104,12 +104,13 @@ def batch_of(classifier: Classifier, seen: np.ndarray) -> Inputs:
     return classifier.preprocess([seen])
 
 
-# ------------------------------------------------------------------------------------------ for `gradcam bench`
+# ------------------------------------------------------------------------------ for `gradcam bench`
 
 
 def subjects(spec: str | None, frameworks: Sequence[str] | None) -> dict[str, Any]:
-    """By name, functions that make a model and inputs, and can be pickled: of `--model`, or of the demo network.
+    """By name, functions that make a model and inputs, and can be pickled.
 
+    The model is that of `--model`, or else the demo network.
     The demo network is made in the frameworks named, or else in all that are installed.
     """
     if spec is not None:
@@ -129,14 +130,15 @@ def subject(spec: str | None, framework: Any) -> tuple[Classifier, Inputs]:
     return classifier, batch_of(classifier, view_of(classifier, pixels.astype(np.uint8)))
 
 
-# ------------------------------------------------------------------------------------------ preprocessing
+# ------------------------------------------------------------------------------------ preprocessing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ImageNet:
-    """Photographs as most ImageNet networks want them: each channel less its mean, over its deviation.
+    """Photographs as most ImageNet networks want them: channels less their mean, over deviation.
 
-    The batch is an array of the model's framework, in the order of axes that the model's layers use.
+    The batch is an array of the model's framework, in the order of axes that the model's layers
+    use.
     """
 
     model: Any

@@ -24,7 +24,7 @@ def methods() -> None:
 
 
 def measures() -> None:
-    """List the measures of `gradcam evaluate`: what each needs, its range, which way is better, and its paper."""
+    """List the measures of `gradcam evaluate`: what each needs, its range, and its paper."""
     table = Table("measure", "what it is", "needs", "range", "better", "paper")
     for row in MEASURES.values():
         table.add_row(row.name, row.about, row.needs, row.range, row.better, row.paper)

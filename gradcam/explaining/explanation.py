@@ -33,13 +33,15 @@ __all__ = ["Explanation"]
 class Explanation:
     """Where a model looked to give a score.
 
-    maps: raw, (N, *grid), or (N, K, *grid) for K targets per sample: the method's own scale, at the layer's own
-        resolution, in the model's framework, on its device.
+    maps: raw, (N, *grid), or (N, K, *grid) for K targets per sample: the method's own scale, at the
+        layer's own resolution, in the model's framework, on its device.
     scores: what was explained, (N,) or (N, K).
-    target: the classes that they belong to, an int, (N,), (1, K) or (N, K) ints, or the function that was passed.
+    target: the classes that they belong to, an int, (N,), (1, K) or (N, K) ints, or the function
+        that was passed.
     outputs: all that the model returned.
-    size: the input's spatial size, which pictures are resized to; None where the input has no space.
-    layer: its path, or the paths of those that were fused; method: its name; model: the type's name.
+    size: the input's spatial size, which pictures are resized to; None where it has no space.
+    layer: its path, or the paths of those that were fused.
+    method, model: the names of the method and of the model's type.
     labels: the class names, by index, where they are known.
     versions: of Python and packages, where the explanation was loaded; else empty.
     """
@@ -83,39 +85,44 @@ class Explanation:
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
 
     def diagnose(self, inputs: Inputs = None) -> Diagnosis:
-        """Why a map is blank, flat or NaN. The result is empty where no map is; print it, or go through its findings.
+        """Why a map is blank, flat or NaN.
 
-        Each finding has a `reason`, one of `gradcam.diagnosis.REASONS`, the `sample`, and a `message` that says what
-        to do. Nothing runs while every map shows something. Otherwise the model runs again, a few passes, with the
-        weights that it has now. Where that gives another score, the finding is "changed".
+        Print the result, or go through its findings; it is empty where nothing is wrong.
+        Each finding has a `reason`, one of `gradcam.diagnosis.REASONS`, the `sample`, and a
+        `message` that says what to do. Nothing runs while every map shows something. Otherwise the
+        model runs again, a few passes, with the weights that it has now. Where that gives another
+        score, the finding is "changed".
 
-        inputs: what was explained, where the explanation no longer has it. An explanation keeps its inputs and model
-            only where it was seen to be blank (`check=True`), so that many explanations can be collected. One that
-            was loaded, or made by hand, says what its maps alone tell, and takes no inputs.
+        inputs: what was explained, where the explanation no longer has it. An explanation keeps its
+            inputs and model only where it was seen to be blank (`check=True`), so that many
+            explanations can be collected. One that was loaded, or made by hand, says what its maps
+            alone tell, and takes no inputs.
         """
         return diagnose(
             self.maps, self.scores, self.outputs, self.target, self._layers, self._source, inputs
         )
 
-    # ------------------------------------------------------------------------------------------ derived
+    # -------------------------------------------------------------------------------------- derived
 
     def heatmaps(
         self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False
     ) -> Array:
-        """Maps resized to `size`, by default the input's, and scaled to [0, 1]: (N, *size) or (N, K, *size).
+        """Maps resized and scaled to [0, 1]: (N, *size) or (N, K, *size).
 
-        `how` is "max" (0 stays "no evidence"), "minmax", or "signed" to [-1, 1]. With `joint` all maps share one
-        scale.
+        `size` is the input's unless another is passed.
+        `how` is "max" (0 stays "no evidence"), "minmax", or "signed" to [-1, 1]. With `joint` all
+        maps share one scale.
         """
         resized = maps_.resize(self.maps, self._size(size))
         return maps_.scale(resized, self._grid_ndim, how, joint)
 
     def boxes(self, threshold: float = 0.15, size: Sequence[int] | None = None) -> np.ndarray:
-        """The box round each map's largest connected segment of at least `threshold` of its maximum.
+        """The box round each map's largest segment of at least `threshold` of its maximum.
 
-        (N, 4) or (N, K, 4) ints x0, y0, x1, y1 in pixels of `size`, x1 and y1 exclusive; in other dimensions the
-        starts and then the stops, last axis first. Cells connect along axes, not diagonals. A blank map has no box:
-        all zeros. Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391
+        (N, 4) or (N, K, 4) ints x0, y0, x1, y1 in pixels of `size`, x1 and y1 exclusive; in other
+        dimensions the starts and then the stops, last axis first. Cells connect along axes, not
+        diagonals. A blank map has no box: all zeros. Selvaraju et al. 2017, section 4.1,
+        https://arxiv.org/abs/1610.02391
         """
         if not 0 < threshold <= 1:
             raise ValueError(
@@ -128,7 +135,7 @@ class Explanation:
         return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
     def names(self) -> list[list[str]]:
-        """What each map is of, N lists of one or K: class names where known, else "class 3", else "score"."""
+        """What each map is of, N lists of K: class names where known, "class 3", or "score"."""
         return map_names(self.target, self.labels, tuple(self.scores.shape))
 
     @property
@@ -136,26 +143,27 @@ class Explanation:
         return int(self.maps.ndim - self.scores.ndim)
 
     def _size(self, size: Sequence[int] | None) -> Shape:
-        """`size`, or else the input's, or else the maps' own grid where the input has another number of axes."""
+        """`size`, or else the input's, or the maps' grid where the input has other axes."""
         if size is not None:
             return tuple(int(n) for n in size)
         if self.size is not None and len(self.size) == self._grid_ndim:
             return self.size
         return tuple(int(n) for n in self.maps.shape[-self._grid_ndim :])
 
-    # ------------------------------------------------------------------------------------------ shown
+    # -------------------------------------------------------------------------------------- shown
 
     def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = COLORMAP) -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
 
-        photos: one or N photographs, as file names, PIL images, or arrays (H, W, 3), (H, W) of uint8 or of floats in
-            [0, 1]. Each map is resized to its photograph.
+        photos: one or N photographs, as file names, PIL images, or arrays (H, W, 3), (H, W) of
+            uint8 or of floats in [0, 1]. Each map is resized to its photograph.
         alpha: the colour's opacity where the map is 1; where it is 0 the photograph is unchanged.
         """
         pictures = overlay.photographs(photos, len(self.maps))
         if self._grid_ndim != 2:
             raise ValueError(
-                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use .figure()"
+                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use "
+                ".figure()"
             )
         rows = []
         for maps, picture in zip(self._by_target(self.maps), pictures, strict=True):
@@ -164,7 +172,7 @@ class Explanation:
         return self._like_scores(rows)
 
     def figure(self, photos: Any = None, colormap: str = COLORMAP) -> Figure:
-        """A matplotlib figure with a panel for each sample and target, titled with its name and score."""
+        """A matplotlib figure: a panel for each sample and target, with its name and score."""
         photographs = None
         if photos is not None:
             photographs = overlay.photographs(photos, len(self.maps))
@@ -191,16 +199,17 @@ class Explanation:
             return rows
         return [row[0] for row in rows]
 
-    # ------------------------------------------------------------------------------------------ saved
+    # -------------------------------------------------------------------------------------- saved
 
     def save(
         self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
     ) -> Path:
-        """Write `maps.npy`, `heatmaps.npy`, pictures, and `manifest.json`, which says what they are.
+        """Write `maps.npy`, `heatmaps.npy`, pictures, and a `manifest.json` that describes them.
 
-        With `photos` the pictures are overlays. The folder appears complete or not at all. A folder that holds
-        anything is kept, and a FileExistsError, unless `overwrite=True` and it holds an explanation saved earlier.
-        `Explanation.load` reads the folder back; docs/saving.md has the format.
+        With `photos` the pictures are overlays. The folder appears complete or not at all. A folder
+        that holds anything is kept, and a FileExistsError, unless `overwrite=True` and it holds an
+        explanation saved earlier. `Explanation.load` reads the folder back; docs/saving.md has the
+        format.
         """
         result = self.numpy()
         contents = Contents(
@@ -219,7 +228,10 @@ class Explanation:
         return saving.save(contents, result.heatmaps(), pictures, Path(directory), overwrite)
 
     def _pictures(self, photos: Any) -> list[Any]:
-        """N images, or N lists of K: overlays where there are photographs; none for maps that are no planes."""
+        """N images, or N lists of K, overlays where there are photographs.
+
+        Maps over other than two axes have none.
+        """
         if self._grid_ndim != 2:
             return []
         if photos is not None:
@@ -231,11 +243,11 @@ class Explanation:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Explanation:
-        """An explanation that `save` wrote, with NumPy arrays: all of `numpy()` but the model's outputs.
+        """An explanation that `save` wrote: all of `numpy()` but the model's outputs.
 
-        A target that was a function comes back as its name alone, and cannot be called. Raises FileNotFoundError or
-        ValueError, in a sentence that names the file and the field, where anything is missing, cut short or changed.
-        Pictures and `heatmaps.npy` are not read.
+        A target that was a function comes back as its name alone, and cannot be called. Raises
+        FileNotFoundError or ValueError, in a sentence that names the file and the field, where
+        anything is missing, cut short or changed. Pictures and `heatmaps.npy` are not read.
         """
         contents = loading.load(Path(directory))
         return cls(

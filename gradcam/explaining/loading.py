@@ -1,12 +1,13 @@
 """A saved explanation read back from its folder, with everything checked.
 
-`maps.npy` and `manifest.json` are read, both as data alone: no pickle, no code. Whatever is missing, cut short,
-changed since, or at odds with the rest is a FileNotFoundError or a ValueError that names the file and the field:
+`maps.npy` and `manifest.json` are read, both as data alone: no pickle, no code. Whatever is
+missing, cut short, changed since, or at odds with the rest is a FileNotFoundError or a ValueError
+that names the file and the field:
 
     out/manifest.json: the field "scores" must be numbers of shape (N,) or (N, K), but is "high"
 
-Folders of schema 1 lack some fields. Their input size is that of the heatmaps, their scores are float64, and of the
-class names there are those that were used.
+Folders of schema 1 lack some fields. Their input size is that of the heatmaps, their scores are
+float64, and of the class names there are those that were used.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_LABELS = 100_000
 
 @dataclass(frozen=True)
 class SavedFunction:
-    """Stands for a target that was a function, of which a saved explanation keeps the name and the text alone."""
+    """Stands for a target that was a function, of which only name and text were saved."""
 
     name: str
     text: str
@@ -47,7 +48,8 @@ class SavedFunction:
 
     def __call__(self, outputs: Outputs) -> Any:
         raise TypeError(
-            f"the target {self.text} was a function, which a saved explanation does not keep; pass the function itself"
+            f"the target {self.text} was a function, which a saved explanation does not keep; pass "
+            "the function itself"
         )
 
 
@@ -77,7 +79,7 @@ def load(directory: Path) -> Contents:
     )
 
 
-# ------------------------------------------------------------------------------------------ the manifest
+# ------------------------------------------------------------------------------------- the manifest
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Manifest:
         return int(self.fields["schema"])
 
     def field(self, name: str, expected: str, convert: Callable[[Any], T]) -> T:
-        """The field's value as `convert` makes it; where that raises, an error that says what was `expected`."""
+        """The field as `convert` makes it. Where that raises, a ValueError of what is expected."""
         if name not in self.fields:
             raise ValueError(f'{self.path}: the field "{name}" is missing')
         value = self.fields[name]
@@ -133,7 +135,7 @@ def _shown(value: Any) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------ conversions of JSON values
+# ----------------------------------------------------------------------- conversions of JSON values
 
 
 def _text(value: Any) -> str:
@@ -177,7 +179,7 @@ def _real(value: Any) -> float:
 
 
 def _array(value: Any, convert: Callable[[Any], Any], dtype: np.dtype[Any]) -> np.ndarray:
-    """Nested lists as an array: `convert` takes each of their values. ValueError where the lists are ragged."""
+    """Nested lists as an array, each value through `convert`. ValueError for ragged lists."""
 
     def converted(item: Any) -> Any:
         if isinstance(item, list):
@@ -187,7 +189,7 @@ def _array(value: Any, convert: Callable[[Any], Any], dtype: np.dtype[Any]) -> n
     return np.array(converted(value), dtype=dtype)
 
 
-# ------------------------------------------------------------------------------------------ each part
+# ---------------------------------------------------------------------------------------- each part
 
 
 def _dtype(manifest: _Manifest, part: str, default: str, kinds: str) -> np.dtype[Any]:
@@ -237,7 +239,8 @@ def _read_maps(path: Path, manifest: _Manifest, scores: np.ndarray) -> np.ndarra
     shape = manifest.field("shape", "a list of positive integers", _shape)
     if maps.shape != shape:
         raise ValueError(
-            f'{path}: has the shape {maps.shape}, but the field "shape" of {manifest.path.name} is {shape}'
+            f'{path}: has the shape {maps.shape}, but the field "shape" of {manifest.path.name} is '
+            f"{shape}"
         )
     if maps.ndim <= scores.ndim or maps.shape[: scores.ndim] != scores.shape:
         raise manifest.fault(
@@ -351,7 +354,7 @@ def _read_layer(manifest: _Manifest) -> str | tuple[str, ...]:
 
 
 def _function_name(names: list[list[str]]) -> str:
-    """The name of a target of which the maps are called "name", or "name 0", "name 1" and so on for K of them."""
+    """The name of a target whose maps are called "name", or "name 0", "name 1" and so on."""
     if not names:
         return "score"
     first = names[0][0]

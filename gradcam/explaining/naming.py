@@ -20,8 +20,8 @@ MAX_NAME = 40
 def map_names(target: Any, labels: Sequence[str] | None, shape: Shape) -> list[list[str]]:
     """N lists of K names for scores of `shape` (N,), where K is 1, or (N, K).
 
-    Of class indices the labels, or "class 3" without labels. Of a function its name, followed by the column where K
-    is not 1. Of None, or a function without a name, "score".
+    Of class indices the labels, or "class 3" without labels. Of a function its name, followed by
+    the column where K is not 1. Of None, or a function without a name, "score".
     """
     if target is None or callable(target):
         return _function_names(_name(target), shape)
@@ -32,7 +32,10 @@ def map_names(target: Any, labels: Sequence[str] | None, shape: Shape) -> list[l
 
 
 def class_table(index: Any, shape: Shape) -> np.ndarray:
-    """Class indices (), (N,), (1, K) or (N, K) as (N, K), for scores of `shape`. ValueError where they do not fit."""
+    """Class indices (), (N,), (1, K) or (N, K) as (N, K), for scores of `shape`.
+
+    Raises ValueError where they do not fit.
+    """
     array = to_numpy(index)
     if array.ndim < 2:
         array = array.reshape(-1, 1)

@@ -3,10 +3,11 @@
     maps.npy                   the raw maps, (N, *grid) or (N, K, *grid)
     heatmaps.npy               the same, resized and scaled to [0, 1]
     0000.png, 0000-00.png ...  a picture for each sample, or for each sample and target
-    manifest.json              all that is no array, see `_manifest`; docs/saving.md describes each field
+    manifest.json              all that is no array: docs/saving.md has each field
 
-`loading.py` reads the first and the last; the others can be made from them. A reader has to know the version of the
-format, `SCHEMA`: it grows by one where a field is added that reading needs, or changes its meaning.
+`loading.py` reads the first and the last; the others can be made from them. A reader has to know
+the version of the format, `SCHEMA`: it grows by one where a field is added that reading needs, or
+changes its meaning.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def save(
 ) -> Path:
     """Write the folder `directory`: completely, or not at all.
 
-    pictures: N Pillow images, or N lists of K. Raises FileExistsError where the folder holds anything, unless with
-    `overwrite` it holds an earlier explanation.
+    pictures: N Pillow images, or N lists of K. Raises FileExistsError where the folder holds
+    anything, unless with `overwrite` it holds an earlier explanation.
     """
     _check_free(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def _manifest(
 
 
 def _json_numbers(values: Any) -> Any:
-    """Nested lists of floats, in which what JSON has no number for is a string: "nan", "inf", "-inf"."""
+    """Nested lists of floats, with "nan", "inf" and "-inf" for those that JSON cannot write."""
     if isinstance(values, list):
         return [_json_numbers(value) for value in values]
     if np.isfinite(values):

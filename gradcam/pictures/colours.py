@@ -13,11 +13,12 @@ COLORMAP = "rainbow"
 
 
 def colours(heat: np.ndarray, colormap: str = COLORMAP) -> np.ndarray:
-    """Values in [0, 1] as RGB in [0, 1]: (...) -> (..., 3). `colormap` is a name that matplotlib knows."""
+    """Values in [0, 1] as RGB in [0, 1], (...) -> (..., 3), by a colour map of matplotlib."""
     matplotlib = required("matplotlib", "matplotlib")
     if colormap not in matplotlib.colormaps:
         raise ValueError(
-            f'`colormap` "{colormap}" is none of matplotlib\'s; try "rainbow", "viridis" or "inferno"'
+            f'`colormap` "{colormap}" is none of matplotlib\'s; try "rainbow", "viridis" or '
+            '"inferno"'
         )
     rgba = np.asarray(matplotlib.colormaps[colormap](heat))
     return rgba[..., :3]

