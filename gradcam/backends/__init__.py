@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.backends.frameworks import MemoryMeter, devices, images_for, memory_meter, versions
+from gradcam.backends.frameworks import MemoryMeter, default_array, devices, memory_meter, versions
 from gradcam.inputs import first_array
 from gradcam.model import Model
 
@@ -18,8 +18,8 @@ __all__ = [
     "MemoryMeter",
     "Split",
     "adapt",
+    "default_array",
     "devices",
-    "images_for",
     "layer_path",
     "memory_meter",
     "versions",

@@ -17,7 +17,7 @@ import numpy as np
 
 from gradcam._types import Array
 
-__all__ = ["MemoryMeter", "devices", "images_for", "memory_meter", "versions"]
+__all__ = ["MemoryMeter", "default_array", "devices", "memory_meter", "versions"]
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,13 @@ def memory_meter(array: Array) -> MemoryMeter | None:
     return None
 
 
-def images_for(model: Any, images: np.ndarray) -> Array:
-    """Images (N, H, W, 3) as an array for a model that does not make its own (`MakesArrays`).
+def default_array(values: np.ndarray) -> Array:
+    """NumPy values for a model that does not make its own arrays (`MakesArrays`).
 
-    A torch module gets a tensor (N, 3, H, W). Anything else gets a JAX array where JAX is loaded,
-    else NumPy's.
+    That is a function of arrays, which says nothing of their framework: a JAX array where JAX is
+    loaded, or else NumPy's.
     """
-    modules = {framework.module: module for framework, module in _loaded()}
-    if "torch" in modules and isinstance(model, modules["torch"].nn.Module):
-        return modules["torch"].from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    if "jax" in modules:
-        return modules["jax"].numpy.asarray(images)
-    return images
+    for framework, module in _loaded():
+        if framework.module == "jax":
+            return module.numpy.asarray(values)
+    return values

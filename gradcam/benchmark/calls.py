@@ -6,7 +6,6 @@ time taken round such a function is that of the work.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from gradcam._arrays import array_namespace, to_numpy
 from gradcam._types import Inputs, LayerLike, Outputs
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.prepare import unwrap
-from gradcam.inputs import arguments, first_array
+from gradcam.inputs import first_array
 from gradcam.model import Model, RunsBare, compiled
 
 __all__ = ["explained", "finished", "forward", "repeated"]
@@ -28,27 +27,11 @@ def forward(model: Any, inputs: Inputs) -> Callable[[], Outputs]:
 
     That is under `inference_mode` in PyTorch, and compiled in JAX.
     """
-    user_model, _ = unwrap(model)
-    adapted = backends.adapt(user_model, inputs, allow_training=True)
-    run = _bare_run(user_model, adapted)
-    return lambda: finished(run(inputs))
-
-
-def _bare_run(user_model: Any, adapted: Model) -> Callable[[Inputs], Outputs]:
+    adapted = backends.adapt(unwrap(model)[0], inputs, allow_training=True)
     if isinstance(adapted, RunsBare):
-        return adapted.forward
-    # until the torch backend has the power itself
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(user_model, torch.nn.Module):
-
-        def run(inputs: Inputs) -> Outputs:
-            args, kwargs = arguments(inputs)
-            with torch.inference_mode():
-                return user_model(*args, **kwargs)
-
-        return run
+        return lambda: finished(adapted.forward(inputs))
     program = compiled(adapted, _replayed)
-    return lambda inputs: program(inputs, None)
+    return lambda: finished(program(inputs, None))
 
 
 def _replayed(model: Model, inputs: Inputs, target: None) -> Outputs:

@@ -151,9 +151,9 @@ class _ImageNet:
         try:
             adapted = backends.adapt(self.model, batch)
         except TypeError:  # a function of JAX arrays is only known by its inputs
-            return backends.images_for(self.model, batch)
+            return backends.default_array(batch)
         if not isinstance(adapted, MakesArrays):
-            return backends.images_for(self.model, batch)
+            return backends.default_array(batch)
         if input_channels_first(adapted, batch):
             batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
         return adapted.array(batch)
