@@ -155,8 +155,10 @@ def growth(framework: str, repeats: int, memory: bool) -> dict[str, Any]:
 def peaks(framework: str, size: Size) -> tuple[float, float]:
     """Megabytes of an explanation and of a forward pass, each in a process of its own."""
     subject = functools.partial(CHAINS[framework], size)
-    mine = benchmark._memory(subject, "grad-cam", layer(framework, size), size.batch, size.targets)
-    plain = benchmark._memory(subject, None, None, size.batch, 1)
+    mine = benchmark.isolated_peak(
+        subject, "grad-cam", layer(framework, size), size.batch, size.targets
+    )
+    plain = benchmark.isolated_peak(subject, None, None, size.batch, 1)
     return max(mine or 0.0, 0.1), max(plain or 0.0, 0.1)
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import gradcam
-from gradcam.explaining.explanation import versions
+from gradcam.backends import versions
 from gradcam.methods import TABLE
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph

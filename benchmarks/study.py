@@ -403,7 +403,8 @@ def met(good: bool) -> str:
 
 
 def draw(path: Path, methods: Any, shares: Any, control: Any) -> None:
-    from gradcam.pictures import render
+    from gradcam.pictures.charts import Interval, Panel, dots
+    from gradcam.pictures.figure import png
 
     order = sorted(methods, key=lambda m: -np.nanmean([np.nanmean(shares[n][m]) for n in shares]))
     panels = []
@@ -412,12 +413,14 @@ def draw(path: Path, methods: Any, shares: Any, control: Any) -> None:
         for method in order:
             result = metrics.Result("share", some[method], "higher")
             low, high = result.interval()
-            rows.append((method, (low, result.value, high), False))
+            rows.append(Interval(method, low, result.value, high))
         spread = control[name]
-        rows.append(("weights shuffled", (spread.min(), spread.mean(), spread.max()), True))
-        rows.append(("uniform map", (0.5, 0.5, 0.5), True))
-        panels.append((f"{name}: share on its own side", rows))
-    path.write_bytes(render.png(render.dots(panels), 110))
+        rows.append(
+            Interval("weights shuffled", spread.min(), spread.mean(), spread.max(), control=True)
+        )
+        rows.append(Interval("uniform map", 0.5, 0.5, 0.5, control=True))
+        panels.append(Panel(f"{name}: share on its own side", rows))
+    path.write_bytes(png(dots(panels), 110))
 
 
 def draw_checks(path: Path, checks: Any) -> None:

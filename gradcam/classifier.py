@@ -1,4 +1,4 @@
-"""A model together with what is needed to show it a photograph and to name what it saw."""
+"""A model together with what shows it a photograph, and what names its classes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ __all__ = ["Classifier"]
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model, its preprocessing, its class names and its default layer. It can be passed wherever a model can.
+    """A model, its preprocessing, its class names and its default layer.
+
+    It can be passed wherever a model can.
 
     model: whatever `gradcam.explain` takes.
-    preprocess: photographs -> what the model is called with: a list of RGB uint8 arrays (H, W, 3), of the size that
-        `view` gives, to one batch.
-    view: the part of a photograph, an RGB uint8 array (H, W, 3), that the network will see, at its size.
-    labels: the class names, by index, synonyms after commas; with them a target may be a name.
+    preprocess: from a list of RGB uint8 arrays (H, W, 3), of the size that `view` gives, to the
+        batch that the model is called with.
+    view: the part of a photograph, an RGB uint8 array (H, W, 3), that the network will see, at its
+        size.
+    labels: the class names, by index, synonyms separated by commas. With labels a target may be a
+        name.
     layer: the layer to explain where none is asked for.
     """
 
@@ -33,11 +37,15 @@ class Classifier:
     layer: str | None = None
 
     def indices(self, target: Any) -> Any:
-        """A target whose class names, if it has any, are indices."""
+        """The target with class names, also those in lists, replaced by indices.
+
+        A name is a whole label or one of its synonyms, in upper or lower case. Raises ValueError
+        for a name that no class has, or several have.
+        """
         if isinstance(target, str):
             return self._index(target)
         if isinstance(target, (list, tuple)):
-            return [self.indices(one) for one in target]
+            return [self.indices(item) for item in target]
         return target
 
     def _index(self, name: str) -> int:
@@ -45,18 +53,38 @@ class Classifier:
             raise ValueError(
                 f'`target` "{name}" is a name, but this classifier has no `labels`; pass an index'
             )
-        wanted = name.casefold()
-        whole = [i for i, label in enumerate(self.labels) if label.casefold() == wanted]
-        synonyms = [[one.strip().casefold() for one in label.split(",")] for label in self.labels]
-        found = whole or [i for i, names in enumerate(synonyms) if wanted in names]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ValueError(
-                f'`target` "{name}" is the name of the classes {found}; pass one of these indices'
-            )
-        near = [label for label in self.labels if wanted in label.casefold()]
-        every = sorted({one for names in synonyms for one in names})
-        near = (near + difflib.get_close_matches(wanted, every, n=3))[:3]
-        hint = "; did you mean " + " or ".join(f'"{one}"' for one in near) + "?" if near else ""
-        raise ValueError(f'`target` "{name}" is no class name{hint}')
+        # a whole label first: a class may be called as another's synonym
+        for match in (_is_label, _is_synonym):
+            classes = [i for i, label in enumerate(self.labels) if match(name, label)]
+            if len(classes) == 1:
+                return classes[0]
+            if classes:
+                raise ValueError(
+                    f'`target` "{name}" is the name of the classes {classes}; pass one of these '
+                    "indices"
+                )
+        raise ValueError(f'`target` "{name}" is no class name{_hint(name, self.labels)}')
+
+
+def _is_label(name: str, label: str) -> bool:
+    return label.casefold() == name.casefold()
+
+
+def _is_synonym(name: str, label: str) -> bool:
+    return name.casefold() in _synonyms(label)
+
+
+def _synonyms(label: str) -> list[str]:
+    return [synonym.strip().casefold() for synonym in label.split(",")]
+
+
+def _hint(name: str, labels: Sequence[str]) -> str:
+    """At most three names like this one: labels that contain it, then similar synonyms."""
+    folded = name.casefold()
+    near = [label for label in labels if folded in label.casefold()]
+    if len(near) < 3:
+        synonyms = sorted({synonym for label in labels for synonym in _synonyms(label)})
+        near += difflib.get_close_matches(folded, synonyms, n=3)
+    if not near:
+        return ""
+    return "; did you mean " + " or ".join(f'"{label}"' for label in near[:3]) + "?"

@@ -10,10 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.frameworks import MemoryMeter, default_array, devices, memory_meter, versions
 from gradcam.inputs import first_array
 from gradcam.model import Model
 
-__all__ = ["Split", "adapt", "layer_path"]
+__all__ = [
+    "MemoryMeter",
+    "Split",
+    "adapt",
+    "default_array",
+    "devices",
+    "layer_path",
+    "memory_meter",
+    "versions",
+]
 
 
 class Split:

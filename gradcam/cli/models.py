@@ -1,4 +1,4 @@
-"""The model that the command line was asked for, as a `gradcam.Classifier`."""
+"""The model that the command line was asked for, and what it is shown."""
 
 from __future__ import annotations
 
@@ -8,86 +8,152 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import typer
 
+from gradcam import backends
+from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
+from gradcam.model import MakesArrays, input_channels_first
 from gradcam.pictures.images import crop
 from gradcam.zoo import efficientnet_lite0
 
-__all__ = ["Framework", "load", "subjects"]
+__all__ = [
+    "FRAMEWORKS",
+    "Framework",
+    "batch_of",
+    "class_indices",
+    "load",
+    "subjects",
+    "view_of",
+]
 
 Framework = Literal["torch", "jax"]
 
+FRAMEWORKS = {"torch": "torch", "jax": "flax"}
+"""The demo network's frameworks, and the package that each needs."""
+
 
 def load(spec: str | None, framework: Framework) -> Classifier:
-    """`package.module:factory`, called without arguments; None is the demo network."""
+    """`package.module:factory`, called without arguments; None is the demo network.
+
+    The classifier has a view and a preprocessing, ImageNet's where it has none of its own.
+    """
     if spec is None:
         try:
             return efficientnet_lite0(framework)
         except ImportError as error:
             raise typer.BadParameter(str(error)) from error
+    model = _factory(spec)()
+    classifier = model if isinstance(model, Classifier) else Classifier(model)
+    return dataclasses.replace(
+        classifier,
+        view=classifier.view or crop,
+        preprocess=classifier.preprocess or _ImageNet(classifier.model),
+    )
+
+
+def _factory(spec: str) -> Callable[[], Any]:
     name, _, attribute = spec.partition(":")
     if not attribute:
         raise typer.BadParameter(f"--model {spec!r} must be package.module:factory")
-    sys.path.insert(0, os.getcwd())  # a module of the folder one stands in, as `python -m` finds it
+    # as `python -m` does, look in the current folder first
+    sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise typer.BadParameter(f"--model {spec!r}: {error}") from error
     finally:
         sys.path.pop(0)
-    factory = getattr(module, attribute, None)
-    if factory is None or not callable(factory):
+    factory: Callable[[], Any] | None = getattr(module, attribute, None)
+    if not callable(factory):
         raise typer.BadParameter(f"--model {spec!r}: module {name} has no function {attribute!r}")
-    made = factory()
-    classifier = made if isinstance(made, Classifier) else Classifier(made)
-    return dataclasses.replace(
-        classifier,
-        view=classifier.view or crop,
-        preprocess=classifier.preprocess or _Imagenet(classifier.model),
-    )
+    return factory
+
+
+def class_indices(classifier: Classifier, names: Iterable[str] | None) -> Any:
+    """Class names, or indices as text, as a target: an index, a row [[...]] of several, or None."""
+    classes = []
+    for name in names or ():
+        index: str | int = name
+        if name.lstrip("-").isdigit():
+            index = int(name)
+        classes.append(index)
+    if not classes:
+        return None
+    try:
+        indices = classifier.indices(classes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return indices[0] if len(indices) == 1 else [indices]
+
+
+def view_of(classifier: Classifier, photograph: np.ndarray) -> np.ndarray:
+    """The part of a photograph that the network will see."""
+    if classifier.view is None:
+        return photograph
+    return classifier.view(photograph)
+
+
+def batch_of(classifier: Classifier, seen: np.ndarray) -> Inputs:
+    """One photograph as the network's inputs."""
+    assert classifier.preprocess is not None  # `load` sees to it
+    return classifier.preprocess([seen])
+
+
+# ------------------------------------------------------------------------------ for `gradcam bench`
 
 
 def subjects(spec: str | None, frameworks: Sequence[str] | None) -> dict[str, Any]:
-    """For `gradcam.bench`: the model asked for, or the demo network in each framework, as functions to be pickled."""
+    """By name, functions that make a model and inputs, and can be pickled.
+
+    The model is that of `--model`, or else the demo network.
+    The demo network is made in the frameworks named, or else in all that are installed.
+    """
     if spec is not None:
-        load(spec, "torch")  # what is wrong with it is said now
+        load(spec, "torch")  # fail early, and not in another process
         return {spec: functools.partial(subject, spec, "torch")}
-    installed = [
-        one
-        for one in ("torch", "jax")
-        if importlib.util.find_spec("torch" if one == "torch" else "flax")
-    ]
-    chosen = frameworks or installed
-    return {f"demo, {one}": functools.partial(subject, None, one) for one in dict.fromkeys(chosen)}
+    if not frameworks:
+        frameworks = [
+            name for name, package in FRAMEWORKS.items() if importlib.util.find_spec(package)
+        ]
+    return {f"demo, {name}": functools.partial(subject, None, name) for name in frameworks}
 
 
-def subject(spec: str | None, framework: Any) -> tuple[Classifier, Any]:
-    """The model, and one photograph: the grey values of noise, which no weights are made for and all can run."""
+def subject(spec: str | None, framework: Any) -> tuple[Classifier, Inputs]:
+    """The model, and a photograph of random pixels, which every model can run."""
     classifier = load(spec, framework)
-    assert classifier.view is not None
-    assert classifier.preprocess is not None
-    photograph = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
-    return classifier, classifier.preprocess([classifier.view(photograph)])
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3))
+    return classifier, batch_of(classifier, view_of(classifier, pixels.astype(np.uint8)))
+
+
+# ------------------------------------------------------------------------------------ preprocessing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Imagenet:
-    """What most ImageNet networks want: channels less their mean, over their deviation, in the framework's layout."""
+class _ImageNet:
+    """Photographs as most ImageNet networks want them: channels less their mean, over deviation.
+
+    The batch is an array of the model's framework, in the order of axes that the model's layers
+    use.
+    """
 
     model: Any
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
-    def __call__(self, photographs: Sequence[np.ndarray]) -> Any:
-        batch = (np.stack(list(photographs)).astype(np.float32) / 255 - self.mean) / self.deviation
-        batch = batch.astype(np.float32)
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(self.model, torch.nn.Module):
-            return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-        jax = sys.modules.get("jax")
-        return jax.numpy.asarray(batch) if jax is not None else batch
+    def __call__(self, photographs: Sequence[np.ndarray]) -> Array:
+        pixels = np.stack(list(photographs)).astype(np.float32) / 255
+        batch = ((pixels - self.mean) / self.deviation).astype(np.float32)
+        try:
+            adapted = backends.adapt(self.model, batch)
+        except TypeError:  # a function of JAX arrays is only known by its inputs
+            return backends.default_array(batch)
+        if not isinstance(adapted, MakesArrays):
+            return backends.default_array(batch)
+        if input_channels_first(adapted, batch):
+            batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+        return adapted.array(batch)

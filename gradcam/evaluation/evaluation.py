@@ -18,12 +18,12 @@ import numpy as np
 from gradcam import metrics as metrics_
 from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array, Inputs
-from gradcam.benchmark.prices import forward
+from gradcam.backends import versions
+from gradcam.benchmark import forward
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
 from gradcam.explaining.explainer import Explainer
-from gradcam.explaining.explanation import versions
 from gradcam.inputs import first_array
 from gradcam.methods import METHODS
 from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
@@ -31,6 +31,8 @@ from gradcam.metrics.localisation import best_threshold
 from gradcam.metrics.result import mean
 from gradcam.metrics.subject import Confidence, Predict
 from gradcam.model import input_channels_first
+from gradcam.pictures.charts import Interval, Panel, dots
+from gradcam.pictures.figure import png
 from gradcam.pictures.images import read
 from gradcam.targets.outputs import class_scores
 
@@ -128,8 +130,6 @@ class Evaluation:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `evaluation.json` and the picture `evaluation.png` (needs matplotlib) to the folder."""
-        from gradcam.pictures import render
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         summary = [
@@ -151,7 +151,7 @@ class Evaluation:
             "summary": summary,
             "rows": list(self.rows),
         }
-        drawn = render.png(self.figure())
+        drawn = png(self.figure())
         (folder / "evaluation.json").write_text(
             json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -160,8 +160,6 @@ class Evaluation:
 
     def figure(self) -> Any:
         """A matplotlib figure: a panel for each measure, each method with its 95 % interval, controls in grey."""
-        from gradcam.pictures import render
-
         panels = []
         for name in self.measures:
             rows = []
@@ -169,13 +167,14 @@ class Evaluation:
                 result = self.results.get((method, name))
                 if result is not None and np.isfinite(result.value):
                     low, high = result.interval()
-                    rows.append((method, (low, result.value, high), method in self.controls))
+                    control = method in self.controls
+                    rows.append(Interval(method, low, result.value, high, control=control))
             if rows:
                 arrow = (
                     "higher is better" if MEASURES[name].better == "higher" else "lower is better"
                 )
-                panels.append((f"{name}\n{arrow}", rows))
-        return render.dots(panels)
+                panels.append(Panel(f"{name}\n{arrow}", rows))
+        return dots(panels)
 
 
 def evaluate(

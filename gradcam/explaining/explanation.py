@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import shutil
-import sys
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +13,17 @@ import numpy as np
 from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
 from gradcam._types import Array, Inputs, Shape
+from gradcam.backends import versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
+from gradcam.explaining import loading, saving
+from gradcam.explaining.naming import map_names
+from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
+from gradcam.pictures import figure, overlay
+from gradcam.pictures.boxes import largest_box
+from gradcam.pictures.colours import COLORMAP
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
-from gradcam.targets import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,13 +35,19 @@ __all__ = ["Explanation"]
 class Explanation:
     """Where a model looked to give a score.
 
-    maps: raw, (N, *grid), or (N, K, *grid) for K targets per sample: the method's own scale, at the layer's own
-        resolution, in the model's framework, on its device.
+    maps: raw, (N, *grid), or (N, K, *grid) for K targets per sample: the method's own scale, at the
+        layer's own resolution, in the model's framework, on its device.
     scores: what was explained, (N,) or (N, K).
-    target: the classes that they belong to, an int, (N,), (1, K) or (N, K) ints, or the function that was passed.
+    target: the classes that they belong to, an int, (N,), (1, K) or (N, K) ints, or the function
+        that was passed.
     outputs: all that the model returned.
-    size: the input's spatial size, which pictures are resized to; None where the input has no space.
-    axes: where samples, channels and positions are in the layer's output, and how that was told; one for each layer.
+    size: the input's spatial size, which pictures are resized to; None where it has no space.
+    layer: its path, or the paths of those that were fused.
+    method, model: the names of the method and of the model's type.
+    labels: the class names, by index, where they are known.
+    versions: of Python and packages, where the explanation was loaded; else empty.
+    axes: where samples, channels and positions are in the layer's output, and how that was told;
+        one for each layer.
     choice: where no layer was named, why this one was taken.
     """
 
@@ -57,80 +63,74 @@ class Explanation:
     choice: LayerChoice | None = field(default=None, repr=False)
     labels: Sequence[str] | None = field(default=None, repr=False)
     _source: Source | None = field(default=None, repr=False)
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def origin(self) -> str:
         """Method, model and layer."""
-        return f"{self.method} of {self.model} at {self._layer!r}"
+        return f"{self.method} of {self.model} at {self._layers!r}"
 
     @property
-    def _layer(self) -> str:
-        return self.layer if isinstance(self.layer, str) else " + ".join(self.layer)
+    def _layers(self) -> str:
+        if isinstance(self.layer, str):
+            return self.layer
+        return " + ".join(self.layer)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_source": None,
-        }  # neither model nor inputs are part of a copy on disk
+        # a pickle holds neither the model nor its inputs
+        return {**self.__dict__, "_source": None}
 
     def __repr__(self) -> str:
-        return (
-            f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, "
-            f"scores {np.array2string(to_numpy(self.scores), precision=4, threshold=8)})"
-        )
-
-    @property
-    def _grid_ndim(self) -> int:
-        return int(self.maps.ndim - self.scores.ndim)
-
-    def _size(self, size: Sequence[int] | None) -> Shape:
-        if size is not None:
-            return tuple(int(n) for n in size)
-        if self.size is not None and len(self.size) == self._grid_ndim:
-            return self.size
-        return tuple(int(n) for n in self.maps.shape[-self._grid_ndim :])
+        scores = np.array2string(to_numpy(self.scores), precision=4, threshold=8)
+        return f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, scores {scores})"
 
     def numpy(self) -> Explanation:
         """The same explanation with NumPy arrays, on the host."""
-        target = (
-            self.target if callable(self.target) or self.target is None else to_numpy(self.target)
-        )
+        target = self.target
+        if target is not None and not callable(target):
+            target = to_numpy(target)
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
 
     def diagnose(self, inputs: Inputs = None) -> Diagnosis:
-        """Why is a map blank, flat or NaN? Print the result, or go through its findings; it is empty where none is.
+        """Why a map is blank, flat or NaN.
 
-        Each finding has a `reason`, one of `gradcam.diagnosis.REASONS`, the `sample`, and a `message` that says what to
-        do. Nothing runs while every map shows something. Else the model runs again, a few passes, with the weights that
-        it has now: where that gives another score, the finding is "changed".
+        Print the result, or go through its findings; it is empty where nothing is wrong.
+        Each finding has a `reason`, one of `gradcam.diagnosis.REASONS`, the `sample`, and a
+        `message` that says what to do. Nothing runs while every map shows something. Otherwise the
+        model runs again, a few passes, with the weights that it has now. Where that gives another
+        score, the finding is "changed".
 
-        inputs: what was explained, where it is gone: an explanation keeps its inputs and model only where it was seen
-            to be blank (`check=True`), so that many of them can be collected. One that was loaded, or made by hand,
-            says what its maps alone tell.
+        inputs: what was explained, where the explanation no longer has it. An explanation keeps its
+            inputs and model only where it was seen to be blank (`check=True`), so that many
+            explanations can be collected. One that was loaded, or made by hand, says what its maps
+            alone tell, and takes no inputs.
         """
         return diagnose(
-            self.maps, self.scores, self.outputs, self.target, self._layer, self._source, inputs
+            self.maps, self.scores, self.outputs, self.target, self._layers, self._source, inputs
         )
+
+    # -------------------------------------------------------------------------------------- derived
 
     def heatmaps(
         self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False
     ) -> Array:
-        """Maps resized (to the input, unless told) and scaled to [0, 1]: (N, *size) or (N, K, *size).
+        """Maps resized and scaled to [0, 1]: (N, *size) or (N, K, *size).
 
-        `how` is "max" (0 stays "no evidence"), "minmax", or "signed" to [-1, 1]; with `joint` all share one scale.
+        `size` is the input's unless another is passed.
+        `how` is "max" (0 stays "no evidence"), "minmax", or "signed" to [-1, 1]. With `joint` all
+        maps share one scale.
         """
         resized = maps_.resize(self.maps, self._size(size))
         return maps_.scale(resized, self._grid_ndim, how, joint)
 
     def boxes(self, threshold: float = 0.15, size: Sequence[int] | None = None) -> np.ndarray:
-        """The box round each map's largest connected segment of at least `threshold` of its maximum.
+        """The box round each map's largest segment of at least `threshold` of its maximum.
 
-        (N, 4) or (N, K, 4) ints x0, y0, x1, y1 in pixels of `size`, x1 and y1 exclusive; in other dimensions the
-        starts and then the stops, last axis first. Cells connect along axes, not diagonals. A blank map has no box:
-        all zeros. Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391
+        (N, 4) or (N, K, 4) ints x0, y0, x1, y1 in pixels of `size`, x1 and y1 exclusive; in other
+        dimensions the starts and then the stops, last axis first. Cells connect along axes, not
+        diagonals. A blank map has no box: all zeros. Selvaraju et al. 2017, section 4.1,
+        https://arxiv.org/abs/1610.02391
         """
-        from gradcam.pictures import render
-
         if not 0 < threshold <= 1:
             raise ValueError(
                 f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}"
@@ -138,160 +138,133 @@ class Explanation:
         heat = to_numpy(self.heatmaps(size))
         ndim = self._grid_ndim
         flat = heat.reshape(-1, *heat.shape[-ndim:])
-        found = np.stack([render.box(one, threshold) for one in flat])
-        return found.reshape(*heat.shape[:-ndim], 2 * ndim)
+        edges = np.stack([largest_box(values, threshold) for values in flat])
+        return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
     def names(self) -> list[list[str]]:
-        """What each map is of, N lists of one or K: class names where known, else "class 3", else "score"."""
-        scores = to_numpy(self.scores)
-        rows, columns = scores.shape[0], 1 if scores.ndim == 1 else scores.shape[1]
-        if callable(self.target) or self.target is None:
-            name = getattr(self.target, "__name__", "score")
-            if isinstance(self.target, Target):
-                name = (
-                    repr(self.target)
-                    if len(repr(self.target)) <= 40
-                    else type(self.target).__name__
-                )
-            name = "score" if name.startswith("<") else name
-            return [
-                [name if columns == 1 else f"{name} {k}" for k in range(columns)]
-                for _ in range(rows)
-            ]
-        index = to_numpy(self.target)
-        index = index.reshape(-1, 1) if index.ndim < 2 else index
-        index = np.broadcast_to(index, (rows, columns))
-        return [
-            [self.labels[i] if self.labels is not None else f"class {i}" for i in row]
-            for row in index
-        ]
+        """What each map is of, N lists of K: class names where known, "class 3", or "score"."""
+        return map_names(self.target, self.labels, tuple(self.scores.shape))
 
-    def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = "rainbow") -> list[Any]:
+    @property
+    def _grid_ndim(self) -> int:
+        return int(self.maps.ndim - self.scores.ndim)
+
+    def _size(self, size: Sequence[int] | None) -> Shape:
+        """`size`, or else the input's, or the maps' grid where the input has other axes."""
+        if size is not None:
+            return tuple(int(n) for n in size)
+        if self.size is not None and len(self.size) == self._grid_ndim:
+            return self.size
+        return tuple(int(n) for n in self.maps.shape[-self._grid_ndim :])
+
+    # -------------------------------------------------------------------------------------- shown
+
+    def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = COLORMAP) -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
 
-        photos: one or N photographs, as file names, PIL images, or arrays (H, W, 3), (H, W) of uint8 or of floats in
-        [0, 1]. Each map is resized to its photograph. `alpha` is the colour's opacity where the map is 1; where it
-        is 0 the photograph stays as it is.
+        photos: one or N photographs, as file names, PIL images, or arrays (H, W, 3), (H, W) of
+            uint8 or of floats in [0, 1]. Each map is resized to its photograph.
+        alpha: the colour's opacity where the map is 1; where it is 0 the photograph is unchanged.
         """
-        from gradcam.pictures import render
-
-        pictures = render.photographs(photos, int(self.maps.shape[0]))
+        pictures = overlay.photographs(photos, len(self.maps))
         if self._grid_ndim != 2:
             raise ValueError(
-                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use .figure()"
+                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use "
+                ".figure()"
             )
-        drawn = []
-        for n, picture in enumerate(pictures):
-            heat = to_numpy(maps_.scale(maps_.resize(self.maps[n], picture.shape[:2]), 2))
-            images = [
-                render.overlay(picture, h, alpha, colormap)
-                for h in heat.reshape(-1, *heat.shape[-2:])
-            ]
-            drawn.append(images if self.scores.ndim == 2 else images[0])
-        return drawn
+        rows = []
+        for maps, picture in zip(self._by_target(self.maps), pictures, strict=True):
+            heat = to_numpy(maps_.scale(maps_.resize(maps, picture.shape[:2]), 2))
+            rows.append([overlay.overlay(picture, plane, alpha, colormap) for plane in heat])
+        return self._like_scores(rows)
 
-    def figure(self, photos: Any = None, colormap: str = "rainbow") -> Figure:
-        """A matplotlib figure with a panel for each sample and target, titled with its name and score."""
-        from gradcam.pictures import render
-
-        return render.figure(self.numpy(), photos, colormap)
+    def figure(self, photos: Any = None, colormap: str = COLORMAP) -> Figure:
+        """A matplotlib figure: a panel for each sample and target, with its name and score."""
+        photographs = None
+        if photos is not None:
+            photographs = overlay.photographs(photos, len(self.maps))
+        result = self.numpy()
+        titles = []
+        for names, scores in zip(self.names(), self._by_target(result.scores), strict=True):
+            row = [f"{name}  {score:.4g}" for name, score in zip(names, scores, strict=True)]
+            titles.append(row)
+        heatmaps = self._by_target(result.heatmaps())
+        return figure.figure(heatmaps, titles, photographs, colormap)
 
     def _repr_png_(self) -> bytes:
-        from gradcam.pictures import render
+        return figure.png(self.figure())
 
-        return render.png(self.figure())
+    def _by_target(self, array: Array) -> Array:
+        """(N, ...) for one target, or (N, K, ...), as (N, K, ...)."""
+        if self.scores.ndim == 2:
+            return array
+        return array[:, None]
+
+    def _like_scores(self, rows: list[list[Any]]) -> list[Any]:
+        """N lists of K; for one target their N items."""
+        if self.scores.ndim == 2:
+            return rows
+        return [row[0] for row in rows]
+
+    # -------------------------------------------------------------------------------------- saved
 
     def save(
         self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
     ) -> Path:
-        """Write `heatmaps.npy`, `maps.npy`, pictures, and `manifest.json`, which says what they are.
+        """Write `maps.npy`, `heatmaps.npy`, pictures, and a `manifest.json` that describes them.
 
-        With `photos` the pictures are overlays. All is written to a folder beside, which then takes the name
-        `directory`: whole or not at all. A folder that holds anything is kept, and an error, unless `overwrite=True`
-        and it is an explanation that was saved before.
+        With `photos` the pictures are overlays. The folder appears complete or not at all. A folder
+        that holds anything is kept, and a FileExistsError, unless `overwrite=True` and it holds an
+        explanation saved earlier. `Explanation.load` reads the folder back; docs/saving.md has the
+        format.
         """
-        from gradcam.pictures import render
-
-        directory = Path(directory)
-        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-        if taken and not (overwrite and (directory / "manifest.json").is_file()):
-            advice = (
-                "holds no earlier explanation"
-                if overwrite
-                else "is not empty; pass overwrite=True to replace it"
-            )
-            raise FileExistsError(f"`directory` {str(directory)!r} {advice}")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
-        partial.mkdir()
-        try:
-            files = self._write(partial, photos, render)
-            manifest = json.dumps(self._manifest(files), indent=2, ensure_ascii=False)
-            (partial / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
-            _swap(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return directory
-
-    def _write(self, folder: Path, photos: Any, render: Any) -> dict[str, Any]:
         result = self.numpy()
-        np.save(folder / "maps.npy", result.maps)
-        np.save(folder / "heatmaps.npy", result.heatmaps())
-        pictures: list[str] = []
-        if self._grid_ndim == 2:
-            drawn = result.overlay(photos) if photos is not None else render.plain(result)
-            for n, images in enumerate(drawn):
-                for k, image in enumerate(images if isinstance(images, list) else [images]):
-                    name = f"{n:04d}.png" if self.scores.ndim == 1 else f"{n:04d}-{k:02d}.png"
-                    image.save(folder / name)
-                    pictures.append(name)
-        return {"maps": "maps.npy", "heatmaps": "heatmaps.npy", "pictures": pictures}
+        contents = Contents(
+            maps=result.maps,
+            scores=result.scores,
+            target=result.target,
+            names=result.names(),
+            size=result.size,
+            layer=result.layer,
+            method=result.method,
+            model=result.model,
+            labels=result.labels,
+            versions=result.versions or versions(),
+        )
+        pictures = result._pictures(photos)
+        return saving.save(contents, result.heatmaps(), pictures, Path(directory), overwrite)
 
-    def _manifest(self, files: dict[str, Any]) -> dict[str, Any]:
-        result = self.numpy()
-        index = None if callable(result.target) or result.target is None else result.target.tolist()
-        return {
-            "schema": 1,
-            "model": self.model,
-            "layer": self.layer if isinstance(self.layer, str) else list(self.layer),
-            "method": self.method,
-            "target": index
-            if index is not None
-            else (repr(self.target) if self.target is not None else None),
-            "names": self.names(),
-            "scores": result.scores.tolist(),
-            "shape": list(result.maps.shape),
-            "size": list(self._size(None)),
-            "files": files,
-            "versions": versions(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    def _pictures(self, photos: Any) -> list[Any]:
+        """N images, or N lists of K, overlays where there are photographs.
 
+        Maps over other than two axes have none.
+        """
+        if self._grid_ndim != 2:
+            return []
+        if photos is not None:
+            return self.overlay(photos)
+        rows = []
+        for heatmaps in self._by_target(self.heatmaps()):
+            rows.append([overlay.coloured(heat) for heat in heatmaps])
+        return self._like_scores(rows)
 
-def versions() -> dict[str, str]:
-    """The versions of Python, of this library, and of what is loaded that made the result."""
-    from importlib.metadata import PackageNotFoundError, version
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Explanation:
+        """An explanation that `save` wrote: all of `numpy()` but the model's outputs.
 
-    found = {"python": platform.python_version()}
-    for name in ("gradcam", "numpy", "torch", "jax", "flax"):
-        if name in sys.modules:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    return found
-
-
-def _swap(new: Path, directory: Path) -> None:
-    """Give the finished folder its name; what had it before goes only after that."""
-    if not directory.exists():
-        new.rename(directory)
-        return
-    old = new.with_suffix(".old")
-    directory.rename(old)
-    try:
-        new.rename(directory)
-    except BaseException:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        A target that was a function comes back as its name alone, and cannot be called. Raises
+        FileNotFoundError or ValueError, in a sentence that names the file and the field, where
+        anything is missing, cut short or changed. Pictures and `heatmaps.npy` are not read.
+        """
+        contents = loading.load(Path(directory))
+        return cls(
+            maps=contents.maps,
+            scores=contents.scores,
+            target=contents.target,
+            size=contents.size,
+            layer=contents.layer,
+            method=contents.method,
+            model=contents.model,
+            labels=contents.labels,
+            versions=contents.versions,
+        )

@@ -14,6 +14,7 @@ import numpy as np
 from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
 from gradcam.metrics.result import Result, mean
+from gradcam.pictures.boxes import largest_box
 
 __all__ = [
     "box_contrast",
@@ -309,9 +310,7 @@ def _relative(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def _found(scaled: np.ndarray, threshold: float) -> np.ndarray:
-    from gradcam.pictures import render
-
-    return np.array([render.box(one, threshold) for one in scaled], dtype=np.int64).reshape(-1, 4)
+    return np.array([largest_box(one, threshold) for one in scaled], dtype=np.int64).reshape(-1, 4)
 
 
 def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:

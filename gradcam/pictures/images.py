@@ -5,35 +5,29 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["crop", "read"]
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """An image file as RGB uint8 (H, W, 3): EXIF rotation applied, grey, palette, CMYK and 16 bits converted,
-    transparency laid on white.
+    """An image file as RGB uint8 (H, W, 3).
 
-    Raises FileNotFoundError or ValueError, in a line that names the file, where it is missing, empty, corrupt,
-    or so large that it may be meant to exhaust the memory.
+    EXIF rotation is applied. Grey, palette, CMYK and 16-bit images are converted. Transparency is
+    laid on white. Raises FileNotFoundError or ValueError, in a line that names the file, where it
+    is missing, empty, corrupt, or so large that it may be meant to exhaust the memory.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; pass the image files in it")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty")
+    _check_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                opened.load()
-                image = ImageOps.exif_transpose(opened)
-                return np.asarray(_rgb(image))
+        return _decoded(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(
@@ -47,34 +41,64 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
         raise ValueError(f"{path}: is corrupt ({error})") from error
 
 
-def _rgb(image: object) -> object:
-    from PIL import Image
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; pass the image files in it")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty")
 
-    assert isinstance(image, Image.Image)
+
+def _decoded(path: Path) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        # Pillow only warns up to twice its limit of pixels: refuse at the limit itself
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as opened:
+            opened.load()
+            return np.asarray(_rgb(ImageOps.exif_transpose(opened)))
+
+
+def _rgb(image: Image) -> Image | np.ndarray:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        high = (
-            65535.0
-            if image.mode != "F" and values.max(initial=0) > 255
-            else max(255.0, values.max(initial=0))
-        )
-        return np.repeat(
-            np.round(np.clip(values / high, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1
-        )
+        return _from_deep_grey(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
 
 
+def _from_deep_grey(image: Image) -> np.ndarray:
+    """A grey image of more than 8 bits as RGB uint8: its full range is scaled, not clipped."""
+    values = np.asarray(image, dtype=np.float64)
+    largest = values.max(initial=0)
+    full = max(255.0, largest)
+    if image.mode != "F" and largest > 255:
+        full = 65535.0  # integers: 16 bits
+    grey = np.round(np.clip(values / full, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _on_white(image: Image) -> Image:
+    from PIL import Image
+
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
 def crop(photograph: np.ndarray, resize: int = 256, size: int = 224) -> np.ndarray:
-    """The centre that an ImageNet network sees: the shorter side resized to `resize` (bicubic), then `size` squared."""
+    """The centre that an ImageNet network sees: (H, W, 3) uint8 -> (size, size, 3) uint8.
+
+    The shorter side is first resized to `resize` pixels (bicubic).
+    """
     from PIL import Image
 
     image = Image.fromarray(photograph)
     ratio = resize / min(image.size)
-    wide, high = (max(size, round(n * ratio)) for n in image.size)
-    image = image.resize((wide, high), Image.Resampling.BICUBIC)
-    left, top = (wide - size) // 2, (high - size) // 2
+    width, height = (max(size, round(n * ratio)) for n in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left = (width - size) // 2
+    top = (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))

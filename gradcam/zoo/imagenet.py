@@ -1,4 +1,4 @@
-"""What an ImageNet network needs beside its weights: class names, and photographs as it wants them."""
+"""What an ImageNet network needs beside its weights: class names and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def labels() -> list[str]:
 
 def batch(photographs: Sequence[np.ndarray]) -> np.ndarray:
     """Photographs as `view` gives them -> (N, 224, 224, 3) float32, (x - 127) / 128."""
-    return (np.stack([np.asarray(p) for p in photographs]).astype(np.float32) - 127) / 128
+    return (np.stack(list(photographs)).astype(np.float32) - 127) / 128

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import gradcam
+from gradcam import benchmark
 from gradcam._arrays import to_numpy
-from gradcam.benchmark import prices as benchmark
+from gradcam.benchmark.calls import repeated
 
 
 class Slow:
@@ -109,12 +110,12 @@ def test_torchs_forward_pass_is_under_inference_mode():
 
 def test_a_batch_is_made_of_the_samples_over_and_over():
     x = np.arange(3)[:, None] + np.zeros((3, 2))
-    np.testing.assert_array_equal(benchmark._batch(x, 5)[:, 0], [0, 1, 2, 0, 1])
-    args = benchmark._batch((x, 3.5, np.zeros(7)), 2)
+    np.testing.assert_array_equal(repeated(x, 5)[:, 0], [0, 1, 2, 0, 1])
+    args = repeated((x, 3.5, np.zeros(7)), 2)
     assert args[0].shape == (2, 2)
     assert args[1] == 3.5
     assert args[2].shape == (7,)  # of no sample
-    assert benchmark._batch({"x": x}, 1)["x"].shape == (1, 2)
+    assert repeated({"x": x}, 1)["x"].shape == (1, 2)
 
 
 def test_memory_is_of_a_process_of_its_own():
@@ -173,3 +174,18 @@ def test_it_is_saved_whole(tmp_path):
 def test_bad_input(given, match):
     with pytest.raises(ValueError, match=match):
         gradcam.bench(**{"subjects": {"slow": slow}, "memory": False, **given})
+
+
+def test_a_model_in_place_of_subjects_says_what_to_pass():
+    with pytest.raises(TypeError, match="`subjects` must be a mapping, name -> function"):
+        gradcam.bench(*slow())
+
+
+def test_a_forward_pass_that_fails_is_the_users_to_see():
+    with pytest.raises(ZeroDivisionError):
+        gradcam.bench({"broken": lambda: (Broken(), np.ones((1, 2, 3, 3)))}, memory=False)
+
+
+class Broken(Slow):
+    def replay(self, inputs, layers, activations):
+        return 1 / 0

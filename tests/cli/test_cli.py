@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("efficientnet_lite_pytorch")
 import gradcam
-from gradcam.cli import commands
+from gradcam.cli import commands, console
 
 MODEL = """
 import torch
@@ -29,13 +29,32 @@ def named():
 
 value = 3
 """
+FLAX = """
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return jax.nn.silu(self.conv(x)).mean((1, 2))
+
+def net():
+    return Net()
+
+def function():
+    weights = jax.random.normal(jax.random.key(0), (3, 4))
+    return lambda x: jax.nn.silu(x @ weights).mean((1, 2))
+"""
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     (tmp_path / "mymodels.py").write_text(MODEL)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands.out, "_width", 200, raising=False)
+    monkeypatch.setattr(console.out, "_width", 200, raising=False)
     sys.modules.pop("mymodels", None)
 
     def call(*words):
@@ -101,6 +120,15 @@ def test_a_model_of_ones_own(run, photo, tmp_path):
     assert json.loads((tmp_path / "named" / "photo" / "manifest.json").read_text())["names"] == [
         ["bee"]
     ]
+
+
+@pytest.mark.parametrize("name", ["net", "function"])
+def test_a_model_of_ones_own_in_jax(run, photo, tmp_path, name):
+    pytest.importorskip("flax")
+    (tmp_path / "myflax.py").write_text(FLAX)
+    result = run("explain", photo, "--model", f"myflax:{name}")
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "out" / "photo" / "maps.npy").shape == (1, 224, 224)
 
 
 def test_broken_files_are_named_and_the_others_explained(run, photo, tmp_path):

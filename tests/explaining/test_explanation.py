@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gradcam import Explanation, targets
-from gradcam.explaining import explanation as module
+from gradcam.explaining import saving
 
 
 def make(maps=None, scores=None, target=None, **options):
@@ -226,7 +226,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch, existing):
     def full_disk(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(module.json, "dumps", full_disk)
+    monkeypatch.setattr(saving.json, "dumps", full_disk)
     with pytest.raises(OSError, match="no space left"):
         make(scores=np.array([7.0, 7.0])).save(tmp_path / "out", overwrite=True)
     assert sorted(os.listdir(tmp_path)) == before

@@ -1,0 +1,143 @@
+"""What each framework says of itself: its version, its accelerators, the memory in use there.
+
+A framework is one row of FRAMEWORKS. A row is used only where its module is loaded already: a
+function of it gets that module, and nothing is imported here.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from gradcam._types import Array
+
+__all__ = ["MemoryMeter", "default_array", "devices", "memory_meter", "versions"]
+
+
+@dataclass(frozen=True)
+class MemoryMeter:
+    """A device's memory in bytes.
+
+    start: forgets the peak so far, where that is possible, and returns what is in use now.
+    peak: the most that was in use since.
+    """
+
+    start: Callable[[], float]
+    peak: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Framework:
+    """One framework.
+
+    module: its name in sys.modules; package: its name on PyPI.
+    devices: module -> names of its accelerators.
+    meter: (module, array) -> the memory meter of the accelerator that the array is on; None for
+        another array or the host.
+    """
+
+    module: str
+    package: str
+    devices: Callable[[Any], list[str]] = lambda module: []
+    meter: Callable[[Any, Array], MemoryMeter | None] = lambda module, array: None
+
+
+def _torch_devices(torch: Any) -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+
+
+def _torch_meter(torch: Any, array: Array) -> MemoryMeter | None:
+    if not isinstance(array, torch.Tensor) or not array.is_cuda:
+        return None
+    cuda, device = torch.cuda, array.device
+
+    def start() -> float:
+        cuda.reset_peak_memory_stats(device)
+        return float(cuda.memory_allocated(device))
+
+    return MemoryMeter(start, lambda: float(cuda.max_memory_allocated(device)))
+
+
+def _jax_devices(jax: Any) -> list[str]:
+    return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+
+
+def _jax_meter(jax: Any, array: Array) -> MemoryMeter | None:
+    if not isinstance(array, jax.Array):
+        return None
+    device = next(iter(array.devices()))
+    if not device.memory_stats():  # a CPU keeps none
+        return None
+    # JAX cannot reset the peak: it is the call's, or an earlier and higher one
+    return MemoryMeter(
+        lambda: float(device.memory_stats()["bytes_in_use"]),
+        lambda: float(device.memory_stats()["peak_bytes_in_use"]),
+    )
+
+
+FRAMEWORKS = (
+    Framework("torch", "torch", _torch_devices, _torch_meter),
+    Framework("jax", "jax", _jax_devices, _jax_meter),
+    Framework("flax", "flax"),
+    Framework("equinox", "equinox"),
+    Framework("haiku", "dm-haiku"),
+    Framework("keras", "keras"),
+)
+
+
+def _loaded() -> list[tuple[Framework, Any]]:
+    """The rows whose modules are loaded, with these modules."""
+    return [(row, sys.modules[row.module]) for row in FRAMEWORKS if row.module in sys.modules]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, this library, NumPy and every loaded framework, by package."""
+    packages = {"gradcam": "gradcam", "numpy": "numpy"}
+    packages |= {framework.package: framework.module for framework, _ in _loaded()}
+    numbers = {"python": platform.python_version()}
+    for package, module in packages.items():
+        try:
+            numbers[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            numbers[package] = str(getattr(sys.modules[module], "__version__", "unknown"))
+    return numbers
+
+
+def devices() -> list[str]:
+    """The accelerators that the loaded frameworks see, as "framework: device"."""
+    names = []
+    for framework, module in _loaded():
+        names += [f"{framework.module}: {device}" for device in framework.devices(module)]
+    return names
+
+
+def memory_meter(array: Array) -> MemoryMeter | None:
+    """The memory meter of the accelerator that an array is on.
+
+    None on the host, and for a device that keeps no count.
+    """
+    for framework, module in _loaded():
+        meter = framework.meter(module, array)
+        if meter is not None:
+            return meter
+    return None
+
+
+def default_array(values: np.ndarray) -> Array:
+    """NumPy values for a model that does not make its own arrays (`MakesArrays`).
+
+    That is a function of arrays, which says nothing of their framework: a JAX array where JAX is
+    loaded, or else NumPy's.
+    """
+    for framework, module in _loaded():
+        if framework.module == "jax":
+            return module.numpy.asarray(values)
+    return values

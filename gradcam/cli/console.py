@@ -1,0 +1,48 @@
+"""What the commands print: results to standard output, progress and problems to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+__all__ = ["FAULTS", "err", "numbers_table", "out", "problem", "say", "spinner"]
+
+out = Console()
+err = Console(stderr=True)
+
+FAULTS = (OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
+"""What an image, layer or class that does not fit raises: shown in a line, without traceback."""
+
+
+def say(line: str) -> None:
+    """A line of the result, without colours of its own."""
+    out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def problem(line: object, label: str = "error", colour: str = "red") -> None:
+    """A line on what went wrong, after a coloured label."""
+    err.print(f"[{colour}]{escape(label)}:[/] {escape(str(line))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """A spinner while the block runs; the function that it gives says what is being done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda description: progress.update(task, description=escape(description))
+
+
+def numbers_table(title: str, names: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """An empty table: columns of names, to the left, and then of numbers, to the right."""
+    table = Table(title=title, title_style="bold")
+    for name in names:
+        table.add_column(name, justify="left", no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,69 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import gradcam
+from gradcam.cli.models import Framework
+
+__all__ = [
+    "FrameworkOption",
+    "ImagesArgument",
+    "LayerOption",
+    "MethodOption",
+    "MethodsOption",
+    "ModelOption",
+    "TargetOption",
+]
+
+
+def _complete_method(incomplete: str) -> list[str]:
+    return [name for name in gradcam.METHODS if name.startswith(incomplete)]
+
+
+ImagesArgument = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of any common kind.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A function that returns your model or a gradcam.Classifier. A bare model is shown "
+        "the centre, 224 x 224, normalised as most ImageNet networks want it. "
+        "[default: EfficientNet-Lite0]",
+    ),
+]
+FrameworkOption = Annotated[
+    Framework, typer.Option("--framework", "-f", help="Of the demo network.", show_default=True)
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layer", "-l", help="Its path. [default: the model's own, or the last that has space]"
+    ),
+]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="A class, by index or name; several times for several. [default: the top class]",
+    ),
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", help="One of `gradcam methods`.", autocompletion=_complete_method)
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="Several times for several. [default: grad-cam]",
+        autocompletion=_complete_method,
+    ),
+]
