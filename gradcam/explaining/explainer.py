@@ -14,7 +14,7 @@ from gradcam import backends, layouts
 from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike
-from gradcam.diagnosis import Source, held, not_finite, warn_blank
+from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.layer_choice import last_spatial_layer
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
@@ -195,7 +195,9 @@ class Explainer:
         layers = source.layers
         # Only a blank explanation keeps its model and inputs alive, for diagnose().
         source = replace(
-            source, model=held(self._model, blank), inputs=held(prepared.inputs, blank)
+            source,
+            model=reference(self._model, blank),
+            inputs=reference(prepared.inputs, blank),
         )
         return Explanation(
             maps=result["maps"][m],

@@ -138,7 +138,7 @@ def test_the_gradient_is_cut_on_the_way(give):
         split(rounded), give(np.full((1, 2, 3, 4), 1.0) + np.arange(4)), target=3
     ).diagnose()
     assert found.reasons == ("no-gradient",)
-    assert "the way is cut (detach, stop_gradient, argmax, rounding)" in found[0].message
+    assert "blocks it (detach, stop_gradient, argmax, rounding)" in found[0].message
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
@@ -166,7 +166,7 @@ def test_a_softmax_is_saturated(give, target):
     found = blank(split(), x, target=target).diagnose()
     assert found.reasons == ("saturated",)
     assert "softmax" in found[0].message
-    assert "explain the class score in front of it, ClassScore(" in found[0].message
+    assert "explain the class score before the softmax, ClassScore(" in found[0].message
     assert not gradcam.explain(split(), x, target=0).diagnose()  # what the hint says
 
 
@@ -182,7 +182,7 @@ def test_a_softmax_or_sigmoid_in_the_model_is_saturated(give):
     for head, size in ((softmax, 1000), (sigmoid, 100)):
         found = blank(split(head), give(size * activations()), target=0).diagnose()
         assert found.reasons == ("saturated",)
-        assert "take it off the model" in found[0].message
+        assert "remove it from the model" in found[0].message
 
 
 def test_what_is_left_of_a_saturated_softmax_is_rounding():
@@ -190,7 +190,7 @@ def test_what_is_left_of_a_saturated_softmax_is_rounding():
         np.eye(3)[None], np.ones(1), Probability(np.array([0])), np.array([[20.0, 0.0]], np.float32)
     )
     assert e.diagnose()[0].message.startswith(
-        "the map is made of rounding errors: the softmax of Probability(0)"
+        "the map consists of rounding errors: the softmax of Probability(0)"
     )
     healthy = gradcam.Explanation(
         np.eye(3)[None], np.ones(1), Probability(0), np.array([[9.0, 0.0]], np.float32)
@@ -277,7 +277,8 @@ def test_the_spatial_tokens_of_a_last_block_do_not_reach_the_output(framework):
                 return x[:, 0] @ torch.from_numpy(weights)
 
         model = torch.nn.Sequential(Patches(), Mix(), Mix(), Alone(), Read()).eval()
-        inputs, names, earlier = torch.from_numpy(x), ("2", "3"), '"1" is the last that does'
+        inputs, names = torch.from_numpy(x), ("2", "3")
+        earlier = '"1" is the last whose spatial tokens do'
     else:
         jnp = pytest.importorskip("jax").numpy
         from jax.ad_checkpoint import checkpoint_name
@@ -294,11 +295,11 @@ def test_the_spatial_tokens_of_a_last_block_do_not_reach_the_output(framework):
             return checkpoint_name(tokens + jnp.tanh(tokens), "alone")[:, 0] @ jnp.asarray(weights)
 
         inputs = jnp.asarray(x.transpose(0, 2, 3, 1))
-        names, earlier = ("mixed2", "alone"), '"mixed1" is the last that does'
+        names, earlier = ("mixed2", "alone"), '"mixed1" is the last whose spatial tokens do'
     for name in names:
         found = blank(model, inputs, layer=name, target=1).diagnose()
         assert found.reasons[0] == "class-token"
-        assert "behind the last attention" in found[0].message
+        assert "after the last attention" in found[0].message
         assert earlier in found[0].message
     assert not gradcam.explain(model, inputs, target=1, relu=False).diagnose()
 
@@ -312,9 +313,9 @@ def test_targets_in_another_order_than_the_samples(give):
     found = blank(model, give(x), target=[1, 2, 0]).diagnose()
     assert [f.reason for f in found] == ["negative", "target"] * 3
     assert (
-        "below class 0, its top one, which is a target of sample 2; see to it that the targets"
-        in found[1].message
-    )
+        "below class 0, the sample's top class, which is a target of sample 2; check that the "
+        "targets are in the order of the samples"
+    ) in found[1].message
     found = blank(model, give(x), target=1).diagnose()
     assert [(f.sample, f.reason) for f in found] == [
         (0, "negative"),
@@ -322,7 +323,7 @@ def test_targets_in_another_order_than_the_samples(give):
         (2, "negative"),
         (2, "target"),
     ]
-    assert "see to it that it is the class that you meant" in found[1].message
+    assert "check that it is the class that you meant" in found[1].message
 
 
 def test_targets_that_the_model_does_not_see():
@@ -335,8 +336,8 @@ def test_targets_that_the_model_does_not_see():
 
     shuffled, same = hand([1, 2, 0]), hand(1)
     assert shuffled.mismatch(0, 0) == (
-        "class 1 scores 9 below class 0, its top one, which is a target of sample 2; see to it that the targets are in "
-        "the order of the samples"
+        "class 1 scores 9 below class 0, the sample's top class, which is a target of sample 2; check "
+        "that the targets are in the order of the samples"
     )
     assert "the class that you meant" in same.mismatch(0, 0)
     assert same.mismatch(1, 0) is None
@@ -433,10 +434,7 @@ def test_a_score_that_is_not_finite_though_all_layers_are():
     net = torch_net()
     x = net[0].weight.new_tensor(activations(1))
     found = raised_and_found(net, x, "1", target=lambda out: (out[:, 0] * 0).log())
-    assert (
-        "every layer's output is a number, but the score is not: look at the target"
-        in found.message
-    )
+    assert "every layer's output is finite, but the score is not: check the target" in found.message
 
 
 def test_a_method_that_overflows(give):
@@ -613,7 +611,7 @@ def test_a_model_that_was_changed_since():
     e = blank(net, x, layer="3", target=0)
     net[6].bias.data[:] += 1
     assert e.diagnose().reasons == ("changed",)
-    assert "weights or inputs were changed since" in e.diagnose()[0].message
+    assert "weights or inputs have changed since" in e.diagnose()[0].message
     net[6].bias.data[:] -= 1
     assert e.diagnose().reasons == ("negative",)
 
@@ -637,7 +635,7 @@ def test_numpy_keeps_what_a_diagnosis_takes_and_pickling_does_not(give):
     found = stored.diagnose()
     assert found.reasons == ("blank",)
     assert "loaded, or made by hand: explain the inputs again" in found[0].message
-    with pytest.raises(ValueError, match="this explanation knows no model"):
+    with pytest.raises(ValueError, match="this explanation has no model"):
         stored.diagnose(give(activations()))
 
 
