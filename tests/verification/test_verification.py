@@ -47,9 +47,9 @@ def gradients(change):
 
 def test_any_object_with_the_two_verbs_is_a_model():
     check(Wrong()).assert_passed()
-    found = gradcam.explain(Wrong(), networks.images(), layer="features", target=1)
+    explanation = gradcam.explain(Wrong(), networks.images(), layer="features", target=1)
     expected = gradcam.explain(networks.case("numpy").model, networks.images(), target=1)
-    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-6)
+    np.testing.assert_allclose(explanation.maps, expected.maps, rtol=1e-6)
     with pytest.raises(TypeError, match="Wrong has no method `layers"):
         gradcam.explain(Wrong(), networks.images())
 
