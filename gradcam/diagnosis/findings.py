@@ -1,4 +1,4 @@
-"""What a diagnosis says: the reasons, and how they are shown; and the warning of a blank map."""
+"""What a diagnosis reports: the reasons, the findings, and the warning of a blank map."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["REASONS", "BlankMapWarning", "Diagnosis", "Finding", "Seen", "warn_blank"]
+__all__ = ["REASONS", "BlankMap", "BlankMapWarning", "Diagnosis", "Finding", "warn_blank"]
 
 REASONS: dict[str, str] = {
     "not-finite": "NaN or infinity, and the layer in which it first appeared",
-    "flat": "the activations, or what the map makes of them, are the same at every position, often 0",
-    "negative": "all evidence is against the score, and ReLU cuts it off",
-    "saturated": "a softmax or sigmoid at 0 or 1 to the last digit, where it has no slope",
+    "flat": "the activations, or those that count in the map, are the same at every position",
+    "negative": "all evidence is against the score, and ReLU removes it",
+    "saturated": "a softmax or sigmoid is 0 or 1 to the last digit, where its slope is 0",
     "class-token": "a transformer's last block, whose spatial tokens do not reach the output",
     "unused": "the score does not depend on the layer",
     "no-gradient": "the score depends on the layer, but its gradient there is 0",
-    "cancels": "neither activations nor gradient are 0, but what the method makes of them is",
-    "fusion": "the layers of a product see evidence at no common position",
-    "target": "the target is not what the model sees in this sample, but perhaps in another of the batch",
+    "cancels": "neither activations nor gradient are 0, but the method combines them to 0",
+    "fusion": "no position has evidence in all layers of a product",
+    "target": "the model sees another class in this sample, perhaps that of another sample",
     "changed": "the model gives another score than when it was explained",
-    "blank": "the map is 0 everywhere, and neither model nor inputs are there to say why",
+    "blank": "the map is 0 everywhere, but the model or its inputs are not there to say why",
 }
 """Every reason that a finding may have."""
 
 
 class BlankMapWarning(UserWarning):
-    """A map that is 0 everywhere: nothing speaks for the score, or something went wrong on the way.
+    """A map is 0 everywhere: nothing speaks for the score, or something went wrong.
 
-    `Explanation.diagnose()` says which. To be silent, `warnings.simplefilter("ignore", gradcam.BlankMapWarning)`; to
-    have an error instead, `"error"`.
+    `Explanation.diagnose()` says which. To silence it, use
+    `warnings.simplefilter("ignore", gradcam.BlankMapWarning)`; to raise it, use `"error"`.
     """
 
 
@@ -40,10 +40,12 @@ class BlankMapWarning(UserWarning):
 class Finding:
     """What is wrong with one map.
 
-    reason: a key of `gradcam.diagnosis.REASONS`; message: what that is here, and what to do, in one sentence.
-    sample, target: whose map; `target` is the column among K targets, None where there is one.
-    layer: where, if it is of one layer. amount: how much evidence there is against the score, summed over positions
-    on the map's own scale, for "negative".
+    reason: a key of `gradcam.diagnosis.REASONS`.
+    message: what the cause is in this case and what to do, in one sentence.
+    sample: the map's sample. target: its column among K targets, None where there is one target.
+    layer: the layer, if the finding is about one.
+    amount: for "negative", the sum over positions of the evidence against the score, on the map's
+        own scale.
     """
 
     reason: str
@@ -54,20 +56,20 @@ class Finding:
     amount: float | None = None
 
     def __str__(self) -> str:
-        which = (
-            f"sample {self.sample}"
-            if self.target is None
-            else f"sample {self.sample}, target {self.target}"
-        )
-        return f"{which}: {self.reason}: {self.message}"
+        name = f"sample {self.sample}"
+        if self.target is not None:
+            name += f", target {self.target}"
+        return f"{name}: {self.reason}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `Explanation.diagnose` found: empty, and false, where every map shows something. Print it, or go through it.
+    """The findings of `Explanation.diagnose`. Print it, or iterate over it.
 
-    findings: in the order of samples and targets, the cause before what may lie behind it.
-    maps: how many were looked at.
+    It is empty, and false, where every map shows something.
+
+    findings: in the order of samples and targets. A cause comes before a hint at what is behind it.
+    maps: the number of maps examined.
     """
 
     findings: tuple[Finding, ...]
@@ -75,7 +77,7 @@ class Diagnosis:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Each reason once, in the order found."""
+        """Each reason once, in the order of the findings."""
         return tuple(dict.fromkeys(finding.reason for finding in self.findings))
 
     def __iter__(self) -> Iterator[Finding]:
@@ -89,63 +91,97 @@ class Diagnosis:
 
     def __str__(self) -> str:
         if not self.findings:
-            return (
-                f"nothing is wrong with {'the map' if self.maps == 1 else f'the {self.maps} maps'}"
-            )
-        wrong = len({(finding.sample, finding.target) for finding in self.findings})
-        return "\n".join(
-            [f"{wrong} of {self.maps} maps:", *(f"  {finding}" for finding in self.findings)]
-        )
+            maps = "the map" if self.maps == 1 else f"the {self.maps} maps"
+            return f"nothing is wrong with {maps}"
+        affected = {(finding.sample, finding.target) for finding in self.findings}
+        lines = [f"{len(affected)} of {self.maps} maps:"]
+        lines += [f"  {finding}" for finding in self.findings]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A map that is blank, flat or not finite."""
+class BlankMap:
+    """A map that is to be diagnosed: all its values (P,) are the same, or one is not finite.
+
+    column: its column among K targets, 0 where there is one target.
+    target: the same, but None where there is one target, as a `Finding` has it.
+    layer: the layer of which the map is, if it is of one.
+    """
 
     sample: int
+    column: int
     target: int | None
     values: np.ndarray
-    layer: str
+    layer: str | None = None
 
     @property
-    def blank(self) -> bool:
+    def index(self) -> tuple[int, int]:
+        """The map's place in arrays (N, K)."""
+        return self.sample, self.column
+
+    @property
+    def zero(self) -> bool:
         return not self.values.any()
 
-    def finding(
-        self, reason: str, message: str, layer: str | None = None, amount: float | None = None
-    ) -> Finding:
-        return Finding(reason, self.sample, message, self.target, layer, amount)
+    @property
+    def flat(self) -> bool:
+        return bool(self.values.max() == self.values.min())
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.values).all())
+
+    def finding(self, reason: str, message: str, amount: float | None = None) -> Finding:
+        """A finding about this map."""
+        return Finding(reason, self.sample, message, self.target, self.layer, amount)
 
 
-def warn_blank(blank: np.ndarray, what: str) -> None:
-    """Warn, at the user's line, of maps that are 0 everywhere: `blank` is (N,) or (N, K)."""
+def warn_blank(blank: np.ndarray, origin: str) -> None:
+    """Warn, at the user's line, of maps that are 0 everywhere.
+
+    blank: booleans (N,) or (N, K). origin: the method, model and layer.
+    """
     if not blank.any():
         return
-    names = [
-        str(place[0]) if blank.ndim == 1 else f"({place[0]}, {place[1]})"
-        for place in np.argwhere(blank)
-    ]
-    many, left = len(names) > 1, len(names) - 8
-    if len(names) == blank.size:
-        whose = f"all {blank.size} maps" if many else "the map"
-    else:
-        of = "sample" if blank.ndim == 1 else "(sample, target)"
-        of += "s" if many and blank.ndim == 1 else ""
-        listed = ", ".join(names[:8]) + (f" and {left} more" if left > 0 else "")
-        whose = f"the map{'s' if many else ''} of {of} {listed}"
     warnings.warn(
-        f"{whose} {'are' if many else 'is'} 0 everywhere ({what}); .diagnose() of the explanation says why",
+        f"{_listed(blank)} 0 everywhere ({origin}); .diagnose() of the explanation says why",
         BlankMapWarning,
         _outside(),
     )
 
 
+def _listed(blank: np.ndarray, limit: int = 8) -> str:
+    """Which maps are blank, with the verb, such as "the maps of samples 1, 3 are"."""
+    count = int(blank.sum())
+    if count == blank.size:
+        return "the map is" if count == 1 else f"all {count} maps are"
+    if blank.ndim == 1:
+        names = [str(sample) for sample in np.flatnonzero(blank)]
+        singular = "sample"
+        plural = "samples"
+    else:
+        names = [f"({sample}, {target})" for sample, target in np.argwhere(blank)]
+        singular = plural = "(sample, target)"
+    if count == 1:
+        return f"the map of {singular} {names[0]} is"
+    listed = ", ".join(names[:limit])
+    if count > limit:
+        listed += f" and {count - limit} more"
+    return f"the maps of {plural} {listed} are"
+
+
 def _outside() -> int:
-    """The stack level, for the caller's call of `warnings.warn`, of the first frame that is not of this library."""
-    frame, level = sys._getframe(1), 1
-    while (
-        frame.f_back is not None
-        and frame.f_globals.get("__name__", "").partition(".")[0] == "gradcam"
-    ):
-        frame, level = frame.f_back, level + 1
+    """The `stacklevel` for a caller's `warnings.warn` that points outside this library.
+
+    `warnings.warn(skip_file_prefixes=...)` does this from Python 3.12 on.
+    """
+    frame = sys._getframe(1)
+    level = 1
+    while frame.f_back is not None and _is_ours(frame.f_globals):
+        frame = frame.f_back
+        level += 1
     return level
+
+
+def _is_ours(names: dict[str, object]) -> bool:
+    return str(names.get("__name__", "")).partition(".")[0] == "gradcam"

@@ -1,4 +1,4 @@
-"""What an explanation keeps to be diagnosed: how its model can be run again."""
+"""What an explanation keeps so that it can be diagnosed: how its model is run again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from gradcam.layouts import Layout
 from gradcam.methods import MethodSpec
 from gradcam.model import Model
 
-__all__ = ["Source", "held"]
+__all__ = ["Source", "reference"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """How an explanation's model can be run again, with the weights that it has then.
+    """How an explanation's model is run again, with the weights that it has at that time.
 
-    model, inputs: what was explained, or ReferenceError where it is gone.
-    adapt: (model, inputs) -> its backend. target: settled, no top class is left open.
-    layout_of: (path, sample's shape, model) -> Layout.
+    model, inputs: return the user's own model and inputs. ReferenceError where they are gone.
+    adapt: (model, inputs) -> the model's backend.
+    target: outputs -> scores. Top classes are already resolved to indices.
+    layers: paths of the explained layers.
+    entry: the method's specification.
+    layout_of: (path, shape of a sample, backend) -> the layer's layout.
     maps: (backend, inputs, target, layers, relu) -> maps by the same method.
     earlier: (backend, inputs) -> the last layer whose spatial tokens reach the output.
     """
@@ -36,43 +39,33 @@ class Source:
     maps: Callable[[Model, Inputs, Any, tuple[str, ...], bool], Array]
     earlier: Callable[[Model, Inputs], str]
 
-    @property
-    def scored(self) -> bool:
-        """Whether the method looks at the score at all."""
-        return self.entry.uses_scores
 
-    @property
-    def differentiated(self) -> bool:
-        """Whether it looks at the score's gradient at the layer."""
-        return self.entry.uses_gradients
+def reference(value: Any, strong: bool) -> Callable[[], Any]:
+    """A function that returns `value`, which it keeps alive only if `strong`.
 
-    @property
-    def of_layer(self) -> bool:
-        """Whether it explains a layer, rather than all attention weights or all biases."""
-        return self.entry.uses_layer
-
-
-def held(value: Any, keep: bool) -> Callable[[], Any]:
-    """`value`, kept; or for as long as someone else keeps it, after which asking for it is a ReferenceError.
-
-    An explanation is small, and many are collected; inputs, and models, are neither.
+    Otherwise it raises ReferenceError once nothing else keeps the value alive. An explanation is
+    small and many are collected, so it should not keep a model or a batch of images alive.
     """
-    if keep:
+    if strong:
         return lambda: value
+    # A tuple or mapping of arrays is often a temporary, while the arrays in it live on.
     if isinstance(value, Mapping):
-        items = {key: held(one, keep) for key, one in value.items()}
-        return lambda: {key: one() for key, one in items.items()}
+        items = {key: reference(item, strong) for key, item in value.items()}
+        return lambda: {key: item() for key, item in items.items()}
     if type(value) is tuple:
-        parts = [held(one, keep) for one in value]
-        return lambda: tuple(one() for one in parts)
+        parts = [reference(part, strong) for part in value]
+        return lambda: tuple(part() for part in parts)
     try:
-        found = weakref.ref(value)
-    except TypeError:  # a number, a string, None
+        return _alive(weakref.ref(value))
+    except TypeError:  # numbers, strings and None have no weak references
         return lambda: value
 
-    def alive() -> Any:
-        if (one := found()) is None:
-            raise ReferenceError("what was explained is gone")
-        return one
 
-    return alive
+def _alive(weak: weakref.ref[Any]) -> Callable[[], Any]:
+    def value() -> Any:
+        target = weak()
+        if target is None:
+            raise ReferenceError("the explained model or inputs no longer exist")
+        return target
+
+    return value

@@ -14,7 +14,7 @@ from gradcam import backends, layouts
 from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
-from gradcam.diagnosis import Source, held, not_finite, warn_blank
+from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
 from gradcam.explaining.prepare import (
@@ -199,7 +199,9 @@ class Explainer:
         axes = tuple(a for a in map(prepared.known_axes, layers) if a is not None)
         # Only a blank explanation keeps its model and inputs alive, for diagnose().
         source = replace(
-            source, model=held(self._model, blank), inputs=held(prepared.inputs, blank)
+            source,
+            model=reference(self._model, blank),
+            inputs=reference(prepared.inputs, blank),
         )
         return Explanation(
             maps=result["maps"][m],

@@ -173,20 +173,24 @@ def axes_by_evidence(
     samples = seen.samples()
     if samples is None:
         return None
-    space = sure_space(model, inputs, evidence.input_key)
-    spaces = spaces_of(evidence.input_shape, space)
-    candidates = list(readings(seen.sample_shape(samples), samples, spaces, evidence.input_shape))
-    best, value = best_reading(candidates, seen.responses(samples))
-    if best is None or value < ENOUGH:
-        return None
-    return LayerAxes(
-        path,
-        best.layout,
-        "evidence",
-        value,
-        _named_input(inputs, evidence.input_key),
-        _size_along(best, evidence.input_shape, seen.frames(samples, best)),
-    )
+    sure = sure_space(model, inputs, evidence.input_key)
+    channels_first = channel_order(model, INPUT).channels_first
+    responses = seen.responses(samples)
+    sample = seen.sample_shape(samples)
+    # The likeliest axes of the input come first: others are tried only where no reading of these agrees.
+    for space in spaces_of(evidence.input_shape, sure, channels_first):
+        candidates = list(readings(sample, samples, space, evidence.input_shape))
+        best, value = best_reading(candidates, responses)
+        if best is not None and value >= ENOUGH:
+            return LayerAxes(
+                path,
+                best.layout,
+                "evidence",
+                value,
+                _named_input(inputs, evidence.input_key),
+                _size_along(best, evidence.input_shape, seen.frames(samples, best)),
+            )
+    return None
 
 
 def guessed_axes(

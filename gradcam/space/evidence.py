@@ -128,11 +128,9 @@ def ask(
     base = run(copies)
 
     def changes(key: InputKey, masks: Array) -> list[np.ndarray]:
-        array = arrays_of(copies)[key]
-        changed = disturbed(array, masks)
-        return [
-            (a - b) ** 2 for a, b in zip(run(with_array(copies, key, changed)), base, strict=True)
-        ]
+        changed = disturbed(arrays_of(copies)[key], masks)
+        after = run(with_array(copies, key, changed))
+        return [_change(a, b) for a, b in zip(after, base, strict=True)]
 
     key, second_copy = _answering_input(copies, first_array(inputs), changes)
     shape = tuple(int(n) for n in arrays_of(copies)[key].shape)
@@ -145,6 +143,14 @@ def ask(
         responses = tuple((pattern, change[n]) for pattern, change in by_pattern)
         evidence[path] = LayerEvidence(tuple(base[n].shape), second_copy[n], responses)
     return Evidence(evidence, key, shape, passes)
+
+
+def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Squared changes relative to the largest, so that none overflows; 0 where one is not a number."""
+    with np.errstate(all="ignore"):
+        difference = np.nan_to_num(after - before, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = np.abs(difference).max(initial=0.0)
+    return (difference / largest) ** 2 if largest > 0 else difference
 
 
 def _answering_input(

@@ -126,24 +126,23 @@ def sample_arrangements(shape: Sequence[int], count: int) -> Iterator[Samples]:
 
 
 def readings(
-    sample: Shape, samples: Samples, spaces: Sequence[Shape], input_shape: Shape
+    sample: Shape, samples: Samples, space: Shape, input_shape: Shape
 ) -> Iterator[Reading]:
-    """Every reading of a sample of that shape, for an input whose positions run along one of `spaces`.
+    """Every reading of a sample of that shape, for an input whose positions run along these axes.
 
-    sample: the shape of one sample; with frames, (F, *sample). spaces: axes of the input, such as (2, 3).
+    sample: the shape of one sample; with frames, (F, *sample). space: axes of the input, such as (2, 3).
     """
-    for space in spaces:
-        yield from _unframed(sample, samples, space, input_shape)
-        if len(sample) < 3:
-            continue
-        # The first axis may be frames. They run along an axis of the input, or were cut out of it as windows.
-        for frame_axis in sorted(set().union(*spaces)):
-            rest = tuple(axis for axis in space if axis != frame_axis)
-            if rest and input_shape[frame_axis] == sample[0]:
-                for reading in _unframed(sample[1:], samples, rest, input_shape):
-                    yield Reading(reading.layout, rest, frame_axis)
-        if samples.folded > 1:
-            yield from _unframed(sample[1:], samples, space, input_shape)
+    yield from _unframed(sample, samples, space, input_shape)
+    if len(sample) < 3:
+        return
+    # The first axis may be frames. They run along an axis of the input, or were cut out of it as windows.
+    for frame_axis in space:
+        rest = tuple(axis for axis in space if axis != frame_axis)
+        if rest and input_shape[frame_axis] == sample[0]:
+            for reading in _unframed(sample[1:], samples, rest, input_shape):
+                yield Reading(reading.layout, rest, frame_axis)
+    if samples.folded > 1:
+        yield from _unframed(sample[1:], samples, space, input_shape)
 
 
 def _unframed(
@@ -213,14 +212,19 @@ def _summed(responses: Sequence[Response], axis: int) -> list[Response]:
     ]
 
 
-def spaces_of(input_shape: Sequence[int], sure: Shape | None) -> list[Shape]:
-    """The sets of axes of an input (N, ...) that its positions may run along; the one that is known, if it is."""
+def spaces_of(input_shape: Sequence[int], sure: Shape | None, channels_first: bool) -> list[Shape]:
+    """The sets of axes of an input (N, ...) that its positions may run along, likeliest first.
+
+    sure: the one that is known, if it is. channels_first: the framework's own order, which comes first.
+    """
     if sure is not None:
         return [sure]
     axes = tuple(range(1, len(input_shape)))
     if len(axes) < 2:
         return [axes]
+    expected = axes[1:] if channels_first else axes[:-1]
     sets = list(itertools.combinations(axes, len(axes) - 1))
+    sets.sort(key=lambda space: space != expected)
     if len(axes) == 2:
         sets = [axes, *sets]  # a spectrogram, or a sequence of vectors either way round
     return sets

@@ -1,7 +1,8 @@
-"""Whether the gradients of an explanation are those of the model: finite differences say."""
+"""Whether the gradients of an explanation are those of the model, checked by finite differences."""
 
 from __future__ import annotations
 
-from gradcam.verification.finite_differences import Check, Verification, verify
+from gradcam.verification.finite_differences import verify
+from gradcam.verification.report import Check, Verification
 
 __all__ = ["Check", "Verification", "verify"]

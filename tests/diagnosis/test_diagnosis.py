@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import gradcam
-from gradcam import BlankMapWarning, diagnosis
+from gradcam import BlankMapWarning
 from gradcam._arrays import array_namespace, constant, to_numpy
+from gradcam.diagnosis import REASONS
 from gradcam.diagnosis.classes import Classes
 from gradcam.explaining import explainer
 from gradcam.targets import ClassScore, LogProbability, Probability
@@ -62,15 +63,15 @@ def blank(*args, **options):
     return e
 
 
-# ------------------------------------------------------------------------------------------ maps that are not blank
+# -------------------------------------------------------------------------- maps that are not blank
 
 
 def test_a_healthy_map_has_no_findings(some_case):
     e = gradcam.explain(some_case.model, some_case.inputs(), layer=some_case.second, relu=False)
-    found = e.diagnose()
-    assert not found
-    assert list(found) == []
-    assert str(found) == "nothing is wrong with the 3 maps"
+    diagnosis = e.diagnose()
+    assert not diagnosis
+    assert list(diagnosis) == []
+    assert str(diagnosis) == "nothing is wrong with the 3 maps"
     assert "nothing is wrong with the map" in str(
         gradcam.explain(split(), activations(1), target=0).diagnose()
     )
@@ -89,6 +90,24 @@ def test_for_a_healthy_map_nothing_runs_again():
     assert len(calls) == before
 
 
+def test_each_question_is_asked_once_for_the_whole_batch():
+    torch = pytest.importorskip("torch")
+    calls = []
+
+    def head(a):
+        calls.append(len(a))
+        return pooled(a)
+
+    def asked(samples):
+        x = torch.from_numpy(activations(samples))
+        e = blank(split(head), x, target=[[1, 2]])
+        before = len(calls)
+        assert e.diagnose().reasons == ("negative", "unused")
+        return len(calls) - before
+
+    assert asked(5) == asked(1)
+
+
 def test_negative_maps_without_relu_are_not_blank(give):
     e = gradcam.explain(split(), give(activations()), target=1, relu=False)  # and does not warn
     assert not e.diagnose()
@@ -97,36 +116,36 @@ def test_negative_maps_without_relu_are_not_blank(give):
     )
 
 
-# ------------------------------------------------------------------------------------------ the reasons
+# -------------------------------------------------------------------------------------- the reasons
 
 
 @pytest.mark.parametrize("method", ["grad-cam", "layer-cam", "hires-cam", "ablation-cam"])
 def test_all_evidence_is_negative_and_how_much(give, method):
     model, x = split(), give(activations())
     e = blank(model, x, target=1, method=method)
-    found = e.diagnose()
-    assert [(f.reason, f.sample, f.target, f.layer) for f in found] == [
+    diagnosis = e.diagnose()
+    assert [(f.reason, f.sample, f.target, f.layer) for f in diagnosis] == [
         ("negative", n, None, "features") for n in range(3)
     ]
     counterfactual = gradcam.explain(model, x, target=-ClassScore(1), method=method)
     amounts = -to_numpy(counterfactual.maps).sum((1, 2))
-    np.testing.assert_allclose([f.amount for f in found], amounts, rtol=1e-3)
+    np.testing.assert_allclose([f.amount for f in diagnosis], amounts, rtol=1e-3)
     assert (
         "the counterfactual, target=-ClassScore(1), or at the signed map, relu=False"
-        in found[0].message
+        in diagnosis[0].message
     )
-    assert str(found).startswith(
+    assert str(diagnosis).startswith(
         "3 of 3 maps:\n  sample 0: negative: all evidence is against the score"
     )
 
 
 def test_the_score_does_not_depend_on_the_layer(give):
     for method in ("grad-cam", "hires-cam", "ablation-cam"):
-        found = blank(split(), give(activations()), target=2, method=method).diagnose()
-        assert found.reasons == ("unused",)
+        diagnosis = blank(split(), give(activations()), target=2, method=method).diagnose()
+        assert diagnosis.reasons == ("unused",)
         assert (
             'does not depend on layer "features": with its output set to zero, negated or'
-            in found[0].message
+            in diagnosis[0].message
         )
 
 
@@ -134,11 +153,11 @@ def test_the_gradient_is_cut_on_the_way(give):
     def rounded(a):
         return array_namespace(a).floor(10 * pooled(a) + 0.25) / 10
 
-    found = blank(
+    diagnosis = blank(
         split(rounded), give(np.full((1, 2, 3, 4), 1.0) + np.arange(4)), target=3
     ).diagnose()
-    assert found.reasons == ("no-gradient",)
-    assert "the way is cut (detach, stop_gradient, argmax, rounding)" in found[0].message
+    assert diagnosis.reasons == ("no-gradient",)
+    assert "blocks it (detach, stop_gradient, argmax, rounding)" in diagnosis[0].message
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
@@ -163,10 +182,10 @@ def test_the_gradient_is_detached(framework):
 )
 def test_a_softmax_is_saturated(give, target):
     x = give(1000 * activations())
-    found = blank(split(), x, target=target).diagnose()
-    assert found.reasons == ("saturated",)
-    assert "softmax" in found[0].message
-    assert "explain the class score in front of it, ClassScore(" in found[0].message
+    diagnosis = blank(split(), x, target=target).diagnose()
+    assert diagnosis.reasons == ("saturated",)
+    assert "softmax" in diagnosis[0].message
+    assert "explain the class score before the softmax, ClassScore(" in diagnosis[0].message
     assert not gradcam.explain(split(), x, target=0).diagnose()  # what the hint says
 
 
@@ -180,9 +199,9 @@ def test_a_softmax_or_sigmoid_in_the_model_is_saturated(give):
         return 0.5 + array_namespace(a).tanh(pooled(a) / 2) / 2
 
     for head, size in ((softmax, 1000), (sigmoid, 100)):
-        found = blank(split(head), give(size * activations()), target=0).diagnose()
-        assert found.reasons == ("saturated",)
-        assert "take it off the model" in found[0].message
+        diagnosis = blank(split(head), give(size * activations()), target=0).diagnose()
+        assert diagnosis.reasons == ("saturated",)
+        assert "remove it from the model" in diagnosis[0].message
 
 
 def test_what_is_left_of_a_saturated_softmax_is_rounding():
@@ -190,7 +209,7 @@ def test_what_is_left_of_a_saturated_softmax_is_rounding():
         np.eye(3)[None], np.ones(1), Probability(np.array([0])), np.array([[20.0, 0.0]], np.float32)
     )
     assert e.diagnose()[0].message.startswith(
-        "the map is made of rounding errors: the softmax of Probability(0)"
+        "the map consists of rounding errors: the softmax of Probability(0)"
     )
     healthy = gradcam.Explanation(
         np.eye(3)[None], np.ones(1), Probability(0), np.array([[9.0, 0.0]], np.float32)
@@ -202,9 +221,9 @@ def test_activations_are_0(give):
     x = activations()
     x[1] = 0
     e = blank(split(), give(x), target=0)
-    found = e.diagnose()
-    assert [(f.reason, f.sample) for f in found] == [("flat", 1)]
-    assert 'the activations of layer "features" are 0 at every position' in found[0].message
+    diagnosis = e.diagnose()
+    assert [(f.reason, f.sample) for f in diagnosis] == [("flat", 1)]
+    assert 'the activations of layer "features" are 0 at every position' in diagnosis[0].message
 
 
 def test_activations_are_flat(give):
@@ -218,19 +237,19 @@ def test_activations_are_flat(give):
     x[1, 1] = np.arange(12).reshape(3, 4)
     x[1, 0] = 1
     inputs = give(x)
-    found = gradcam.explain(model, inputs, target=3).diagnose()  # of channel 0 alone
-    assert [(f.reason, f.sample) for f in found] == [("flat", 0), ("flat", 1)]
-    assert "activations that count in this map" in found[1].message
+    diagnosis = gradcam.explain(model, inputs, target=3).diagnose()  # of channel 0 alone
+    assert [(f.reason, f.sample) for f in diagnosis] == [("flat", 0), ("flat", 1)]
+    assert "activations that count in this map" in diagnosis[1].message
     inputs = give(np.ones((1, 2, 1, 1)))
-    found = gradcam.explain(model, inputs, layer="features", target=0).diagnose()
-    assert 'layer "features" has a single position' in found[0].message
+    diagnosis = gradcam.explain(model, inputs, layer="features", target=0).diagnose()
+    assert 'layer "features" has a single position' in diagnosis[0].message
 
 
 def test_methods_that_look_at_no_score():
     x = -activations(1)
     x[0, 1] = 0
-    found = blank(split(), x, target=0, method=lambda a, g: a.sum(-2)).diagnose()
-    assert found.reasons == ("negative",)
+    diagnosis = blank(split(), x, target=0, method=lambda a, g: a.sum(-2)).diagnose()
+    assert diagnosis.reasons == ("negative",)
     assert blank(
         split(), np.zeros((1, 2, 3, 4)), target=0, method="eigen-cam"
     ).diagnose().reasons == ("flat",)
@@ -246,9 +265,9 @@ def test_activations_and_gradients_cancel(give):
     model = split(
         lambda a: pooled(a * signs)
     )  # every second position speaks for it, the others against it
-    found = blank(model, x, target=0).diagnose()
-    assert found.reasons == ("cancels",)
-    assert 'try method="layer-cam"' in found[0].message
+    diagnosis = blank(model, x, target=0).diagnose()
+    assert diagnosis.reasons == ("cancels",)
+    assert 'try method="layer-cam"' in diagnosis[0].message
     assert not gradcam.explain(model, x, target=0, method="layer-cam").diagnose()
 
 
@@ -277,7 +296,8 @@ def test_the_spatial_tokens_of_a_last_block_do_not_reach_the_output(framework):
                 return x[:, 0] @ torch.from_numpy(weights)
 
         model = torch.nn.Sequential(Patches(), Mix(), Mix(), Alone(), Read()).eval()
-        inputs, names, earlier = torch.from_numpy(x), ("2", "3"), '"1" is the last that does'
+        inputs, names = torch.from_numpy(x), ("2", "3")
+        earlier = '"1" is the last whose spatial tokens do'
     else:
         jnp = pytest.importorskip("jax").numpy
         from jax.ad_checkpoint import checkpoint_name
@@ -294,12 +314,12 @@ def test_the_spatial_tokens_of_a_last_block_do_not_reach_the_output(framework):
             return checkpoint_name(tokens + jnp.tanh(tokens), "alone")[:, 0] @ jnp.asarray(weights)
 
         inputs = jnp.asarray(x.transpose(0, 2, 3, 1))
-        names, earlier = ("mixed2", "alone"), '"mixed1" is the last that does'
+        names, earlier = ("mixed2", "alone"), '"mixed1" is the last whose spatial tokens do'
     for name in names:
-        found = blank(model, inputs, layer=name, target=1).diagnose()
-        assert found.reasons[0] == "class-token"
-        assert "behind the last attention" in found[0].message
-        assert earlier in found[0].message
+        diagnosis = blank(model, inputs, layer=name, target=1).diagnose()
+        assert diagnosis.reasons[0] == "class-token"
+        assert "after the last attention" in diagnosis[0].message
+        assert earlier in diagnosis[0].message
     assert not gradcam.explain(model, inputs, target=1, relu=False).diagnose()
 
 
@@ -309,20 +329,20 @@ def test_targets_in_another_order_than_the_samples(give):
         x[n, n] += 1  # sample n shows class n, and channel n speaks for it and against the others
     model = split(lambda a: pooled(a, 90 * np.eye(3) - 50))
     assert not gradcam.explain(model, give(x), target=[0, 1, 2]).diagnose()
-    found = blank(model, give(x), target=[1, 2, 0]).diagnose()
-    assert [f.reason for f in found] == ["negative", "target"] * 3
+    diagnosis = blank(model, give(x), target=[1, 2, 0]).diagnose()
+    assert [f.reason for f in diagnosis] == ["negative", "target"] * 3
     assert (
-        "below class 0, its top one, which is a target of sample 2; see to it that the targets"
-        in found[1].message
-    )
-    found = blank(model, give(x), target=1).diagnose()
-    assert [(f.sample, f.reason) for f in found] == [
+        "below class 0, the sample's top class, which is a target of sample 2; check that the "
+        "targets are in the order of the samples"
+    ) in diagnosis[1].message
+    diagnosis = blank(model, give(x), target=1).diagnose()
+    assert [(f.sample, f.reason) for f in diagnosis] == [
         (0, "negative"),
         (0, "target"),
         (2, "negative"),
         (2, "target"),
     ]
-    assert "see to it that it is the class that you meant" in found[1].message
+    assert "check that it is the class that you meant" in diagnosis[1].message
 
 
 def test_targets_that_the_model_does_not_see():
@@ -335,15 +355,15 @@ def test_targets_that_the_model_does_not_see():
 
     shuffled, same = hand([1, 2, 0]), hand(1)
     assert shuffled.mismatch(0, 0) == (
-        "class 1 scores 9 below class 0, its top one, which is a target of sample 2; see to it that the targets are in "
-        "the order of the samples"
+        "class 1 scores 9 below class 0, the sample's top class, which is a target of "
+        "sample 2; check that the targets are in the order of the samples"
     )
     assert "the class that you meant" in same.mismatch(0, 0)
     assert same.mismatch(1, 0) is None
     assert hand([[0, 1], [1, 2], [2, 0]]).mismatch(0, 0) is None
 
 
-# ------------------------------------------------------------------------------------------ NaN and infinity
+# --------------------------------------------------------------------------------- NaN and infinity
 
 
 def torch_net():
@@ -360,27 +380,27 @@ def torch_net():
     ).eval()
 
 
-def raised_and_found(model, inputs, layer, **options):
-    """The error's message, and that of the finding where no error was wanted, for the one bad sample."""
+def raised_finding(model, inputs, layer, **options):
+    """The finding for the one bad sample, which says what the error of `check=True` says."""
     with pytest.raises(
         FloatingPointError, match="or pass check=False to have the map all the same"
     ) as raised:
         gradcam.explain(model, inputs, layer=layer, **options)
-    (found,) = gradcam.explain(model, inputs, layer=layer, check=False, **options).diagnose()
-    assert found.reason == "not-finite"
-    assert str(raised.value).startswith(found.message)
-    return found
+    (finding,) = gradcam.explain(model, inputs, layer=layer, check=False, **options).diagnose()
+    assert finding.reason == "not-finite"
+    assert str(raised.value).startswith(finding.message)
+    return finding
 
 
 def test_nan_in_the_input(some_case):
     inputs = some_case.inputs()
     hole = np.zeros(tuple(inputs.shape))
     hole[1] = np.nan
-    found = raised_and_found(
+    finding = raised_finding(
         some_case.model, inputs + constant(hole, like=inputs), some_case.second
     )
-    assert found.sample == 1
-    assert "for sample 1: so is the input itself" in found.message
+    assert finding.sample == 1
+    assert "for sample 1: so is the input itself" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -392,9 +412,9 @@ def test_the_layer_in_which_nan_first_appeared(layer, broken, what):
     x = activations()
     x[[0, 2]] = 0  # whose product with infinity is NaN too
     e = gradcam.explain(net, net[0].weight.new_tensor(x), layer=layer, check=False)
-    found = e.diagnose(net[0].weight.new_tensor(x))
-    assert {f.sample for f in found} == {0, 1, 2}
-    for f in found:
+    findings = e.diagnose(net[0].weight.new_tensor(x))
+    assert {f.sample for f in findings} == {0, 1, 2}
+    for f in findings:
         assert f'the {what} of layer "{layer}" are NaN' in f.message
         assert f'"{broken}" is the first layer, in the order in which they run' in f.message
 
@@ -403,9 +423,9 @@ def test_nan_that_appears_behind_the_layer():
     net = torch_net()
     net[2].bias.data[1] = float("nan")
     x = net[0].weight.new_tensor(activations(1))
-    found = raised_and_found(net, x, "1", target=0)
-    assert 'the gradients of layer "1" are NaN' in found.message
-    assert '"2" is the first layer' in found.message
+    finding = raised_finding(net, x, "1", target=0)
+    assert 'the gradients of layer "1" are NaN' in finding.message
+    assert '"2" is the first layer' in finding.message
 
 
 def test_nan_on_the_way_back_from_the_score():
@@ -424,26 +444,27 @@ def test_nan_on_the_way_back_from_the_score():
     net.insert(5, Root())  # whose slope is infinite at 0
     net.eval()
     x = net[0].weight.new_tensor(activations(1))
-    found = raised_and_found(net, x, "1", target=0)
-    assert 'the gradients of layer "1" are NaN' in found.message
-    assert 'on the way back from the score the gradient at layer "4" is the first' in found.message
+    finding = raised_finding(net, x, "1", target=0)
+    assert 'the gradients of layer "1" are NaN' in finding.message
+    assert (
+        'on the way back from the score the gradient at layer "4" is the first' in finding.message
+    )
 
 
 def test_a_score_that_is_not_finite_though_all_layers_are():
     net = torch_net()
     x = net[0].weight.new_tensor(activations(1))
-    found = raised_and_found(net, x, "1", target=lambda out: (out[:, 0] * 0).log())
+    finding = raised_finding(net, x, "1", target=lambda out: (out[:, 0] * 0).log())
     assert (
-        "every layer's output is a number, but the score is not: look at the target"
-        in found.message
+        "every layer's output is finite, but the score is not: check the target" in finding.message
     )
 
 
 def test_a_method_that_overflows(give):
     x, model = give(1e30 * activations(1)), split()
     with np.errstate(over="ignore"):
-        found = raised_and_found(model, x, None, target=0, method=lambda a, g: (a * a).sum(-2))
-    assert "the method overflows their dtype" in found.message
+        finding = raised_finding(model, x, None, target=0, method=lambda a, g: (a * a).sum(-2))
+    assert "the method overflows their dtype" in finding.message
 
 
 def test_nan_of_named_values_in_jax():
@@ -457,9 +478,9 @@ def test_nan_of_named_values_in_jax():
 
     x = activations(3).transpose(0, 2, 3, 1)
     x[2, 1, 1, 0] = -1
-    found = raised_and_found(model, jnp.asarray(x), "c", target=0)
-    assert found.sample == 2
-    assert '"b" is the first layer' in found.message
+    finding = raised_finding(model, jnp.asarray(x), "c", target=0)
+    assert finding.sample == 2
+    assert '"b" is the first layer' in finding.message
 
 
 def test_a_layer_that_the_score_does_not_use_is_no_obstacle_to_finding_nan():
@@ -479,13 +500,13 @@ def test_a_layer_that_the_score_does_not_use_is_no_obstacle_to_finding_nan():
             self.aside(a)
             return torch.sqrt(self.zero(a * 0)).mean((2, 3))
 
-    found = raised_and_found(
+    finding = raised_finding(
         Net().eval(), torch.from_numpy(activations(1)).float(), "features", target=0
     )
-    assert 'the gradient at layer "zero" is the first' in found.message
+    assert 'the gradient at layer "zero" is the first' in finding.message
 
 
-# ------------------------------------------------------------------------------------------ several targets and layers
+# ----------------------------------------------------------------------- several targets and layers
 
 
 def test_of_k_targets_each_is_named(give):
@@ -494,14 +515,14 @@ def test_of_k_targets_each_is_named(give):
         BlankMapWarning, match=re.escape("(sample, target) (0, 1), (0, 2), (1, 1), (1, 2) are 0")
     ):
         e = gradcam.explain(split(), x, target=[[0, 1, 2]])
-    found = [(f.sample, f.target, f.reason) for f in e.diagnose()]
-    assert found == [(0, 1, "negative"), (0, 2, "unused"), (1, 1, "negative"), (1, 2, "unused")]
+    reasons = [(f.sample, f.target, f.reason) for f in e.diagnose()]
+    assert reasons == [(0, 1, "negative"), (0, 2, "unused"), (1, 1, "negative"), (1, 2, "unused")]
     assert str(e.diagnose()[0]).startswith("sample 0, target 1: negative: ")
     assert str(e.diagnose()).startswith("4 of 6 maps:")
-    for each in (
+    for explanation in (
         gradcam.compare(split(), x, target=[[0, 3]], methods=["grad-cam", "layer-cam"])
     ).values():
-        assert not each.diagnose()
+        assert not explanation.diagnose()
 
 
 def test_several_layers():
@@ -533,8 +554,10 @@ def test_a_product_of_layers_that_see_evidence_at_no_common_position():
             return (self.left(x) + self.right(x)).mean((2, 3))
 
     x = torch.from_numpy(activations(1))
-    found = blank(Net().eval(), x, layer=["left", "right"], target=0, fusion="product").diagnose()
-    assert found.reasons == ("fusion",)
+    diagnosis = blank(
+        Net().eval(), x, layer=["left", "right"], target=0, fusion="product"
+    ).diagnose()
+    assert diagnosis.reasons == ("fusion",)
     assert not gradcam.explain(Net().eval(), x, layer=["left", "right"], target=0).diagnose()
 
 
@@ -561,7 +584,7 @@ def test_attention_methods():
             assert f.layer is None
 
 
-# ------------------------------------------------------------------------------------------ the warning
+# -------------------------------------------------------------------------------------- the warning
 
 
 def test_the_warning_names_the_samples_and_is_at_the_users_line(give):
@@ -571,8 +594,8 @@ def test_the_warning_names_the_samples_and_is_at_the_users_line(give):
         gradcam.explain(split(), give(x), target=0)
     assert [w.filename for w in warned] == [__file__]
     assert str(warned[0].message) == (
-        "the maps of samples 1, 3 are 0 everywhere (grad-cam of Split at 'features'); .diagnose() of the explanation "
-        "says why"
+        "the maps of samples 1, 3 are 0 everywhere (grad-cam of Split at 'features'); "
+        ".diagnose() of the explanation says why"
     )
     x[:10] = 0
     explained = gradcam.Explainer(split())
@@ -603,7 +626,7 @@ def test_one_array_is_waited_for_with_check_and_none_without(give, monkeypatch):
     assert len(waited) == 2
 
 
-# ------------------------------------------------------------------------------------------ what it takes
+# ------------------------------------------------------------------------------------ what it takes
 
 
 def test_a_model_that_was_changed_since():
@@ -613,7 +636,7 @@ def test_a_model_that_was_changed_since():
     e = blank(net, x, layer="3", target=0)
     net[6].bias.data[:] += 1
     assert e.diagnose().reasons == ("changed",)
-    assert "weights or inputs were changed since" in e.diagnose()[0].message
+    assert "weights or inputs have changed since" in e.diagnose()[0].message
     net[6].bias.data[:] -= 1
     assert e.diagnose().reasons == ("negative",)
 
@@ -634,17 +657,21 @@ def test_numpy_keeps_what_a_diagnosis_takes_and_pickling_does_not(give):
     assert e.numpy().diagnose() == e.diagnose()
     stored = pickle.loads(pickle.dumps(e))
     np.testing.assert_array_equal(to_numpy(stored.maps), to_numpy(e.maps))
-    found = stored.diagnose()
-    assert found.reasons == ("blank",)
-    assert "loaded, or made by hand: explain the inputs again" in found[0].message
-    with pytest.raises(ValueError, match="this explanation knows no model"):
+    diagnosis = stored.diagnose()
+    assert diagnosis.reasons == ("blank",)
+    assert "loaded, or made by hand: explain the inputs again" in diagnosis[0].message
+    with pytest.raises(ValueError, match="this explanation has no model"):
         stored.diagnose(give(activations()))
 
 
 def test_an_explanation_made_by_hand_says_what_its_maps_do():
     maps = np.stack([np.zeros((2, 2)), np.ones((2, 2)), np.full((2, 2), np.nan), np.eye(2)])
-    found = gradcam.Explanation(maps, np.ones(4), 0).diagnose()
-    assert [(f.sample, f.reason) for f in found] == [(0, "blank"), (1, "flat"), (2, "not-finite")]
+    diagnosis = gradcam.Explanation(maps, np.ones(4), 0).diagnose()
+    assert [(f.sample, f.reason) for f in diagnosis] == [
+        (0, "blank"),
+        (1, "flat"),
+        (2, "not-finite"),
+    ]
     point = gradcam.Explanation(np.ones((1, 1, 1)), np.ones(1), layer="pool").diagnose()
     assert 'layer "pool" has a single position' in point[0].message
 
@@ -695,11 +722,11 @@ def test_a_classifier_and_an_error_instead_of_a_warning():
     assert blank(classifier, activations(), target="against").diagnose().reasons == ("negative",)
 
 
-# ------------------------------------------------------------------------------------------ the page
+# ----------------------------------------------------------------------------------------- the page
 
 
 def test_the_page_has_every_reason():
     page = (Path(__file__).parent.parent.parent / "docs" / "blank-maps.md").read_text(
         encoding="utf-8"
     )
-    assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == list(diagnosis.REASONS)
+    assert re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE) == list(REASONS)

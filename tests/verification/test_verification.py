@@ -15,7 +15,7 @@ from gradcam.targets import TopClass, as_target
 
 
 class Wrong:
-    """The NumPy reference with its capture, or its replay, made wrong: an object with the two verbs, no more."""
+    """The NumPy reference with a wrong capture or replay: an object with the two verbs alone."""
 
     def __init__(
         self, capture=lambda c: c, target=lambda t: t, replay=lambda o: o, activations=lambda a: a
@@ -47,9 +47,9 @@ def gradients(change):
 
 def test_any_object_with_the_two_verbs_is_a_model():
     check(Wrong()).assert_passed()
-    found = gradcam.explain(Wrong(), networks.images(), layer="features", target=1)
+    explanation = gradcam.explain(Wrong(), networks.images(), layer="features", target=1)
     expected = gradcam.explain(networks.case("numpy").model, networks.images(), target=1)
-    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-6)
+    np.testing.assert_allclose(explanation.maps, expected.maps, rtol=1e-6)
     with pytest.raises(TypeError, match="Wrong has no method `layers"):
         gradcam.explain(Wrong(), networks.images())
 
@@ -131,7 +131,7 @@ def test_a_detached_head_is_caught():
 
 
 def test_a_hook_that_misses_the_in_place_operation_is_caught():
-    """A map taken before `ReLU(inplace=True)`, with the gradient of what was written there after."""
+    """Activations copied before `ReLU(inplace=True)`, with the gradient of what it wrote there."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def test_kinks_are_told_from_wrong_gradients():
     report = gradcam.verify(Autograd(), values, "a", 1)
     assert report.held_zeros
     assert report.verdict == "passed"
-    assert "activations that are 0 lie on kinks and were held" in str(report)
+    assert "activations that are 0 lie on kinks and were kept at 0" in str(report)
     assert gradcam.verify(Autograd(1.001), values, "a", 1).verdict == "failed"
 
 

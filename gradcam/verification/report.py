@@ -1,0 +1,127 @@
+"""What `verify` reports: one `Check` for each direction, and the `Verification` made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Check", "Verification"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One direction of the activations, checked for all samples and targets at once.
+
+    what: "direction" for a random one, "alpha" for one channel lifted at every position.
+    error: the largest relative error over samples and targets, kinks left out.
+    kinks: how many of them are kinks. of: how many there are, N or N times K.
+    """
+
+    what: str
+    error: float
+    kinks: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The report of `verify`. Print it, or call `assert_passed()`.
+
+    verdict: "passed", "failed", or "inconclusive" where more than half of the points are kinks.
+    gradient_error: the largest relative error along random directions. 1 is the root mean square
+        of the derivative along a random direction.
+    alpha_error: the largest error of an alpha, relative to max(largest alpha of the sample, 1e-3
+        times the largest sum of absolute gradients). The second counts in front of instance
+        normalisation, where all alphas are 0 and only their rounding is left.
+    replay_error: the largest difference between the captured scores and those of the captured
+        activations replayed, relative to the largest score.
+    kinks: points, of `points`, where the score bends within the step (ReLU at zero, a tie in max
+        pooling). No derivative exists there, so no gradient is right or wrong, and neither error
+        includes them.
+    held_zeros: whether activations that are exactly 0 were kept at 0, because most points were
+        kinks otherwise. The gradient there is not verified.
+    """
+
+    layer: str
+    dtype: str
+    step: float
+    tolerance: float
+    replay_error: float
+    checks: tuple[Check, ...] = field(repr=False)
+    held_zeros: bool = False
+
+    @property
+    def gradient_error(self) -> float:
+        return self._largest("direction")
+
+    @property
+    def alpha_error(self) -> float:
+        return self._largest("alpha")
+
+    @property
+    def error(self) -> float:
+        return max(self.gradient_error, self.alpha_error, self.replay_error)
+
+    @property
+    def kinks(self) -> int:
+        return sum(check.kinks for check in self.checks)
+
+    @property
+    def points(self) -> int:
+        return sum(check.of for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        if not self.error <= self.tolerance:  # NaN fails
+            return "failed"
+        return "passed" if 2 * self.kinks <= self.points else "inconclusive"
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "passed"
+
+    def assert_passed(self) -> None:
+        """Raise AssertionError, with the report, unless the verdict is "passed"."""
+        if not self.passed:
+            raise AssertionError(str(self))
+
+    def __str__(self) -> str:
+        directions = sum(check.what == "direction" for check in self.checks)
+        channels = len(self.checks) - directions
+        lines = [
+            f'gradients at layer "{self.layer}": {self.verdict}',
+            f"  relative error {self.gradient_error:.1e}  "
+            f"of the gradient along {directions} random directions",
+            f"  relative error {self.alpha_error:.1e}  of alpha, {channels} channels lifted",
+            f"  relative error {self.replay_error:.1e}  of the score when the captured activations "
+            "are replayed",
+            f"  tolerance {self.tolerance:.0e} in {self.dtype}, "
+            f"steps of {self.step:.1e} and half of it, "
+            f"{self.kinks} of {self.points} points at a kink",
+        ]
+        lines += self._notes()
+        return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.held_zeros:
+            notes.append(
+                "  activations that are 0 lie on kinks and were kept at 0: the gradient there is "
+                "not verified"
+            )
+        if self.verdict == "inconclusive":
+            notes.append(
+                "  most points lie on kinks, where no derivative exists: "
+                "try another layer or other inputs"
+            )
+        if self.verdict == "failed" and self.replay_error > self.tolerance:
+            notes += [
+                "  replaying the captured activations gives another score: the model is random or "
+                "keeps state,",
+                "  or the captured activations are not those that the rest of the model saw",
+            ]
+        return notes
+
+    def _largest(self, what: str) -> float:
+        # Where every point of a check is a kink, its error says nothing.
+        errors = [c.error for c in self.checks if c.what == what and c.kinks < c.of]
+        return max(errors, default=0.0)
