@@ -1,4 +1,4 @@
-"""Run by test_sharding.py in a process of its own, whose one machine looks like eight devices to JAX."""
+"""Run by test_sharding.py in a process of its own, in which JAX sees eight devices."""
 
 from __future__ import annotations
 

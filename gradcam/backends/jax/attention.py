@@ -73,7 +73,8 @@ def edited(edit: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
     def edit_grouped(weights: Array) -> Array:
         groups = weights.ndim - 4
-        first, behind_samples = tuple(range(groups)), tuple(range(1, groups + 1))
+        first = tuple(range(groups))
+        behind_samples = tuple(range(1, groups + 1))
         # (*groups, N, heads, T, T) -> (N, *groups, heads, T, T) -> (N, groups * heads, T, T)
         samples_first = jnp.moveaxis(weights, first, behind_samples)
         result = edit(jnp.reshape(samples_first, heads_shape(weights.shape)))

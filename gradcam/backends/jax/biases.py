@@ -42,6 +42,7 @@ def biases_of(run: Run, values: Any, inputs: Inputs) -> list[tuple[str, Array]]:
 
     Raises ValueError if there is none.
     """
+    # strings cannot be results of a compiled function, so they are kept while it is traced
     paths: list[str] = []
 
     @jax.jit
@@ -54,6 +55,7 @@ def biases_of(run: Run, values: Any, inputs: Inputs) -> list[tuple[str, Array]]:
     try:
         arrays = arrays_of(values, inputs)
     except jax.errors.UnexpectedTracerError as error:
+        # inside a transformation a layer's output is a tracer that must not leave it
         raise ValueError(
             "the biases of layers inside jit, remat, vmap or scan cannot be read; call the layers "
             "outside of them"

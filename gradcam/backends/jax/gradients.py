@@ -47,6 +47,7 @@ class Lifted(NamedTuple):
         inputs = self.inputs
         if INPUT in self.layers:
             inputs = with_first_array(inputs, lift(INPUT, first_array(inputs)))
+        # the input is no value of the jaxpr, but one of its arguments
         inner = [path for path in self.layers if path != INPUT]
         outputs = self.trace((self.values, inputs), inner, lift)
         return outputs, activations
@@ -73,6 +74,7 @@ class Lifted(NamedTuple):
                 scores, pullback, _ = jax.vjp(scored, {**zeros, path: lift}, has_aux=True)
                 return pull_back(scores, pullback, sharded)[path]
 
+            # forward over reverse: no Hessian is formed
             return jax.jvp(gradients_at, (zeros[path],), (activations[path],))[1]
 
         return Capture(
@@ -92,6 +94,7 @@ def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = F
     """
     if scores.ndim == 1:
         return pullback(jnp.ones_like(scores))[0]
+    # samples do not depend on each other: one pass gives the gradients of N scores
     # (K, N, K): for each target k the derivative of the scores in column k
     cotangents = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
     if not sharded:

@@ -68,6 +68,7 @@ def input_gradients(
     """See `model.HasInputGradients`. `values` and `inputs` are trees of arrays (statics.py)."""
     array = first_array(inputs)
 
+    # the target is part of the program, since its ReLUs follow the rule too
     def scored(values: Any, inputs: Inputs) -> tuple[Array, Outputs]:
         outputs = run_untapped(run, values, inputs)
         return checked_scores(target(outputs), array), outputs
@@ -79,6 +80,7 @@ def input_gradients(
     def guided(x: Array) -> tuple[Array, Outputs]:
         start = Node(x, depends=True)
         weights = map(Node, jax.tree.leaves(values))
+        # of all inputs the gradient is that of one, and only what depends on it is under the rule
         given = [start if leaf is array else Node(leaf) for leaf in jax.tree.leaves(inputs)]
         nodes = _Reader(rule, smooth).read(program, (*weights, *given))
         _check_guided(nodes[0], rule)
@@ -246,6 +248,7 @@ class _Reader:
             arguments = [
                 Node(value, "scan", parents, depends=is_inexact(value)) for value in (*carry, *row)
             ]
+            # JAX may trace the step several times: the last trace counts
             returned[:] = self.read(body, (*constants, *arguments))
             results = values_of(returned)
             return results[: len(carry)], results[len(carry) :]
@@ -293,13 +296,14 @@ def _check_guided(score: Node, rule: str) -> None:
             "the score does not depend on the input by a differentiable path: the input is not "
             "used, or a stop_gradient, a rounding or an argmax is on the way; choose another target"
         )
-    waiting, seen = [score], {score}
+    waiting = [score]
+    visited = {score}
     while waiting:
         node = waiting.pop()
         if node.guided:
             return
         for parent in (*node.parents, *node.inside):
-            if parent.depends and parent not in seen:
-                seen.add(parent)
+            if parent.depends and parent not in visited:
+                visited.add(parent)
                 waiting.append(parent)
-    raise nothing_guided(rule, [node.smooth for node in seen if node.smooth])
+    raise nothing_guided(rule, [node.smooth for node in visited if node.smooth])

@@ -141,6 +141,7 @@ class JaxModel:
             is_floating = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
             return leaf.astype(jnp.float64) if is_floating else leaf
 
+        # arrays can be converted only while double precision is on
         with jax.enable_x64(True):
             yield (
                 replace(self, values=jax.tree.map(widened, self.values)),
@@ -182,6 +183,7 @@ def run_program(
     """`function(model, inputs, target, *arrays)`, compiled once for each program and shape."""
     model = JaxModel(program.run, values, program.channels_first, program.sharded)
     target = targets.join(indices, program.target)
+    # tracers do not say where an array lies; array math asks this variable
     token = SPREAD.set(program.sharded)
     try:
         return program.function(model, inputs, target, *arrays)

@@ -90,7 +90,8 @@ def _parts(module: nnx.Module) -> tuple[list[Any], list[nnx.Variable[Any]]]:
     """The objects that a module consists of, in order, and the Variables among them."""
     parts: list[Any] = []
     variables: list[nnx.Variable[Any]] = []
-    seen, waiting = {id(module)}, [module]
+    waiting: list[Any] = [module]
+    visited = {id(module)}
     while waiting:
         node = waiting.pop()
         names, values = _contents(node)
@@ -98,9 +99,9 @@ def _parts(module: nnx.Module) -> tuple[list[Any], list[nnx.Variable[Any]]]:
         parts += values
         for value in values:
             role = _role(type(value))  # type: ignore[arg-type]  # a type is hashable
-            if role is None or id(value) in seen:
+            if role is None or id(value) in visited:
                 continue
-            seen.add(id(value))
+            visited.add(id(value))
             if role == "variable":
                 parts.extend(value.get_metadata().values())
                 variables.append(value)

@@ -81,6 +81,8 @@ def _batch(args: Any, dims: Any, **params: Any) -> tuple[Array, int]:
     return layer_p.bind(jnp.moveaxis(args[0], dims[0], 0), **params), 0
 
 
+# one rule for each way in which JAX runs or transforms a program; no rule for the transpose, since
+# the tangent that `_differentiate` returns does not pass through the primitive
 layer_p = jex.Primitive("gradcam_layer")
 layer_p.def_impl(_identity)
 layer_p.def_abstract_eval(_identity)
@@ -93,6 +95,7 @@ def tap(path: str, value: Any, kind: str = "", is_leaf: Callable[[Any], bool] | 
     """The value, with each floating-point array in it named by `path` and its keys in the tree."""
 
     def named(keys: Any, leaf: Any) -> Any:
+        # integers and flags have no gradient, so they are nobody's layer
         if not isinstance(leaf, jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         return layer_p.bind(leaf, path=path + jax.tree_util.keystr(keys), kind=kind)
@@ -114,6 +117,8 @@ class Site(NamedTuple):
 
 
 ATTENTION_KIND = "attention"
+"""The kind of attention weights, which are not listed among the layers."""
+
 _AUTOMATIC = "everything flows through it"
 """The kind of the values of a function that names no layer."""
 
@@ -147,6 +152,7 @@ def _site(path: str, address: Address, eqn: jex.JaxprEqn, kind: str) -> Site:
 def _automatic_sites(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> list[Site]:
     sites = []
     for address, eqn in bottlenecks(jaxpr, inputs):
+        # the user's jax.named_scope, if there is one
         scope = str(eqn.source_info.name_stack)
         name = str(eqn.params.get("name", eqn.primitive.name))
         path = "/".join(filter(None, (scope, name)))
@@ -160,6 +166,7 @@ def _table(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> dict[str, Site]:
     Where no layer has a name, the values through which everything that depends on `inputs` flows.
     """
     sites = [site._replace(address=address) for address, site in walk(jaxpr, _site_of)]
+    # attention weights are found in any program: they do not say that the user named a layer
     if all(site.kind == ATTENTION_KIND for site in sites):
         sites += _automatic_sites(jaxpr, inputs)
     names = numbered(site.path for site in sites)
@@ -227,6 +234,7 @@ class Trace(NamedTuple):
         """Where a layer is. Raises KeyError if unknown, ValueError inside a `cond` or `while`."""
         if path in self.table:
             return self.table[path]
+        # looked for only now: it reads every jaxpr in the program
         primitive = _hidden_layers(self.jaxpr).get(path.split("#")[0])
         if primitive is None:
             raise unknown_layer(path, self.table)
@@ -245,8 +253,9 @@ def traced(run: Run, values: Any, inputs: Inputs) -> Trace:
     with contextlib.nullcontext() if _named_context is None else _named_context("gradcam"):
         tapped = functools.partial(run_model, run, tap)
         closed, shapes = jax.make_jaxpr(tapped, return_shape=True)(values, inputs)
-    given: Sequence[jex.Var] = ()
+    # the arguments of the jaxpr are the leaves of both trees, those of the weights first
+    input_variables: Sequence[jex.Var] = ()
     if getattr(run, "nameless", False):
-        given = closed.jaxpr.invars[len(jax.tree.leaves(values)) :]
-    table = _table(closed.jaxpr, given)
+        input_variables = closed.jaxpr.invars[len(jax.tree.leaves(values)) :]
+    table = _table(closed.jaxpr, input_variables)
     return Trace(closed.jaxpr, closed.consts, table, jax.tree.structure(shapes))

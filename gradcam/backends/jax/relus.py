@@ -60,6 +60,7 @@ def constant(value: Any) -> Node:
     """A literal or a constant of the program."""
     if isinstance(value, jax.core.Tracer) or np.size(value) != 1:
         return Node(value)
+    # a random key has a type that is no number
     is_number = jnp.issubdtype(jnp.result_type(value), jnp.number)
     return Node(value, zero=bool(is_number and not np.any(np.asarray(value))))
 
@@ -121,6 +122,7 @@ def rectified_by(name: str, parents: tuple[Node, ...]) -> Node | None:
 
 def _above_zero(parents: tuple[Node, ...]) -> Node | None:
     for x, limit in (parents, parents[::-1]):
+        # `limit` may be a constant or an array of zeros, as in max(x, zeros_like(x))
         if x.depends and limit.zero and not _is_variance(x):
             return x
     return None
@@ -131,9 +133,8 @@ def _selected_where_positive(condition: Node, if_false: Node, if_true: Node) -> 
     if condition.operation not in ("gt", "ge", "lt", "le"):
         return None
     left, right = condition.parents
-    x, limit = left, right
-    if left.zero:
-        x, limit = right, left
+    x = right if left.zero else left
+    limit = left if left.zero else right
     # the comparison is true for positive x if it is `x > 0` or `0 < x`
     positive, negative = if_false, if_true
     is_greater = condition.operation in ("gt", "ge")
@@ -180,7 +181,8 @@ def _unscaled(node: Node) -> Node | None:
 def _is_gate(node: Node, x: Node) -> bool:
     """Whether it is an element-wise function of x with a sigmoid, tanh or error function in it."""
     operations = set()
-    waiting, seen = [node], {node, x}
+    waiting = [node]
+    visited = {node, x}
     while waiting:
         part = waiting.pop()
         if part is x or not part.depends:
@@ -189,8 +191,8 @@ def _is_gate(node: Node, x: Node) -> bool:
             return False
         operations.add(part.operation)
         for parent in part.parents:
-            if parent not in seen:
-                seen.add(parent)
+            if parent not in visited:
+                visited.add(parent)
                 waiting.append(parent)
     return not operations.isdisjoint(_SQUASHING)
 

@@ -34,12 +34,13 @@ def per_sample(model: Callable[..., Outputs], inputs: Inputs, tap: Tap) -> Outpu
     samples = first_array(inputs).shape[0]
     leaves, treedef = jax.tree.flatten(arguments(inputs))
     mapped = [i for i, leaf in enumerate(leaves) if _has_batch(leaf, samples)]
+    # strings cannot leave a vmap, so they are kept while it is traced
     paths: list[str] = []
 
     def run(rows: list[Any]) -> tuple[Outputs, list[Any]]:
         one_sample = list(leaves)
         for i, row in zip(mapped, rows, strict=True):
-            one_sample[i] = row
+            one_sample[i] = row  # the others are the same for all samples, and may be no arrays
         args, kwargs = treedef.unflatten(one_sample)
         biases = Biases()
         with active(biases if isinstance(tap, Biases) else tap):

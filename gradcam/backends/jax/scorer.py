@@ -10,7 +10,7 @@ equations:
 
 `residuals` runs the block below once, and returns what crosses the cut, here [d]. `scores` runs the
 block above for each variant of `h`. Methods that replace channels by their mean can do it on an
-array many times smaller where the block above takes nothing but a mean of `h` (`Cut.pooled`).
+array many times smaller where the block above takes nothing but a mean of `h` (`_Cut.pooled`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def variant_scorer(
     sharded: bool,
 ) -> Scorer:
     """See `model.HasScorer`."""
+    # class indices are arguments of the compiled functions: another class compiles nothing
     indices, rest = targets.split(target)
     head = _Head(layer, run, rest, sharded)
     ((axes, crossing),) = residuals(head, values, inputs).items()
@@ -93,6 +94,7 @@ class _Cut(NamedTuple):
         if len(users) != 1 or self.layer in variables(self.above.outputs):
             return None
         (user,) = users
+        # a sum over the samples, axis 0, would mix them
         if user.primitive.name != "reduce_sum" or 0 in user.params["axes"]:
             return None
         return _Pooled(user.outvars[0], tuple(sorted(user.params["axes"])))
@@ -107,6 +109,7 @@ class _Cut(NamedTuple):
 
 
 def _cut(head: _Head, values: Any, inputs: Inputs) -> _Cut:
+    # both compiled functions cut anew: a jaxpr can be neither argument nor result of one
     trace = traced(head.run, values, inputs)
     site = trace.site(head.layer)
 
@@ -116,13 +119,13 @@ def _cut(head: _Head, values: Any, inputs: Inputs) -> _Cut:
     output = jax.ShapeDtypeStruct(site.shape, site.dtype)
     closed, shapes = jax.make_jaxpr(with_output, return_shape=True)(output, (values, inputs))
     layer, *arguments = closed.jaxpr.invars
-    given = (*closed.jaxpr.constvars, *arguments)
+    shared = (*closed.jaxpr.constvars, *arguments)
     lower, upper = _divided(block_of(closed.jaxpr), layer)
     crossing = _crossing(lower, upper, closed.jaxpr.outvars)
     return _Cut(
         layer,
-        Block(given, lower, crossing),
-        Block((layer, *crossing, *given), upper, closed.jaxpr.outvars),
+        Block(shared, lower, crossing),
+        Block((layer, *crossing, *shared), upper, closed.jaxpr.outvars),
         closed.consts,
         jax.tree.structure(shapes),
     )
@@ -130,7 +133,8 @@ def _cut(head: _Head, values: Any, inputs: Inputs) -> _Cut:
 
 def _divided(block: Block, layer: jex.Var) -> tuple[list[jex.JaxprEqn], list[jex.JaxprEqn]]:
     """The equations that do not depend on a variable, and those that do."""
-    independent, dependent = [], []
+    independent: list[jex.JaxprEqn] = []
+    dependent: list[jex.JaxprEqn] = []
     depending = {layer}
     for eqn in block.equations:
         if depending.isdisjoint(variables(eqn.invars)):
@@ -173,8 +177,9 @@ def residuals(head: _Head, values: Any, inputs: Inputs) -> dict[tuple[int, ...],
     if head.layer == INPUT:
         return {(): []}
     cut = _cut(head, values, inputs)
-    given = (*cut.constants, *jax.tree.leaves((values, inputs)))
-    crossing = interpret(cut.below, given, _bound)
+    operands = (*cut.constants, *jax.tree.leaves((values, inputs)))
+    # equations of which nothing crosses are traced too, and dropped by the compiler
+    crossing = interpret(cut.below, operands, _bound)
     if cut.pooled is None:
         return {(): crossing}
     return {cut.pooled.axes: crossing}
@@ -202,10 +207,13 @@ def scores(
     if head.layer == INPUT:
         return _each(score_input, variants, head.sharded)
     cut = _cut(head, values, inputs)
-    given = (*crossing, *cut.constants, *jax.tree.leaves((values, inputs)))
+    # in the order of the block's inputs after the layer's output
+    operands = (*crossing, *cut.constants, *jax.tree.leaves((values, inputs)))
 
     def score(block: Block, output: Array) -> Array:
-        return target(jax.tree.unflatten(cut.treedef, interpret(block, (output, *given), _bound)))
+        return target(
+            jax.tree.unflatten(cut.treedef, interpret(block, (output, *operands), _bound))
+        )
 
     if not averaged:
         return _each(functools.partial(score, cut.above), variants, head.sharded)
@@ -214,6 +222,7 @@ def scores(
     positions = math.prod(cut.layer.aval.shape[axis] for axis in axes)
 
     def score_mean(mean: Array) -> Array:
+        # the block takes the sum, which is the mean times the number of positions
         return score(cut.above_pooled, jnp.squeeze(mean, axes) * positions)
 
     return _each(score_mean, variants, head.sharded)

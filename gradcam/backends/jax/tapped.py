@@ -86,13 +86,13 @@ def path_among(modules: Iterable[tuple[str, Any]], model: Any, layer: Any) -> st
     )
 
 
-# ---------------------------------------------------------------------------- modules that are trees
+# -------------------------------------------------------------------------- modules that are trees
 
 
 def modules_of(
     module: Any, is_module: Callable[[Any], bool], path: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """All modules inside a module that JAX sees as a tree, outer ones before inner ones."""
+    """All modules inside a module that is a tree to JAX, outer ones first."""
     for name, value in _children(module, is_module)[0]:
         if is_module(value):
             yield (path + name).lstrip("."), value

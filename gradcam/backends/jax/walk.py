@@ -102,6 +102,7 @@ def body_of(eqn: jex.JaxprEqn) -> Body | None:
     """The jaxpr of a call or a scan; None for other equations, `cond` and `while` among them."""
     if eqn.primitive.name not in CALLS and eqn.primitive.name != "scan":
         return None
+    # the name of the parameter differs between primitives, and between versions of JAX
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if (inner := eqn.params.get(key)) is not None:
             # only a scan has a length
@@ -129,12 +130,11 @@ def tappable_bodies(eqn: jex.JaxprEqn) -> list[Body]:
 
 def all_bodies(eqn: jex.JaxprEqn) -> list[Body]:
     """Every jaxpr among the parameters of an equation, whatever the primitive does with it."""
-    bodies = []
+    bodies: list[Body] = []
     for parameter in eqn.params.values():
-        # of a `cond` a tuple, of a `while` two parameters
-        for inner in jax.tree.leaves(parameter, is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                bodies.append(_body(inner))
+        # a `cond` has a tuple of branches, a `while` two parameters with a jaxpr each
+        inners = parameter if isinstance(parameter, (tuple, list)) else (parameter,)
+        bodies += map(_body, filter(_is_jaxpr, inners))
     return bodies
 
 
@@ -168,10 +168,9 @@ def walk(
             yield ((i, 0),), finding
             continue
         for body in bodies(eqn):
+            # the body is read once, and its findings repeated; a loop may have very many steps
             inside = list(walk(body.jaxpr, find, bodies))
-            if not inside:
-                continue  # a loop may have very many steps
-            for run in range(body.runs):
+            for run in range(body.runs if inside else 0):
                 for address, inner in inside:
                     yield ((i, run), *address), inner
 
@@ -221,6 +220,7 @@ def interpret(
     `rule(i, eqn, operands)` returns the results of equation i. Values need not be arrays: they are
     whatever `values`, `literal(number)` and the rule return. Everything here can be traced by JAX.
     """
+    # the values of all variables that have been assigned
     env = dict(zip(block.inputs, values, strict=True))
 
     def read(atom: Any) -> Any:
@@ -242,6 +242,7 @@ def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     # the user's settings, such as the matrix precision, that the equation was traced under
     with getattr(eqn.ctx, "manager", contextlib.nullcontext()):
         results = eqn.primitive.bind(*functions, *values, **params)
+    # a primitive with one result returns it without a list
     return results if eqn.primitive.multiple_results else [results]
 
 
@@ -253,6 +254,7 @@ def evaluate(
     Calls and scans are opened only where an edit is inside; all other equations are bound as they
     are.
     """
+    # sorted by the first step of their way: edits of an equation itself, and of values inside it
     here: dict[int, Callable[[Any], Any]] = {}
     inside: dict[tuple[int, int], dict[Address, Callable[[Any], Any]]] = {}
     opened: set[int] = set()
@@ -268,6 +270,7 @@ def evaluate(
             return evaluate(body.jaxpr, body.consts, arguments, inside.get((i, run_index), {}))
 
         results = unrolled(eqn, operands, run) if i in opened else bind(eqn, operands)
+        # of a call both its own value and one inside it may be edited: the inner one first
         if i in here:
             (result,) = results
             return [here[i](result)]

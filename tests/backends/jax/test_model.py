@@ -1,4 +1,4 @@
-"""What only JAX can get wrong: layers inside transformations, programs traced again, weights baked in."""
+"""What only JAX can get wrong: layers in transformations, repeated traces, constant weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and running a jaxpr: addresses, edits at any depth, and what is found where nothing has a name."""
+"""Reading and running a jaxpr: addresses, edits at any depth, bottlenecks."""
 
 from __future__ import annotations
 
