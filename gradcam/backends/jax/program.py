@@ -220,15 +220,10 @@ class Trace(NamedTuple):
         """The outputs for (weights, inputs), with layers' outputs as `edit(path, value)`."""
         edits = {}
         for path in layers:
-            edits[self.site(path).address] = self._edit_of(path, edit)
+            site = self.site(path)
+            edits[site.address] = _edit_at(site, functools.partial(edit, path))
         leaves = evaluate(self.jaxpr, self.consts, jax.tree.leaves(args), edits)
         return jax.tree.unflatten(self.treedef, leaves)
-
-    def _edit_of(self, path: str, edit: Callable[[str, Array], Array]) -> Callable[[Array], Array]:
-        edit_of_path = functools.partial(edit, path)
-        if self.table[path].kind == ATTENTION_KIND:
-            return attention.edited(edit_of_path)
-        return edit_of_path
 
     def site(self, path: str) -> Site:
         """Where a layer is. Raises KeyError if unknown, ValueError inside a `cond` or `while`."""
@@ -242,6 +237,11 @@ class Trace(NamedTuple):
             f'layer "{path}" runs inside {_OPAQUE.get(primitive, primitive)}, and JAX gives no '
             "access to the values inside; choose a layer that runs outside of it"
         )
+
+
+def _edit_at(site: Site, edit: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """An edit of a layer's output, as it is in the jaxpr."""
+    return attention.edited(edit) if site.kind == ATTENTION_KIND else edit
 
 
 # JAX caches the jaxprs of inner functions. Under this context they are traced again, with names
