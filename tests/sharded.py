@@ -1,4 +1,4 @@
-"""Run by test_sharding.py in a process of its own, whose one machine looks like eight devices to JAX."""
+"""Run by test_sharding.py in a process of its own, in which JAX sees eight devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradcam
-from gradcam.backends.jax import model as backend
+from gradcam.backends.jax import model, scorer
 
 COLLECTIVE = re.compile(
     r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
@@ -32,7 +33,7 @@ def conv(x: Any, w: Any) -> Any:
     )
 
 
-def model(w1: Any, w2: Any, w3: Any, x: Any) -> Any:
+def network(w1: Any, w2: Any, w3: Any, x: Any) -> Any:
     """A convolution above the layer too."""
     a = checkpoint_name(jnp.tanh(conv(x, w1)), "layer")
     return jnp.tanh(conv(a, w2)).mean((1, 2)) @ w3
@@ -47,12 +48,12 @@ def watched(function: Any, programs: list[str]) -> Any:
 
 
 def main() -> None:
-    bound = functools.partial(model, W1, W2, W3)
+    bound = functools.partial(network, W1, W2, W3)
     x = jnp.asarray(random.normal(size=(16, 8, 8, 3)), "float32")
     found: dict[str, Any] = {"devices": len(jax.devices())}
     for axis in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("data",), axis_types=(axis,))
-        spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
         for name, target in (("one", 1), ("several", [[1, 3]])):
             for method in (
                 "grad-cam",
@@ -63,15 +64,11 @@ def main() -> None:
                 "score-cam",
             ):
                 programs: list[str] = []
-                run, variants = backend._run, backend._variants
-                backend._run, backend._variants = (
-                    watched(run, programs),
-                    watched(variants, programs),
-                )
-                try:
-                    given = gradcam.explain(bound, spread, "layer", target, method, check=False)
-                finally:
-                    backend._run, backend._variants = run, variants
+                with (
+                    mock.patch.object(model, "run_program", watched(model.run_program, programs)),
+                    mock.patch.object(scorer, "scores", watched(scorer.scores, programs)),
+                ):
+                    given = gradcam.explain(bound, sharded, "layer", target, method, check=False)
                 expected = gradcam.explain(bound, x, "layer", target, method).maps
                 scale = float(jnp.abs(expected).max())
                 found[f"{axis.name} {name} {method}"] = {
@@ -86,12 +83,12 @@ def main() -> None:
             return gradcam.explain(bound, x, "layer", [[1, 3]], check=False).maps
 
         spec = PartitionSpec("data")
-        maps = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=spec, out_specs=spec))(spread)
+        maps = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=spec, out_specs=spec))(sharded)
         expected = gradcam.explain(bound, x, "layer", [[1, 3]]).maps
         found[f"{axis.name} shard_map"] = float(
             np.abs(np.asarray(maps) - np.asarray(expected)).max()
         )
-    total = jax.jit(lambda x: x.sum()).lower(spread).compile().as_text()
+    total = jax.jit(lambda x: x.sum()).lower(sharded).compile().as_text()
     found["counter"] = len(COLLECTIVE.findall(total))
     print(json.dumps(found))
 

@@ -11,11 +11,13 @@ import haiku as hk
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax.model import Biases, JaxModel
+from gradcam.backends.jax.biases import Biases
+from gradcam.backends.jax.model import JaxModel
 from gradcam.backends.jax.program import Tap
+from gradcam.backends.jax.weights import tree_weights
 from gradcam.inputs import arguments
 
-__all__ = ["Haiku", "adapt"]
+__all__ = ["adapt"]
 
 AFFINE = (hk.ConvND, hk.ConvNDTranspose, hk.Linear, hk.BatchNorm)
 """Layers whose output at zero, in inference mode, is their bias."""
@@ -23,7 +25,7 @@ AFFINE = (hk.ConvND, hk.ConvNDTranspose, hk.Linear, hk.BatchNorm)
 
 @dataclass(frozen=True)
 class Haiku:
-    """Runs `apply`; equal where it is the same function, so parameters share a compiled program."""
+    """Runs `apply`; equal for the same function, so new parameters share a compiled program."""
 
     apply: Callable[..., Any]
     has_state: bool
@@ -39,17 +41,19 @@ class Haiku:
             return tap(module.module_name, output, type(module).__name__)
 
         args, kwargs = arguments(inputs)
-        rng = (kwargs.pop("rng", None),) if self.has_rng else ()
+        if self.has_rng:
+            args = (kwargs.pop("rng", None), *args)
         with hk.intercept_methods(intercept):
-            output = self.apply(*values, *rng, *args, **kwargs)
+            output = self.apply(*values, *args, **kwargs)
         return output[0] if self.has_state else output
 
 
 def adapt(transformed: Any, *values: Any) -> JaxModel:
-    """(transformed, params), or (transformed, params, state) where it has state."""
+    """(transformed, params), or (transformed, params, state) if it has state."""
     has_state = isinstance(transformed, hk.TransformedWithState)
     if len(values) != 1 + has_state:
-        wanted = "(transformed, params, state)" if has_state else "(transformed, params)"
-        raise ValueError(f"a Haiku {type(transformed).__name__} holds no weights; pass {wanted}")
+        expected = "(transformed, params, state)" if has_state else "(transformed, params)"
+        raise ValueError(f"a Haiku {type(transformed).__name__} holds no weights; pass {expected}")
     has_rng = "rng" in inspect.signature(transformed.apply).parameters
-    return JaxModel(Haiku(transformed.apply, has_state, has_rng), values)
+    run = Haiku(transformed.apply, has_state, has_rng)
+    return JaxModel(run, values, named_weights=lambda: tree_weights((transformed, *values)))

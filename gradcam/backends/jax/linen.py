@@ -9,46 +9,40 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.jax.model import Biases, JaxModel
+from gradcam.backends.jax.biases import Biases
+from gradcam.backends.jax.model import JaxModel
 from gradcam.backends.jax.program import Tap
+from gradcam.backends.jax.weights import NamedWeights, tree_weights
 from gradcam.inputs import arguments
 
-__all__ = ["Linen", "adapt"]
+__all__ = ["adapt"]
 
 AFFINE = (nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.Dense, nn.DenseGeneral, nn.BatchNorm)
 """Layers whose output at zero is their bias."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Linen:
-    """Runs `module.apply`; equal for modules of equal structure, so they share a compiled program."""
+    """Runs `module.apply`; equal for equal modules, so that they share a compiled program."""
 
     module: nn.Module
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Linen) and self.module == other.module
-
-    def __hash__(self) -> int:
-        return hash(
-            type(self.module)
-        )  # a module with a list among its fields has no hash of its own
+    def __hash__(self) -> int:  # a module with a list among its fields has no hash of its own
+        return hash(type(self.module))
 
     def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
-            path, kind = "/".join(context.module.path), type(context.module).__name__
-            if context.method_name == "setup" or not path:
+            module, method = context.module, context.method_name
+            path = "/".join(module.path)
+            if method == "setup" or not path:
                 return output
-            if isinstance(tap, Biases) and isinstance(context.module, AFFINE):
-                alone = context.module.clone(parent=None, name=None)
-                tap.add(
-                    path,
-                    alone.apply(
-                        context.module.variables, jnp.zeros_like(args[0]), *args[1:], **kwargs
-                    ),
-                )
-            method = "" if context.method_name == "__call__" else f".{context.method_name}"
-            return tap(path + method, output, kind)
+            if isinstance(tap, Biases) and isinstance(module, AFFINE):
+                alone = module.clone(parent=None, name=None)
+                zeros = jnp.zeros_like(args[0])
+                tap.add(path, alone.apply(module.variables, zeros, *args[1:], **kwargs))
+            name = path if method == "__call__" else f"{path}.{method}"
+            return tap(name, output, type(module).__name__)
 
         args, kwargs = arguments(inputs)
         with nn.intercept_methods(intercept):
@@ -56,11 +50,19 @@ class Linen:
 
 
 def adapt(module: nn.Module, variables: Any = None) -> JaxModel:
-    if variables is None:
-        if module.scope is None:
-            raise ValueError(
-                "a flax.linen module holds no weights; pass a bound one, module.bind(variables), or the pair "
-                "(module, variables)"
-            )
-        module, variables = module.unbind()
-    return JaxModel(Linen(module), variables)
+    """A bound module, or the pair of a module and its variables."""
+    if variables is not None:
+        pair = module, variables
+        return JaxModel(Linen(module), variables, named_weights=lambda: tree_weights(pair))
+    if module.scope is None:
+        raise ValueError(
+            "a flax.linen module holds no weights; pass a bound one, module.bind(variables), or "
+            "the pair (module, variables)"
+        )
+    module, variables = module.unbind()
+
+    def weights() -> NamedWeights:
+        arrays, rebuild = tree_weights((module, variables))
+        return NamedWeights(arrays, lambda new: module.bind(rebuild(new)[1]))
+
+    return JaxModel(Linen(module), variables, named_weights=weights)

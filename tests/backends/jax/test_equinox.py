@@ -212,3 +212,17 @@ def test_a_module_without_convolutions_has_its_channels_last():
     model = Sequence(eqx.nn.Embedding(20, 6, key=KEYS[0]), eqx.nn.Linear(6, 5, key=KEYS[1]))
     ids = jnp.arange(18).reshape(2, 9)
     assert gradcam.explain(model, ids, "embed", relu=False).maps.shape == (2, 9)
+
+
+def test_the_clamp_of_a_layer_norms_variance_is_no_relu():
+    norm, linear = eqx.nn.LayerNorm((6,)), eqx.nn.Linear(4, 6, key=KEYS[0])
+
+    class Normalised(eqx.Module):
+        norm: eqx.nn.LayerNorm
+        linear: eqx.nn.Linear
+
+        def __call__(self, x):
+            return jnp.tanh(jax.vmap(self.norm)(jax.vmap(self.linear)(x))).mean(0)
+
+    with pytest.raises(ValueError, match="no ReLU was found"):
+        gradcam.guided_backprop(Normalised(norm, linear), X[:, 0, :, :4], 1)

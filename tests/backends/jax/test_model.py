@@ -1,4 +1,4 @@
-"""What only JAX can get wrong: layers inside transformations, programs traced again, weights baked in."""
+"""What only JAX can get wrong: layers in transformations, repeated traces, constant weights."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Net(nn.Module):
 def lowered(net, variables, x, layer, target, methods):
     """The one program of an explanation of a flax.linen `net`, before it is compiled."""
     from gradcam import backends
-    from gradcam.backends.jax.model import _run, _Structure
+    from gradcam.backends.jax.model import Program, run_program
     from gradcam.explaining.pipeline import Pipeline
     from gradcam.methods import as_spec
     from gradcam.targets import as_target, split
@@ -136,7 +136,9 @@ def lowered(net, variables, x, layer, target, methods):
     entries = tuple((as_spec(method), ()) for method in methods)
     pipeline = Pipeline((layer,), entries, size, picture=(size, "max"))
     indices, rest = split(as_target(target))
-    return _run.lower(_Structure(pipeline, model.run, False, rest), model.values, x, indices, ())
+    return run_program.lower(
+        Program(pipeline, model.run, False, rest), model.values, x, indices, ()
+    )
 
 
 def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():

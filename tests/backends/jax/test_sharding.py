@@ -1,4 +1,4 @@
-"""Inputs spread over eight devices: the sharding survives, nothing is gathered, the maps are the same."""
+"""Inputs sharded over eight devices: nothing is gathered, and the maps are the same."""
 
 from __future__ import annotations
 
