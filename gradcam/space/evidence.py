@@ -150,7 +150,9 @@ def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         difference = np.nan_to_num(after - before, nan=0.0, posinf=0.0, neginf=0.0)
     largest = np.abs(difference).max(initial=0.0)
-    return (difference / largest) ** 2 if largest > 0 else difference
+    if largest > 0:
+        difference = (difference / largest) ** 2
+    return np.asarray(difference)
 
 
 def _answering_input(
@@ -206,6 +208,9 @@ def disturbed(array: Array, masks: np.ndarray) -> Array:
         drawn = random.permutation(sample.reshape(-1)).reshape(sample.shape)
         values = np.where(np.broadcast_to(masks, array.shape) > 0, drawn, sample)
         return constant(values, like=array)
-    deviation = float(sample.std()) or 1.0
+    with np.errstate(all="ignore"):
+        deviation = float(sample.astype(np.float64).std())
+    if not 0 < deviation < np.inf:
+        deviation = 1.0
     noise = random.standard_normal(sample.shape) * deviation
     return array + constant(noise * np.broadcast_to(masks, array.shape), like=array)

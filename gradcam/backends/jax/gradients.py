@@ -59,7 +59,7 @@ class Lifted(NamedTuple):
 
         def scored(lifts: Lifts) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
             outputs, activations = self(lifts)
-            scores = checked_scores(target(outputs), activations[self.layers[0]])
+            scores = checked_scores(target(outputs), first_array(self.inputs))
             return scores, (outputs, activations)
 
         # zeros_like keeps how an array lies on several devices
@@ -103,9 +103,9 @@ def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = F
     return jax.tree.map(lambda gradient: jnp.moveaxis(gradient, 0, 1), gradients)
 
 
-def checked_scores(scores: Any, activations: Array) -> Array:
-    """The scores, if they are (N,) or (N, K) for activations (N, ...); else raises ValueError."""
-    samples = activations.shape[0]
+def checked_scores(scores: Any, array: Array) -> Array:
+    """The scores, if they are (N,) or (N, K) for an input array (N, ...); else raises ValueError."""
+    samples = array.shape[0]
     if not isinstance(scores, jax.Array):
         problem: Any = type(scores).__name__
     elif scores.ndim not in (1, 2) or scores.shape[0] != samples:

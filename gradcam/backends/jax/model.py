@@ -95,6 +95,13 @@ class JaxModel:
                 layers.append(Layer(path, site.shape, site.kind))
         return layers
 
+    def reach(
+        self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
+    ) -> tuple[Array, Sequence[Array]]:
+        """JAX gives zeros for what the score does not depend on."""
+        scores, gradients = self.compile(_Reach(tuple(layers)))(inputs, target)
+        return scores, gradients
+
     def biases(self, inputs: Inputs) -> list[tuple[str, Array]]:
         return biases_of(self.run, self.values, hide_static(inputs))
 
@@ -151,6 +158,19 @@ class JaxModel:
     def array(self, values: np.ndarray) -> Array:
         """An array that is bound to no device: JAX moves it to where the weights are."""
         return jnp.asarray(values)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Scores and gradients at these layers, as a function to compile."""
+
+    layers: tuple[str, ...]
+
+    def __call__(
+        self, model: JaxModel, inputs: Inputs, target: Any
+    ) -> tuple[Array, tuple[Array, ...]]:
+        capture = model.capture(inputs, self.layers, target)
+        return capture.scores, capture.gradients
 
 
 def _forward(model: JaxModel, inputs: Inputs, target: Any) -> Outputs:
