@@ -92,7 +92,15 @@ def choose_layer(
     spec: layouts.Spec = None,
 ) -> LayerChoice:
     """The layer to explain, by the three rules above."""
-    candidates = [layer for layer in listed(model, inputs) if _may_have_space(layer.shape)]
+    every_layer = listed(model, inputs)
+    samples = int(first_array(inputs).shape[0])
+    candidates = [layer for layer in every_layer if _may_have_space(layer.shape, samples)]
+    if not candidates:  # one channel, or one row, may still have positions
+        candidates = [
+            layer
+            for layer in every_layer
+            if len(layer.shape) > 2 and math.prod(layer.shape[1:]) > 1
+        ]
     if not candidates:
         raise ValueError(
             "no layer of the model has an output with space (more than one position); pass `layer`, and `layout` "
@@ -110,11 +118,11 @@ def choose_layer(
     return search.otherwise()
 
 
-def _may_have_space(shape: Shape) -> bool:
-    """Whether a layer's array may have two positions or more: a sample with two axes that are longer than 1."""
-    return sum(n > 1 for n in shape[1:]) >= 2 or (
-        len(shape) >= 3 and math.prod(shape[1:]) > 1 and shape[0] > 1
-    )
+def _may_have_space(shape: Shape, samples: int) -> bool:
+    """Whether a layer's array has axes for channels and for positions, both longer than 1."""
+    if shape[:1] == (samples,):
+        shape = shape[1:]
+    return sum(n > 1 for n in shape) >= 2
 
 
 @dataclass
