@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from gradcam import metrics as metrics_
 from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array, Inputs
 from gradcam.benchmark.prices import forward
@@ -26,9 +25,7 @@ from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import versions
 from gradcam.inputs import first_array
 from gradcam.methods import METHODS
-from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
-from gradcam.metrics.localisation import best_threshold
-from gradcam.metrics.result import mean
+from gradcam.metrics import CONTROLS, MEASURES, Context, Measure, Result, Subject
 from gradcam.metrics.subject import Confidence, Predict
 from gradcam.model import input_channels_first
 from gradcam.pictures.images import read
@@ -37,17 +34,6 @@ from gradcam.targets.outputs import class_scores
 __all__ = ["Evaluation", "evaluate", "predictor"]
 
 Row = dict[str, Any]
-MASKED = tuple(name for name, one in MEASURES.items() if one.needs == "mask")
-SHARED = {
-    "average-drop": "confidence",
-    "increase-in-confidence": "confidence",
-    "average-gain": "confidence",
-    "adcc": "adcc",
-    "coherency": "adcc",
-    "complexity": "adcc",
-}
-"""Measures that come from one pass together."""
-
 FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, OSError)
 """What a photograph, a model or a measure may raise; the others are measured."""
 
@@ -96,26 +82,17 @@ class Evaluation:
     @cached_property
     def results(self) -> dict[tuple[str, str], Result]:
         """(method or control, measure) -> its values for all photographs."""
-        found = {}
+        options = self.about.get("settings", {}).get("options", {})
+        results = {}
         for method in (*self.methods, *self.controls):
+            rows = [row for row in self.rows if row["method"] == method]
             for name in self.measures:
-                values = [
-                    row["values"].get(name)
-                    for row in self.rows
-                    if row["method"] == method and "values" in row
-                ]
-                array = _stacked(values)
-                if array is not None:
-                    summary = best_threshold(self._overlaps) if name == "max-box-accuracy" else mean
-                    found[method, name] = Result(
-                        name, array, MEASURES[name].better, summary=summary
-                    )
-        return found
-
-    @property
-    def _overlaps(self) -> int:
-        options = self.about.get("settings", {}).get("options", {}).get("max-box-accuracy", {})
-        return int(np.size(options.get("overlap", 0.5)))
+                values = _stacked([row["values"].get(name) for row in rows])
+                if values is not None:
+                    measure = MEASURES[name]
+                    summary = measure.summary(options.get(name, {}))
+                    results[method, name] = Result(name, values, measure.better, summary=summary)
+        return results
 
     @cached_property
     def seconds(self) -> dict[str, float]:
@@ -230,7 +207,7 @@ def evaluate(
     marks = annotations if isinstance(annotations, Mapping) else None
     if annotations is not None and marks is None:
         marks = read_annotations(annotations, category)
-    if marks is None and (without := [name for name in measures if name in MASKED]):
+    if marks is None and (without := [name for name in measures if MEASURES[name].needs == "mask"]):
         raise ValueError(
             f"{', '.join(without)} need `annotations`: a COCO file, VOC files, masks or a table of boxes"
         )
@@ -251,7 +228,7 @@ def evaluate(
         "seed": int(seed),
     }
     photographs = list(_photographs(model, images))
-    if marks is not None and any(name in MASKED for name in measures):
+    if marks is not None and any(MEASURES[name].needs == "mask" for name in measures):
         _check_names(marks, [name for name, _ in photographs])
     store = _Store(out, settings)
     evaluator = _Evaluator(
@@ -318,7 +295,24 @@ class _Seen:
     """Of this photograph: what is drawn for one is not drawn for the next."""
     key: Row
     """What it is, its objects, and what the model says of it: whether a row that was kept is of the same."""
-    occluded: dict[str, np.ndarray] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What measures of all its maps share."""
+
+    def context(
+        self, maps: np.ndarray, explain: Any, options: Row, of_maps: dict[str, Any]
+    ) -> Context:
+        """What a measure of these maps is run with."""
+        return Context(
+            self.subject,
+            maps,
+            explain,
+            masks=None if self.mask is None else self.mask[None],
+            boxes=[self.boxes],
+            seed=self.seed,
+            options=options,
+            of_maps=of_maps,
+            of_subject=self.shared,
+        )
 
 
 class _Evaluator:
@@ -427,81 +421,24 @@ class _Evaluator:
         except FAULTS as error:
             row["failed"] = dict.fromkeys(measures, f"{type(error).__name__}: {error}")
             return row
-        done: dict[str, dict[str, Result]] = {}
+        of_maps: dict[str, Any] = {}
         for name in measures:
+            context = seen.context(maps, explain, self.options[name], of_maps)
             try:
-                row["values"][name] = self._value(name, seen, maps, explain, done)
+                row["values"][name] = _value(MEASURES[name], context)
             except FAULTS as error:
                 row["failed"][name] = f"{type(error).__name__}: {error}"
         return row
 
-    def _value(
-        self,
-        name: str,
-        seen: _Seen,
-        maps: np.ndarray,
-        explain: Any,
-        done: dict[str, dict[str, Result]],
-    ) -> Any:
-        group = SHARED.get(name)
-        if group is None:
-            result = self._one(name, seen, maps, explain)
-        else:
-            same = f"{group} {sorted(self.options[name].items())}"
-            if same not in done:
-                done[same] = self._together(group, seen, maps, explain, self.options[name])
-            result = done[same][name]
-        value = None if result is None else result.values[0]
-        return (
-            value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
-        )
 
-    def _together(
-        self, group: str, seen: _Seen, maps: np.ndarray, explain: Any, options: dict[str, Any]
-    ) -> dict[str, Result]:
-        if group == "confidence":
-            return metrics_.confidence_measures(
-                seen.subject, maps, **{"seed": seen.seed, **options}
-            )
-        return metrics_.adcc_parts(seen.subject, maps, explain, **{"seed": seen.seed, **options})
-
-    def _one(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any) -> Result | None:
-        options, subject = self.options[name], seen.subject
-        if name in MASKED:
-            if seen.mask is None:
-                return None
-            masks = seen.mask[None]
-            if name == "max-box-accuracy":
-                return metrics_.max_box_accuracy(maps, [seen.boxes], size=subject.size, **options)
-            if name == "box-error":
-                error = metrics_.localisation_error(
-                    maps, [seen.boxes], [0], [[0.0]], size=subject.size, **options
-                )
-                return Result(name, error.values, error.better)
-            masked: dict[str, Callable[..., Result]] = {
-                "pointing-game": metrics_.pointing_game,
-                "energy": metrics_.energy,
-                "box-contrast": metrics_.box_contrast,
-                "mask-iou": metrics_.mask_iou,
-            }
-            return masked[name](maps, masks, **options)
-        if name == "max-sensitivity":
-            return metrics_.max_sensitivity(
-                subject, maps, explain, **{"seed": seen.seed, **options}
-            )
-        if name == "occlusion-correlation":
-            if "costs" not in seen.occluded:  # the same for every method
-                seen.occluded["costs"] = metrics_.occlusion(subject, **options)
-            return metrics_.occlusion_correlation(
-                subject, maps, occluded=seen.occluded["costs"], **options
-            )
-        asked: dict[str, Callable[..., Result]] = {
-            "insertion": metrics_.insertion,
-            "deletion": metrics_.deletion,
-            "road": metrics_.road_combined,
-            "infidelity": metrics_.infidelity,
-        }
-        return asked[name](subject, maps, **{"seed": seen.seed, **options})
+def _value(measure: Measure, context: Context) -> Any:
+    """The measure's value of the one sample, for JSON; None where it has none."""
+    if measure.needs == "mask" and context.masks is None:
+        return None
+    value = measure.run(context).values[0]
+    if np.ndim(value):
+        return [_number(float(element)) for element in value]
+    return _number(float(value))
 
 
 def _objects(
@@ -581,7 +518,7 @@ class _Store:
                 name: value
                 for name, value in row["values"].items()
                 if used.get(name) == wanted.get(name)
-                and (name not in MASKED or row["objects"] == key["objects"])
+                and (MEASURES[name].needs != "mask" or row["objects"] == key["objects"])
             }
             merged = _merged(merged, {**row, "values": values, "failed": {}})
         return {

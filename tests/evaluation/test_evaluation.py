@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import gradcam
-from gradcam import evaluation
+from gradcam.evaluation import evaluation
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
-from gradcam.metrics import CONTROLS, MEASURES
+from gradcam.metrics import CONTROLS, MEASURES, perturbation
 from gradcam.pictures.images import crop
 
 SMALL = ("average-drop", "insertion", "deletion", "pointing-game", "energy")
@@ -112,9 +112,9 @@ def given(target):
 
 def test_occlusion_is_computed_once_for_all_methods(monkeypatch):
     calls = []
-    original = evaluation.metrics_.occlusion
+    original = perturbation.occlusion
     monkeypatch.setattr(
-        evaluation.metrics_, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1]
+        perturbation, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1]
     )
     run(
         measures=["occlusion-correlation"],
