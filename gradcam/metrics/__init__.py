@@ -33,7 +33,7 @@ from gradcam.metrics.localisation import (
     pointing_game,
     pointing_game_with_rejection,
 )
-from gradcam.metrics.measures import MEASURES, Context, Measure
+from gradcam.metrics.measure import Context, Measure
 from gradcam.metrics.perturbation import (
     infidelity,
     max_sensitivity,
@@ -44,6 +44,7 @@ from gradcam.metrics.result import Result
 from gradcam.metrics.road import road, road_combined
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 from gradcam.metrics.subject import Subject
+from gradcam.metrics.table import MEASURES
 
 __all__ = [
     "CONTROLS",
