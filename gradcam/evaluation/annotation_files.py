@@ -1,7 +1,7 @@
 """Readers of annotation files: COCO, Pascal VOC, a table of boxes, mask images.
 
-Each reads one file and gives, for each photograph in it, the photograph's file name and its objects. Whatever is wrong
-with a file is a ValueError that begins with the file's path.
+Each reads one file and gives, for each photograph in it, the photograph's file name and its
+objects. Whatever is wrong with a file is a ValueError that begins with the file's path.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ TRANSPARENT_MODES = ("RGBA", "LA", "PA")
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """One object in a photograph: its box, the name of its category and, where the file has one, its mask (H, W)."""
+    """One object in a photograph.
+
+    box: x0, y0, x1, y1. category: its name. mask: (H, W) booleans, where the file has them.
+    """
 
     box: Box
     category: str | None = None
@@ -59,7 +62,7 @@ def _box(values: Sequence[Any]) -> Box:
     return x0, y0, x1, y1
 
 
-# ------------------------------------------------------------------------------------------ a table
+# ----------------------------------------------------------------------------------------- a table
 
 
 def read_table(path: Path) -> Iterator[tuple[str, list[AnnotatedObject]]]:
@@ -85,7 +88,7 @@ def read_table(path: Path) -> Iterator[tuple[str, list[AnnotatedObject]]]:
         yield row["file"], [AnnotatedObject(box)]
 
 
-# ------------------------------------------------------------------------------------------ Pascal VOC
+# -------------------------------------------------------------------------------------- Pascal VOC
 
 
 def read_voc(path: Path) -> tuple[str, list[AnnotatedObject]]:
@@ -113,7 +116,7 @@ def _voc_object(path: Path, element: ElementTree.Element) -> AnnotatedObject:
     return AnnotatedObject((x0 - 1, y0 - 1, x1, y1), element.findtext("name"))
 
 
-# ------------------------------------------------------------------------------------------ COCO
+# -------------------------------------------------------------------------------------------- COCO
 
 
 def read_coco(path: Path) -> list[tuple[str, list[AnnotatedObject]]]:
@@ -177,7 +180,7 @@ def _coco_shape(
 
 
 def polygons_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W): whether a pixel's centre lies in one of the polygons, each x, y, x, y, ... in pixels."""
+    """(H, W): whether a pixel's centre lies in a polygon, each x, y, x, y, ... in pixels."""
     mask = np.zeros(size, dtype=bool)
     for polygon in polygons:
         mask |= _polygon_mask(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
@@ -200,7 +203,7 @@ def _polygon_mask(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-# ------------------------------------------------------------------------------------------ mask images
+# ------------------------------------------------------------------------------------- mask images
 
 
 def read_mask(path: Path) -> np.ndarray:

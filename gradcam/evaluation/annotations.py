@@ -1,4 +1,4 @@
-"""Where the object is in a photograph: masks and boxes, read from files and drawn as the network sees them."""
+"""Where the object is in a photograph: masks and boxes, read and drawn as the network sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradcam.evaluation.annotation_files import (
 __all__ = ["Annotation", "annotation_of", "check_names", "read_annotations", "seen_mask"]
 
 View = Callable[[np.ndarray], np.ndarray]
-"""From a photograph, RGB uint8 (H, W, 3), to the part of it that the network sees: see `gradcam.Classifier`."""
+"""From a photograph, RGB uint8 (H, W, 3), to the part that the network sees."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _pixels(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
 def seen_mask(annotation: Annotation, photograph: np.ndarray, view: View | None) -> np.ndarray:
     """The objects in what the network sees: (H', W') booleans.
 
-    The mask goes through `view` as a black and white photograph does, which may blur its edge. A pixel counts as the
-    object's where it is nearer to white.
+    The mask goes through `view` as a black and white photograph does, which may blur its edge. A
+    pixel counts as the object's where it is nearer to white.
     """
     mask = annotation.drawn((photograph.shape[0], photograph.shape[1]))
     if view is None:
@@ -78,7 +78,7 @@ def seen_mask(annotation: Annotation, photograph: np.ndarray, view: View | None)
 
 
 def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotation | None:
-    """The annotation of a photograph, by its file's name with the ending or without; None where it has none."""
+    """The annotation of a photograph, by its file's name with or without ending; or None."""
     for key in (name, Path(name).name, Path(name).stem):
         if key in annotations:
             return annotations[key]
@@ -95,17 +95,18 @@ def check_names(annotations: Mapping[str, Annotation], photographs: Sequence[str
         )
 
 
-# ------------------------------------------------------------------------------------------ from files
+# -------------------------------------------------------------------------------------- from files
 
 
 def read_annotations(source: str | Path, category: str | None = None) -> dict[str, Annotation]:
     """Annotations by the photographs' file names without their endings.
 
-    source: a COCO file (`.json`: boxes, or polygons where an annotation has them; crowds are left out), a table (`.csv`
-        with the columns file, x0, y0, x1, y1), a folder of Pascal VOC files (`.xml`), or a folder of mask images, named
-        as the photographs are, in which the object is what is neither black nor transparent.
-    category: keep only the objects with this name, of COCO and VOC files. None keeps all, and is an error where a
-        photograph has objects of several categories, since a map is of one class.
+    source: a COCO file (`.json`: boxes, or polygons where an annotation has them; crowds are left
+        out), a table (`.csv` with the columns file, x0, y0, x1, y1), a folder of Pascal VOC files
+        (`.xml`), or a folder of mask images, named as the photographs are, in which the object is
+        what is neither black nor transparent.
+    category: keep only the objects with this name, of COCO and VOC files. None keeps all, and is an
+        error where a photograph has objects of several categories, since a map is of one class.
 
     A file that cannot be read, or is no such file, is a ValueError that names it.
     """
@@ -170,11 +171,17 @@ def _of_category(
 
 
 def _joined(objects: list[AnnotatedObject]) -> Annotation:
-    """The objects of one photograph. Where one has a mask, the boxes of the others are drawn into it."""
-    boxes = tuple(item.box for item in objects)
-    masks = [item.mask for item in objects if item.mask is not None]
+    """One annotation of a photograph's objects: boxes are drawn into a mask that others have."""
+    boxes = []
+    masks = []
+    only_boxes = []
+    for item in objects:
+        boxes.append(item.box)
+        if item.mask is None:
+            only_boxes.append(item.box)
+        else:
+            masks.append(item.mask)
     if not masks:
-        return Annotation(boxes)
-    without_mask = tuple(item.box for item in objects if item.mask is None)
-    masks.append(Annotation(without_mask).drawn(masks[0].shape))
-    return Annotation(boxes, np.any(masks, axis=0))
+        return Annotation(tuple(boxes))
+    masks.append(Annotation(tuple(only_boxes)).drawn(masks[0].shape))
+    return Annotation(tuple(boxes), np.any(masks, axis=0))

@@ -1,9 +1,9 @@
-"""Methods against measures over photographs, with controls beside them: is the explanation any good?
+"""Methods and controls, measured over photographs: is the explanation any good?
 
-photographs ─► planning: what was asked, checked
-            ─► run: each photograph as the network sees it ─► each method's map ─► each measure's value
-            ─► store: rows, kept as they are measured
-            ─► Evaluation: results by method and measure, their intervals, a figure
+photographs -> planning: the arguments, checked
+            -> run: each photograph as the network sees it, its maps, their measures
+            -> store: rows, kept as soon as they are measured
+            -> Evaluation: results by method and measure, their intervals, a figure
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ __all__ = ["DEFAULT", "Evaluation", "evaluate"]
 DEFAULT = ("average-drop", "increase-in-confidence", "insertion", "deletion", "road")
 """The measures that are run where none are named: none of them needs annotations."""
 
-SHOWN = ("control", "class", "score", "seconds")
-"""What a row of the result has besides its photograph, method, values and failures."""
+SHOWN = ("photograph", "method", "control", "class", "score", "seconds")
+"""What a row of the result has besides its values and failures."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The result of `evaluate`: for each photograph and method a row of values.
 
-    rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and "values", by measure:
-        a number ("inf" where it is infinite), None where the measure is not defined there, or a list. Where a measure
-        could not be run, "failed" has the reason, by measure.
+    rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and
+        "values", by measure: a number ("inf" where it is infinite), None where the measure is not
+        defined there, or a list. Where a measure could not be run, "failed" has the reason, by
+        measure.
     skipped: the photographs that could not be measured, and why.
     table: the rows of measures that are not in `gradcam.metrics.MEASURES`, by name.
     """
@@ -100,7 +101,7 @@ class Evaluation:
         return {name: float(np.median(times[name])) for name in self.methods if name in times}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `evaluation.json` and the picture `evaluation.png` (needs matplotlib) to the folder."""
+        """Write `evaluation.json` and `evaluation.png` (needs matplotlib) to the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         contents = {
@@ -129,7 +130,7 @@ class Evaluation:
         }
 
     def figure(self) -> Any:
-        """A matplotlib figure: a panel for each measure, each method with its 95 % interval, controls in grey."""
+        """A matplotlib figure: a panel for each measure, with 95 % intervals, controls in grey."""
         panels = []
         for name in self.measures:
             lines = []
@@ -165,31 +166,35 @@ def evaluate(
 ) -> Evaluation:
     """Measure methods, and beside them controls that know nothing of the model, over photographs.
 
-    model: a `gradcam.Classifier` with `preprocess`; or any model, if `images` are arrays that it takes.
-    images: a folder, files, or RGB arrays (H, W, 3) by name. A file that cannot be read is reported and skipped. For a
-        bare model, its inputs: an array (N, ...).
+    model: a `gradcam.Classifier` with `preprocess`; or any model, if `images` are arrays that it
+        takes.
+    images: a folder, files, or RGB arrays (H, W, 3) by name. A file that cannot be read is reported
+        and skipped. For a bare model, its inputs: an array (N, ...).
     methods: as `method` of `gradcam.explain`: names, functions of your own, or pairs such as
         `("layer-cam", {"gamma": 2.0})`.
     measures: names in `gradcam.metrics.MEASURES`, or `gradcam.metrics.Measure` objects of your own.
     layer: as in `gradcam.explain`.
-    target: the class to explain: an int, a class name where the classifier has `labels`, or one of these for each
-        photograph, (N,). None: each photograph's top class.
-    annotations: for the measures that need a mask: what `gradcam.evaluation.read_annotations` takes, or its result, by
-        file name with or without its ending. Pass only objects of the explained class, by `category` where the file
-        names them. A photograph without annotation has no value of these measures.
+    target: the class to explain: an int, a class name where the classifier has `labels`, or one of
+        these for each photograph, (N,). None: each photograph's top class.
+    annotations: for the measures that need a mask: what `gradcam.evaluation.read_annotations`
+        takes, or its result, by file name with or without its ending. Pass only objects of the
+        explained class, by `category` where the file names them. A photograph without annotation
+        has no value of these measures.
     controls: names in `gradcam.metrics.CONTROLS`.
-    out: a folder to which each row is written as soon as it is measured (`rows.jsonl`). What is there already of the
-        same photograph, objects, options and model is not computed again; the model is identified by its outputs for
-        the photograph, a method or measure of your own by its name.
-    options: keyword arguments of a method or measure, by its name, such as `{"insertion": {"baseline": "mean"}}`.
+    out: a folder to which each row is written as soon as it is measured (`rows.jsonl`). What is
+        there already of the same photograph, objects, options and model is not computed again; the
+        model is identified by its outputs for the photograph, a method or measure of your own by
+        its name.
+    options: keyword arguments of a method or measure, by its name:
+        `{"insertion": {"baseline": "mean"}}`.
     confidence: what the measures take for a class's confidence: see `gradcam.metrics.Subject`.
     batch: how many inputs a measure gives to the model at a time.
     seed: the source of all that is drawn at random; each photograph draws its own.
     progress: True prints what comes next; a function is told it.
 
-    Raises a ValueError or TypeError that names the argument, and a ValueError where no photograph could be measured.
-    What a model, a method or a measure refuses for one photograph is in the `failed` of its row; a measure refuses by
-    a ValueError, and its other errors are raised.
+    Raises a ValueError or TypeError that names the argument, and a ValueError where no photograph
+    could be measured. What a model, a method or a measure refuses for one photograph is in the
+    `failed` of its row; a measure refuses by a ValueError, and its other errors are raised.
     """
     asked = plan(
         model,
@@ -241,7 +246,7 @@ class _Runner:
         self.skipped: dict[str, str] = {}
 
     def add(self, name: str, photograph: Photograph, target: int | None) -> None:
-        """Measure all methods and controls on one photograph, or skip it where the model does not take it."""
+        """Measure all methods and controls on one photograph, or skip what the model refuses."""
         try:
             seen = self._evaluator.see(photograph, annotation_of(self._marks, name), target)
         except REFUSALS as error:
@@ -265,16 +270,15 @@ class _Runner:
 
 
 def _shown(key: Row, known: Row, measures: Sequence[str]) -> Row:
-    """A row of the result: of the measures that were asked for alone, and without what only the store needs."""
-    row = {**key, **known}
-    values = {name: row["values"][name] for name in measures if name in row["values"]}
-    return {
-        "photograph": row["photograph"],
-        "method": row["method"],
-        **{name: row[name] for name in SHOWN if name in row},
-        "values": values,
-        "failed": row["failed"],
-    }
+    """A row of the result: only the measures that were asked for, without the store's fields."""
+    everything = {**key, **known}
+    row = {}
+    for name in SHOWN:
+        if name in everything:
+            row[name] = everything[name]
+    row["values"] = {name: known["values"][name] for name in measures if name in known["values"]}
+    row["failed"] = known["failed"]
+    return row
 
 
 def _settings(asked: Plan, layer: LayerLike, target: Any, classes: Sequence[int | None]) -> Row:
@@ -313,7 +317,7 @@ def _annotations(
 
 
 def _stacked(values: Sequence[Any]) -> np.ndarray | None:
-    """(N,) numbers, or (N, T) lists of those that have one; None where no photograph has a value."""
+    """(N,) numbers, or (N, T) of those that have lists; None where no photograph has a value."""
     defined = [value for value in values if value is not None]
     if not defined:
         return None

@@ -1,4 +1,4 @@
-"""What `evaluate` was asked, checked at the door: photographs, methods, measures, controls, classes and options."""
+"""The arguments of `evaluate`, checked: photographs, methods, measures, controls, options."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ Options: TypeAlias = Mapping[str, Mapping[str, Any]]
 class Plan:
     """How each photograph is measured.
 
-    methods: an explainer for each method, by name. controls: names in `CONTROLS`. measures: by name.
+    methods: an explainer for each method, by name. controls: names in `CONTROLS`. measures: by
+        name.
     options: of each method, control and measure, by name; empty where it has none.
-    confidence, batch: see `gradcam.metrics.Subject`. seed: the source of all that is drawn at random.
+    confidence, batch: see `gradcam.metrics.Subject`. seed: the source of all that is drawn at
+        random.
     """
 
     model: Any
@@ -91,12 +93,14 @@ def plan(
     for name, (spec, _) in chosen_methods.items():
         _check_method_name(name, spec)
     _check_options(options, (*METHODS, *chosen_methods), {**MEASURES, **chosen_measures})
-    names = (*chosen_methods, *controls, *chosen_measures)
-    chosen_options = {name: dict(options.get(name, {})) for name in names}
-    explainers = {
-        name: Explainer(model, layer, (spec, dict(parameters)), **chosen_options[name])
-        for name, (spec, parameters) in chosen_methods.items()
-    }
+    chosen_options = {}
+    for name in (*chosen_methods, *controls, *chosen_measures):
+        chosen_options[name] = dict(options.get(name, {}))
+    explainers = {}
+    for name, (spec, parameters) in chosen_methods.items():
+        # Made before anything is measured: a wrong parameter is an error of the call.
+        chosen = (spec, dict(parameters))
+        explainers[name] = Explainer(model, layer, chosen, **chosen_options[name])
     return Plan(
         model,
         explainers,
@@ -174,20 +178,22 @@ def _check_options(
 
 
 def check_kept(layer: LayerLike) -> None:
-    """Raise a TypeError where rows could not be kept, since the layer has no path that a file could hold."""
+    """Raise a TypeError where the layer has no path, which rows that are kept need."""
     if not isinstance(layer, (str, type(None))):
         raise TypeError(
-            "give `layer` by its path, as `gradcam.layers` lists it, for rows that are kept in `out`"
+            "give `layer` by its path, as `gradcam.layers` lists it, "
+            "for rows that are kept in `out`"
         )
 
 
-# ------------------------------------------------------------------------------------------ classes
+# ----------------------------------------------------------------------------------------- classes
 
 
 def chosen_classes(model: Any, target: Any, count: int) -> list[int | None]:
     """The class to explain for each of `count` photographs; None for its top class.
 
-    target: None, an int, a class name where the classifier has names, or one of these for each photograph, (count,).
+    target: None, an int, a class name where the classifier has names, or one of these for each
+        photograph, (count,).
     """
     if target is None:
         return [None] * count
@@ -208,7 +214,7 @@ def chosen_classes(model: Any, target: Any, count: int) -> list[int | None]:
     return [int(index) for index in np.broadcast_to(classes, (count,))]
 
 
-# ------------------------------------------------------------------------------------------ photographs
+# ------------------------------------------------------------------------------------- photographs
 
 
 def photographs_of(model: Any, images: Any) -> list[tuple[str, Photograph]]:
@@ -217,7 +223,8 @@ def photographs_of(model: Any, images: Any) -> list[tuple[str, Photograph]]:
     photographs = _listed_photographs(images, preprocesses)
     if not preprocesses and any(isinstance(photograph, Path) for _, photograph in photographs):
         raise ValueError(
-            "photographs need a gradcam.Classifier with `preprocess`, which makes the model's inputs"
+            "photographs need a gradcam.Classifier with `preprocess`, "
+            "which makes the model's inputs"
         )
     return photographs
 
@@ -232,7 +239,8 @@ def _listed_photographs(images: Any, preprocesses: bool) -> list[tuple[str, Phot
     if hasattr(images, "shape") and not preprocesses:
         return [(str(n), images[n : n + 1]) for n in range(int(images.shape[0]))]
     raise TypeError(
-        "`images` must be a folder, a list of files, RGB arrays by name, or a bare model's inputs (N, ...)"
+        "`images` must be a folder, a list of files, RGB arrays by name, "
+        "or a bare model's inputs (N, ...)"
     )
 
 

@@ -19,13 +19,14 @@ __all__ = ["predictor"]
 
 
 def predictor(model: Any, inputs: Inputs) -> Predict:
-    """A model as a plain function of NumPy arrays, for `gradcam.metrics`: inputs (M, ...) -> class scores (M, K).
+    """A model as a plain function of NumPy arrays: inputs (M, ...) -> class scores (M, K).
 
     model: whatever `gradcam.explain` takes. Its weights are read anew at each call.
-    inputs: an array like those that the model takes. Batches are given to it in this array's framework and dtype, and
-        on its device.
+    inputs: an array like those that the model takes. Batches are given to it in this array's
+        framework and dtype, and on its device.
 
-    In JAX, which compiles a program for each shape, batches are filled up to powers of two, so that few are compiled.
+    In JAX, which compiles a program for each shape, batches are filled up to powers of two, so that
+    few are compiled.
     """
     user_model, _ = unwrap(model)
     like = first_array(inputs)
@@ -42,7 +43,7 @@ def predictor(model: Any, inputs: Inputs) -> Predict:
 
 
 def _filled(batch: np.ndarray) -> np.ndarray:
-    """The batch and its last sample over and over, up to the next power of two: (M, ...) -> (2^n, ...)."""
+    """The batch, filled up to the next power of two with its last sample: (2^n, ...)."""
     count = len(batch)
     size = 1 << max(count - 1, 0).bit_length()
     return np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])

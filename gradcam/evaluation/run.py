@@ -1,8 +1,8 @@
 """One photograph: as the network sees it, explained by a method, and measured.
 
-Whatever the user's model, files and photographs raise is reported, and the rest is measured: it becomes a
-`ModelError` where they are called. So are refusals of the library, which are ValueErrors. Every other error is a fault in
-the library's code, or in a measure's, and is let through.
+Whatever the user's model, files and photographs raise is reported, and the rest is measured: it
+becomes a `ModelError` where they are called. So are refusals of the library, which are ValueErrors.
+Every other error is a fault in the library's code, or in a measure's, and is let through.
 """
 
 from __future__ import annotations
@@ -71,8 +71,10 @@ class Seen:
     """A photograph as the network sees it.
 
     inputs: one sample, in the model's framework. subject: the same for measures.
-    mask: (H, W) booleans, the objects in it; None where it has no annotation, or the network sees nothing of them.
-    boxes: round each of the objects. seed: this photograph's own, so that each draws something else.
+    mask: (H, W) booleans, the objects in it; None where it has no annotation, or the network sees
+        nothing of them.
+    boxes: round each of the objects. seed: this photograph's own, so that each draws something
+        else.
     key: what it is, and what the model says of it: rows of the same key can be used again.
     shared: results that measures of all its maps share.
     """
@@ -106,6 +108,7 @@ class Evaluator:
         inputs, view = self._inputs(picture)
         adapted = self._adapted(inputs)
         if self._predict is None:
+            # Made for the first photograph: it says which framework, dtype and device.
             self._predict = _guarded(predictor(self._plan.model, inputs))
         channel_axis = -1
         if input_channels_first(adapted, inputs):
@@ -142,11 +145,12 @@ class Evaluator:
         adapted: Model = _guarded(backends.adapt)(user_model, inputs)
         if isinstance(adapted, HasTraining) and adapted.trains:
             raise ValueError(
-                "the model is in training mode, in which it changes with what it is shown; call model.eval()"
+                "the model is in training mode, in which it changes with what it is shown; "
+                "call model.eval()"
             )
         return adapted
 
-    # -------------------------------------------------------------------------------------- measuring
+    # ----------------------------------------------------------------------------------- measuring
 
     def row(self, seen: Seen, method: str, measures: Sequence[str]) -> Row:
         """The measures of one method's, or control's, map."""
@@ -193,7 +197,7 @@ class Evaluator:
         return _guarded(explain)
 
     def _timed(self, explain: Explain, subject: Subject, method: str) -> tuple[np.ndarray, float]:
-        """The maps, and the seconds that they took; a method's first call also compiles, and is not timed."""
+        """The maps and the seconds that they took. A method's first call compiles, and is not timed."""
         if method not in self._compiled:
             self._compiled.add(method)
             explain(subject.inputs, subject.classes)
@@ -252,7 +256,7 @@ def _key(subject: Subject, mask: np.ndarray | None, boxes: Sequence[Sequence[int
     }
 
 
-# ------------------------------------------------------------------------------------------ objects
+# ----------------------------------------------------------------------------------------- objects
 
 
 def _objects(
@@ -270,8 +274,15 @@ def _objects(
         raise ValueError(f"the mask has {mask.shape} pixels, but the network sees {size}")
     if not mask.any():
         return None, []
-    parts = [seen_mask(Annotation((box,)), picture, view) for box in annotation.boxes]
-    return mask, [_bounds(part) for part in parts or [mask] if part.any()]
+    if not annotation.boxes:
+        return mask, [_bounds(mask)]
+    bounds = []
+    for box in annotation.boxes:
+        # Through the view one by one: boxes that overlap stay apart.
+        part = seen_mask(Annotation((box,)), picture, view)
+        if part.any():
+            bounds.append(_bounds(part))
+    return mask, bounds
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -2,11 +2,13 @@
 
 A folder holds `settings.json`, what all rows have in common, and `rows.jsonl`, a row in each line:
 
-    {"photograph": "a.jpg", "method": "grad-cam", "content": 1234, "class": 281, "outputs": [...], "objects": null,
-     "options": {"grad-cam": {}, "deletion": {}}, "values": {"deletion": 0.31}, "failed": {}, ...}
+    {"photograph": "a.jpg", "method": "grad-cam", "content": 1234, "class": 281, "outputs": [...],
+     "objects": null, "options": {"grad-cam": {}, "deletion": {}}, "values": {"deletion": 0.31},
+     "failed": {}, ...}
 
-A row is used again where all that could change its values is the same: the pixels that the network sees (`content`), the
-model (by its `outputs` for them), the class, the options and, for measures that need them, the `objects`.
+A row is used again where all that could change its values is the same: the pixels that the network
+sees (`content`), the model (by its `outputs` for them), the class, the options and, for measures
+that need them, the `objects`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ PARTIAL = ".part"
 
 
 class Store:
-    """Rows in memory and, where there is a folder, in a file to which each is added as soon as it is measured."""
+    """Rows in memory and, where there is a folder, in a file that grows by each new row."""
 
     def __init__(self, folder: str | os.PathLike[str] | None, settings: Row) -> None:
         self._rows: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -65,12 +67,13 @@ class Store:
         self._rows[row["photograph"], row["method"], row["content"]].append(row)
 
     def find(self, key: Row, options: Mapping[str, Row], masked: Collection[str]) -> Row:
-        """All that was measured before of what `key` says, with these options, as one row without its key.
+        """The values that were measured before for this key with these options, as one row.
 
-        options: of the method and of each measure, by name. masked: the measures that depend on the objects.
+        options: of the method and of each measure, by name. masked: the measures that depend on the
+            objects.
         """
         method = key["method"]
-        asked = json.loads(json.dumps(options))
+        asked = json.loads(json.dumps(options))  # tuples are lists in a file
         known: Row = {"values": {}, "failed": {}}
         for row in self._rows[key["photograph"], method, key["content"]]:
             if row["class"] != key["class"] or row["options"].get(method) != asked[method]:
@@ -94,12 +97,13 @@ class Store:
             settings = self._folder / "settings.json"
             if not settings.exists():
                 _replace(settings, json.dumps(self._settings, indent=1) + "\n")
+            # Opened anew each time, so that a run that is killed has lost no row.
             with (self._folder / "rows.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 
 def merged(old: Row, new: Row) -> Row:
-    """One row of two. A measure that failed in one of them and has a value in the other did not fail."""
+    """One row of two. A measure that failed in one and has a value in the other did not fail."""
     values = {**old["values"], **new["values"]}
     failed = {**old["failed"], **new["failed"]}
     for name in values:
@@ -116,7 +120,7 @@ def json_number(value: float) -> float | str | None:
     return value
 
 
-# ------------------------------------------------------------------------------------------ what is read
+# ------------------------------------------------------------------------------------ what is read
 
 
 def _read_settings(path: Path) -> Row:
@@ -136,7 +140,7 @@ def _read_settings(path: Path) -> Row:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """The rows of a file; what follows the last line's end is half a row, left by a run that was stopped."""
+    """The rows of a file. Half a row behind the last line's end is of a run that was stopped."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -170,6 +174,7 @@ def _read_row(line: str, where: str) -> Row:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file as a whole: a run that is stopped meanwhile leaves the old one."""
+    # A new name within the folder: renaming is one step only on the same disk.
     partial = path.with_name(path.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -1,11 +1,12 @@
-"""Is the explanation any good? Measures on NumPy arrays and a plain `predict(inputs) -> outputs`; controls.
+"""Is the explanation any good? Measures on NumPy arrays and a plain `predict(inputs)`; controls.
 
 >>> from gradcam import metrics
 >>> subject = metrics.Subject(predict, inputs, target)         # doctest: +SKIP
 >>> metrics.insertion(subject, maps).value                     # doctest: +SKIP
 >>> print(metrics.road_combined(subject, maps))                # doctest: +SKIP
 
-A number means something beside that of the same measure on `CONTROLS`: maps that know nothing of the model.
+A number means something beside that of the same measure on `CONTROLS`: maps that know nothing of
+the model.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ Boxes = Sequence[Sequence[Box]]
 
 
 def boxes(maps: Any, size: Sequence[int], *, threshold: float = 0.15) -> np.ndarray:
-    """The box round each map's largest connected segment of at least `threshold` of its maximum: (N, 4) ints.
+    """The box round the largest segment of each map at `threshold` of its maximum: (N, 4) ints.
 
-    maps: (N, h, w), resized to `size` (H, W) first. threshold: a share of each map's maximum, in (0, 1].
+    maps: (N, h, w), resized to `size` (H, W) first. threshold: a share of each map's maximum, in
+        (0, 1].
 
     All zeros where the map is nowhere positive; the whole picture where it is positive and flat.
     Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391. Needs SciPy.
@@ -52,9 +53,10 @@ def largest_boxes(heat: np.ndarray, threshold: float) -> np.ndarray:
 def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:
     """The box round the largest connected segment of a map (*size) in [0, 1].
 
-    A segment is made of cells that are at least `threshold` and touch along an axis, not diagonally. Of segments of
-    the same size the first counts. The result is 2 ndim ints: the starts and then the exclusive stops, last axis
-    first, so x0, y0, x1, y1 of an image. A map that is 0 everywhere has no box: all zeros. Needs SciPy.
+    A segment is made of cells that are at least `threshold` and touch along an axis, not
+    diagonally. Of segments of the same size the first counts. The result is 2 ndim ints: the starts
+    and then the exclusive stops, last axis first, so x0, y0, x1, y1 of an image. A map that is 0
+    everywhere has no box: all zeros. Needs SciPy.
     """
     try:
         from scipy import ndimage
@@ -71,9 +73,10 @@ def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def relative_heat(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Maps (N, h, w) at `size`, their positive parts as shares of their maxima: (N, H, W) in [0, 1].
+    """Maps (N, h, w) at `size`, their positive parts over their maxima: (N, H, W) in [0, 1].
 
-    A flat positive map is 1 everywhere, where `gradcam.maps.scale` would make it 0: its box is the whole picture.
+    A flat positive map is 1 everywhere, where `gradcam.maps.scale` would make it 0: its box is the
+    whole picture.
     """
     if len(size) != 2:
         raise ValueError(f"`size` must be (H, W), but is {tuple(size)}")

@@ -1,4 +1,4 @@
-"""The model's confidence where only the map's part of the input is shown: Average Drop and its kin, ADCC."""
+"""The confidence where only the map's part of the input is shown: Average Drop, ADCC."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def average_drop(
 ) -> Result:
     r"""Average Drop: the share of the confidence that is lost where only the map is shown.
 
-    $\max(0, Y - O) / Y$, where $Y$ is the confidence in the class for $x$, and $O$ for the explanation map
-    $x \odot M + b \odot (1 - M)$: `maps` (N, h, w) as `Subject.masks`, $M \in [0, 1]$, and the `baseline` $b$, which
-    in the paper is 0. Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063, section 4.1.
+    $\max(0, Y - O) / Y$, where $Y$ is the confidence in the class for $x$, and $O$ for the
+    explanation map $x \odot M + b \odot (1 - M)$: `maps` (N, h, w) as `Subject.masks`, $M \in [0,
+    1]$, and the `baseline` $b$, which in the paper is 0. Chattopadhyay et al. 2018,
+    https://arxiv.org/abs/1710.11063, section 4.1.
 
-    In [0, 1], as a share and not in per cent; lower is better. NaN where $Y = 0$. A map of zeros hides all of the
-    input. A flat positive map shows all of it, and drops nothing: read this together with a complexity, as `adcc`
-    does.
+    In [0, 1], as a share and not in per cent; lower is better. NaN where $Y = 0$. A map of zeros
+    hides all of the input. A flat positive map shows all of it, and drops nothing: read this
+    together with a complexity, as `adcc` does.
     """
     return confidence_measures(subject, maps, baseline=baseline, seed=seed)["average-drop"]
 
@@ -44,7 +45,8 @@ def increase_in_confidence(
 ) -> Result:
     r"""Increase in Confidence: whether the confidence is higher where only the map is shown.
 
-    $[Y < O]$, with $Y$ and $O$ of `average_drop`. Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063.
+    $[Y < O]$, with $Y$ and $O$ of `average_drop`. Chattopadhyay et al. 2018,
+    https://arxiv.org/abs/1710.11063.
 
     0 or 1 for each sample; higher is better. A tie is no increase.
     """
@@ -56,7 +58,7 @@ def increase_in_confidence(
 def average_gain(
     subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0
 ) -> Result:
-    r"""Average Gain: the share of the missing confidence that is gained where only the map is shown.
+    r"""Average Gain: the share of the missing confidence gained where only the map is shown.
 
     $\max(0, O - Y) / (1 - Y)$, with $Y$ and $O$ of `average_drop`, whose mirror image it is.
     Zhang et al. 2023, Opti-CAM, https://arxiv.org/abs/2301.07002.
@@ -69,10 +71,11 @@ def average_gain(
 def confidence_measures(
     subject: Subject, maps: Any, *, baseline: Baseline = "zero", seed: int = 0
 ) -> dict[str, Result]:
-    """`average_drop`, `increase_in_confidence` and `average_gain`, from one pass over the masked inputs.
+    """`average_drop`, `increase_in_confidence` and `average_gain`, from one pass.
 
-    Keys "average-drop", "increase-in-confidence" and "average-gain". Confidences must lie in [0, 1]; a ValueError says
-    so where `confidence="outputs"` gives others. Only the "noise" baseline depends on `seed`.
+    Keys "average-drop", "increase-in-confidence" and "average-gain". Confidences must lie in [0,
+    1]; a ValueError says so where `confidence="outputs"` gives others. Only the "noise" baseline
+    depends on `seed`.
     """
     shown = _masked(subject, subject.masks(maps), baseline, seed)
     return _changes(subject, shown, _settings(subject, baseline, seed))
@@ -86,10 +89,11 @@ def adcc(
     $$ 3 \left( \frac{1}{\mathrm{coherency}} + \frac{1}{1 - \mathrm{complexity}}
        + \frac{1}{1 - \mathrm{drop}} \right)^{-1} $$
 
-    for each sample, of the parts that `adcc_parts` gives. Poppi et al. 2021, https://arxiv.org/abs/2104.10252.
+    for each sample, of the parts that `adcc_parts` gives. Poppi et al. 2021,
+    https://arxiv.org/abs/2104.10252.
 
-    In [0, 1]; higher is better. 0 where one of the three is 0; a flat map has a coherency of 0. Else NaN where the
-    drop is NaN.
+    In [0, 1]; higher is better. 0 where one of the three is 0; a flat map has a coherency of 0.
+    Else NaN where the drop is NaN.
     """
     return adcc_parts(subject, maps, explain, baseline=baseline, seed=seed)["adcc"]
 
@@ -97,20 +101,21 @@ def adcc(
 def adcc_parts(
     subject: Subject, maps: Any, explain: Explain, *, baseline: Baseline = "zero", seed: int = 0
 ) -> dict[str, Result]:
-    r"""`adcc` and its parts, from one pass over the masked inputs and one further explanation of them.
+    r"""`adcc` and its parts, from one pass over the masked inputs and one explanation of them.
 
-    Keys, with $M$ the map of $x$ and $M'$ that of $x \odot M + b \odot (1 - M)$ for the same class, both as
-    `Subject.masks`:
+    Keys, with $M$ the map of $x$ and $M'$ that of $x \odot M + b \odot (1 - M)$ for the same class,
+    both as `Subject.masks`:
 
-    - "coherency": $(1 + \rho) / 2$, with the Pearson correlation $\rho$ of $M$ and $M'$; in [0, 1], higher is better,
-      and 1/2 is chance. A flat $M$ or $M'$ has no correlation; its coherency is 0, the worst, so that no method gains
-      by flat maps.
-    - "complexity": the mean of $M$, which is its L1 norm per pixel; in [0, 1], lower is better, 1 for a flat map.
+    - "coherency": $(1 + \rho) / 2$, with the Pearson correlation $\rho$ of $M$ and $M'$; in [0, 1],
+      higher is better, and 1/2 is chance. A flat $M$ or $M'$ has no correlation; its coherency is
+      0, the worst, so that no method gains by flat maps.
+    - "complexity": the mean of $M$, which is its L1 norm per pixel; in [0, 1], lower is better, 1
+      for a flat map.
     - "average-drop": see `average_drop`.
     - "adcc": see `adcc`.
 
-    Poppi et al. 2021, https://arxiv.org/abs/2104.10252. `explain` must be the method that made `maps`. It is given at
-    most `Subject.batch` inputs at a time.
+    Poppi et al. 2021, https://arxiv.org/abs/2104.10252. `explain` must be the method that made
+    `maps`. It is given at most `Subject.batch` inputs at a time.
     """
     settings = _settings(subject, baseline, seed)
     masks = subject.masks(maps)
@@ -133,7 +138,7 @@ def _settings(subject: Subject, baseline: Baseline, seed: int) -> dict[str, Any]
 
 
 def _masked(subject: Subject, masks: np.ndarray, baseline: Baseline, seed: int) -> np.ndarray:
-    """The inputs where the masks (N, H, W) are 1, the baseline where they are 0, and a mixture between."""
+    """The inputs where masks (N, H, W) are 1, the baseline where they are 0, mixed between."""
     if subject.inputs.dtype.kind != "f":
         # A mask in the dtype of an integer input would be rounded to 0.
         raise ValueError(
@@ -185,14 +190,15 @@ def _explained(subject: Subject, explain: Explain, inputs: np.ndarray) -> np.nda
             )
         if not np.isfinite(maps).all():
             raise ValueError(
-                "`explain` gave NaN or infinite values of masked inputs; give 0 where a map is undefined"
+                "`explain` gave NaN or infinite values of masked inputs; "
+                "give 0 where a map is undefined"
             )
         parts.append(maps)
     return np.concatenate(parts)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each a[n] with b[n], (N, H, W) both: (N,); -1 where either is flat."""
+    """Pearson's correlation of maps a[n] and b[n], (N, H, W): (N,); -1 where either is flat."""
     flat = (np.ptp(a, (1, 2)) == 0) | (np.ptp(b, (1, 2)) == 0)
     a = a - a.mean((1, 2), keepdims=True)
     b = b - b.mean((1, 2), keepdims=True)
@@ -203,6 +209,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _harmonic_mean(*parts: np.ndarray) -> np.ndarray:
     """Of parts (N,) each: (N,); 0 where one of them is 0."""
-    zero = np.any([part == 0 for part in parts], axis=0)
-    inverse = sum(1 / np.where(zero, 1, part) for part in parts)
+    stack = np.stack(parts)
+    zero = (stack == 0).any(0)
+    inverse = (1 / np.where(zero, 1, stack)).sum(0)
     return np.where(zero, 0, len(parts) / inverse)

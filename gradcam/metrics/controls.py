@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model. A measure tells something of a method only by how far it is from theirs."""
+"""Maps that know nothing of the model: a method must do better than these."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def random(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarr
 
 
 def centre(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarray:
-    """A Gaussian in the middle, with a deviation of a quarter of each side: photographers centre their objects."""
+    """A Gaussian in the middle, with a deviation of a quarter of each side.
+
+    Photographers centre their objects.
+    """
     height, width = _size(inputs, channel_axis)
     y = _from_the_middle(height)[:, None]
     x = _from_the_middle(width)
@@ -45,8 +48,8 @@ def _from_the_middle(count: int) -> np.ndarray:
 def edges(inputs: np.ndarray, channel_axis: int = 1, seed: int = 0) -> np.ndarray:
     """The magnitude of the picture's gradient: central differences of the channels' mean.
 
-    Edges are easily mistaken for an explanation: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292. Along a side
-    of one pixel the gradient is 0.
+    Edges are easily mistaken for an explanation: Adebayo et al. 2018,
+        https://arxiv.org/abs/1810.03292. Along a side of one pixel the gradient is 0.
     """
     grey = np.asarray(inputs, dtype=np.float64).mean(axis=channel_axis)
     return np.array(np.hypot(_differences(grey, 1), _differences(grey, 2)))

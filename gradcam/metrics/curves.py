@@ -1,4 +1,4 @@
-"""Deletion and insertion: areas under the confidence as the map's highest pixels are removed or put in."""
+"""Deletion and insertion: areas under the confidence as pixels are removed or put in."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ def deletion(
     seed: int = 0,
     ties: Ties = "random",
 ) -> Result:
-    r"""Deletion: the area under the confidence as pixels are replaced by the baseline, the map's highest first.
+    r"""Deletion: the area under the confidence as the map's highest pixels are removed first.
 
-    $\int_0^1 f_c(x_{-\phi}) \, d\phi$, where $x_{-\phi}$ is $x$ with the share $\phi$ of its pixels that is highest in
-    the map replaced by the `baseline`, in all channels; by the trapezoidal rule. Petsiuk et al. 2018, RISE,
-    https://arxiv.org/abs/1806.07421.
+    $\int_0^1 f_c(x_{-\phi}) \, d\phi$, where $x_{-\phi}$ is $x$ with the share $\phi$ of its pixels
+    that is highest in the map replaced by the `baseline`, in all channels; by the trapezoidal rule.
+    Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
 
-    maps: (N, h, w), resized to the input. Only the order of the resized pixels counts: a rising function of a map at
-        the input's resolution changes nothing.
-    steps: how many shares the pixels are divided into: `ceil(H * W / steps)` in each, and the remainder in the last, so
-        there may be fewer of them. The default of 20 costs 20 predictions per sample; `steps=H` removes as many pixels
-        at a time as a row has, as the authors' code does.
-    baseline: 0, as in the authors' code: the mean colour of standardised inputs. `Subject.baseline` lists the others.
-    ties: the order of pixels of the same value: "random", drawn from `seed` and the same for every sample, so that a
-        flat map is a random order; or "rows", from the top left corner.
+    maps: (N, h, w), resized to the input. Only the order of the resized pixels counts: a rising
+        function of a map at the input's resolution changes nothing.
+    steps: how many shares the pixels are divided into: `ceil(H * W / steps)` in each, and the
+        remainder in the last, so there may be fewer of them. The default of 20 costs 20 predictions
+        per sample; `steps=H` removes as many pixels at a time as a row has, as the authors' code
+        does.
+    baseline: 0, as in the authors' code: the mean colour of standardised inputs. `Subject.baseline`
+        lists the others.
+    ties: the order of pixels of the same value: "random", drawn from `seed` and the same for every
+        sample, so that a flat map is a random order; or "rows", from the top left corner.
 
-    In [0, 1] unless the confidence is "outputs"; lower is better. A flat map scores as chance does. `Result.curves` has
-    "fraction" (S,), from 0 to 1, and "confidence" (N, S). NaN where a prediction is NaN.
+    In [0, 1] unless the confidence is "outputs"; lower is better. A flat map scores as chance does.
+    `Result.curves` has "fraction" (S,), from 0 to 1, and "confidence" (N, S). NaN where a
+    prediction is NaN.
     """
     return _area("deletion", subject, maps, steps, baseline, seed, ties)
 
@@ -55,16 +58,17 @@ def insertion(
     seed: int = 0,
     ties: Ties = "random",
 ) -> Result:
-    r"""Insertion: the area under the confidence as the input's pixels replace the baseline, the map's highest first.
+    r"""Insertion: the area under the confidence as the map's highest pixels are put in first.
 
-    As `deletion`, but of $x_{+\phi}$: the baseline, in which the share $\phi$ of pixels that is highest in the map is
-    the input's. Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
+    As `deletion`, but of $x_{+\phi}$: the baseline, in which the share $\phi$ of pixels that is
+    highest in the map is the input's. Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
 
-    baseline: the blurred input, as in the paper: on a plain colour, inserted pixels would make edges, which are evidence
-        of their own. It needs SciPy.
+    baseline: the blurred input, as in the paper: on a plain colour, inserted pixels would make
+        edges, which are evidence of their own. It needs SciPy.
 
-    In [0, 1] unless the confidence is "outputs"; higher is better. With the same baseline, the `insertion` curve of a
-    map without ties is the `deletion` curve of the negative map in reverse, where `steps` divides the pixels.
+    In [0, 1] unless the confidence is "outputs"; higher is better. With the same baseline, the
+    `insertion` curve of a map without ties is the `deletion` curve of the negative map in reverse,
+    where `steps` divides the pixels.
     """
     return _area("insertion", subject, maps, steps, baseline, seed, ties)
 
@@ -140,7 +144,7 @@ class _Changes:
     def variants(
         self, heat: np.ndarray, counts: list[int], order: np.ndarray
     ) -> Iterator[np.ndarray]:
-        """For each sample, for each of `counts`: the input with that many of the map's highest pixels changed."""
+        """For each sample and count: the input with that many of the highest pixels changed."""
         for sample_heat, picture, absent in zip(
             heat, self.subject.inputs, self.baseline, strict=True
         ):

@@ -1,4 +1,4 @@
-"""The grid pointing game: does a map lie on its own photograph among several? It needs no annotation."""
+"""The grid pointing game: does a map lie on its own photograph among several?"""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def collage(photographs: Sequence[np.ndarray], grid: tuple[int, int] = (1, 2)) -
 def collages(
     photographs: Sequence[np.ndarray], grid: tuple[int, int] = (1, 2), *, mirrored: bool = False
 ) -> list[tuple[np.ndarray, tuple[int, ...]]]:
-    """Every collage of different photographs in every order: (picture, the photograph in each cell).
+    """Every collage of different photographs in every order: (picture, photograph of each cell).
 
-    mirrored: also with each photograph mirrored left to right, so that no side of a photograph always faces the middle.
+    mirrored: also with each photograph mirrored left to right, so that no side of a photograph
+        always faces the middle.
     """
     rows, columns = grid
     if len(photographs) < rows * columns:
@@ -59,13 +60,15 @@ def collages(
 def grid_pointing_game(maps: Any, cells: Any, grid: tuple[int, int] = (1, 2)) -> Result:
     r"""The share of a map's positive part that lies in the cell of its class.
 
-    $\sum_{p \in \text{cell}} \max(0, L_p) / \sum_p \max(0, L_p)$, of the map (N, h, w) at its own resolution. Where a
-    border between cells runs through a position, each side gets its share of it. Bohle et al. 2021, section 4,
-    https://arxiv.org/abs/2104.00032; after Zhang et al. 2016, https://arxiv.org/abs/1608.00507.
+    $\sum_{p \in \text{cell}} \max(0, L_p) / \sum_p \max(0, L_p)$, of the map (N, h, w) at its own
+    resolution. Where a border between cells runs through a position, each side gets its share of
+    it. Bohle et al. 2021, section 4, https://arxiv.org/abs/2104.00032; after Zhang et al. 2016,
+    https://arxiv.org/abs/1608.00507.
 
     cells: (N,) or one int, the cell of each map's class, in rows from the left, from 0.
 
-    In [0, 1]; higher is better, and 1 over the number of cells is chance. NaN where the map is nowhere positive.
+    In [0, 1]; higher is better, and 1 over the number of cells is chance. NaN where the map is
+    nowhere positive.
     """
     heat = np.maximum(check_maps(maps), 0)
     rows, columns = grid

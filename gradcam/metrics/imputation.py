@@ -1,12 +1,13 @@
 """Noisy linear imputation: pixels are removed so that their absence is hard to see. Needs SciPy.
 
-Each missing pixel is a weighted mean of its neighbours, of which some are missing too. So the missing pixels solve a
-system of linear equations. Of a row of four pixels, 8 and 2 known at the ends, the two between solve
+Each missing pixel is a weighted mean of its neighbours, of which some are missing too. So the
+missing pixels solve a system of linear equations. Of a row of four pixels, 8 and 2 known at the
+ends, the two between solve
 
     a = (8 + b) / 2,  b = (a + 2) / 2:  a = 6, b = 4.
 
-The matrix is sparse and symmetric. Factored in the order of `_dissection` it stays sparse, and one factor serves all
-channels.
+The matrix is sparse and symmetric. Factored in the order of `_dissection` it stays sparse, and one
+factor serves all channels.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ import numpy as np
 
 __all__ = ["impute"]
 
-NEIGHBOURS = tuple(
-    (down, across, 1 / 6 if 0 in (down, across) else 1 / 12)
-    for down in (-1, 0, 1)
-    for across in (-1, 0, 1)
-    if (down, across) != (0, 0)
+BESIDE = 1 / 6
+ACROSS_A_CORNER = 1 / 12
+NEIGHBOURS = (
+    (-1, -1, ACROSS_A_CORNER),
+    (-1, 0, BESIDE),
+    (-1, 1, ACROSS_A_CORNER),
+    (0, -1, BESIDE),
+    (0, 1, BESIDE),
+    (1, -1, ACROSS_A_CORNER),
+    (1, 0, BESIDE),
+    (1, 1, ACROSS_A_CORNER),
 )
 """(rows down, columns across, weight): those beside a pixel count twice those across a corner."""
 
@@ -32,14 +39,14 @@ NEIGHBOURS = tuple(
 def impute(image: np.ndarray, kept: np.ndarray, *, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     r"""An image whose missing pixels are each the weighted mean of their neighbours, plus noise.
 
-    $x_i = \sum_j w_{ij} x_j / \sum_j w_{ij}$ over the 8 neighbours j that lie in the image, 1/6 for those beside and
-    1/12 for those across a corner. Known pixels stay as they are. Rong et al. 2022, ROAD, section 4.2 and appendix,
-    https://arxiv.org/abs/2202.00449.
+    $x_i = \sum_j w_{ij} x_j / \sum_j w_{ij}$ over the 8 neighbours j that lie in the image, 1/6 for
+    those beside and 1/12 for those across a corner. Known pixels stay as they are. Rong et al.
+    2022, ROAD, section 4.2 and appendix, https://arxiv.org/abs/2202.00449.
 
     image: (H, W, ...) floats.
     kept: (H, W) booleans, True for a pixel that stays; a ValueError where there is none.
-    noise: standard deviation of the normal noise on missing pixels, in the image's own units, drawn from `seed`.
-    Returns a new array of the image's shape and dtype.
+    noise: standard deviation of the normal noise on missing pixels, in the image's own units, drawn
+        from `seed`. Returns a new array of the image's shape and dtype.
     """
     _check(image, kept)
     _require_scipy()
@@ -81,7 +88,8 @@ def _require_scipy() -> None:
 class _Missing:
     """The missing pixels, in the order of the equations.
 
-    rows, columns: (P,), where they are. number: (H, W), the number of each one's equation, -1 for known pixels.
+    rows, columns: (P,), where they are. number: (H, W), the number of each one's equation, -1 for
+        known pixels.
     """
 
     rows: np.ndarray
@@ -104,13 +112,18 @@ def _missing_pixels(kept: np.ndarray) -> _Missing:
 
 
 def _equations(missing: _Missing, colours: np.ndarray, kept: np.ndarray) -> tuple[Any, np.ndarray]:
-    """The matrix (P, P) and the right-hand side (P, C): total weight * x - missing neighbours = known neighbours."""
+    """The matrix (P, P) and the right-hand side (P, C).
+
+    Of each missing pixel: its total weight times x, less its missing neighbours, are its known
+    neighbours, each times their weights.
+    """
     from scipy.sparse import coo_matrix
 
     height, width = kept.shape
     total = np.zeros(missing.count)
     known = np.zeros((missing.count, colours.shape[-1]))
     equations, unknowns, weights = [], [], []
+    # One direction at a time, for all missing pixels: each adds a diagonal of the matrix.
     for down, across, weight in NEIGHBOURS:
         rows = missing.rows + down
         columns = missing.columns + across
@@ -119,6 +132,7 @@ def _equations(missing: _Missing, colours: np.ndarray, kept: np.ndarray) -> tupl
         columns = columns[inside]
         total[inside] += weight
         is_known = kept[rows, columns]
+        # A known neighbour goes to the right-hand side, a missing one into the matrix.
         known[inside[is_known]] += weight * colours[rows[is_known], columns[is_known]]
         neighbours = missing.number[rows[~is_known], columns[~is_known]]
         equations.append(inside[~is_known])
@@ -142,10 +156,11 @@ def _solve(matrix: Any, known: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _dissection(height: int, width: int) -> np.ndarray:
-    """(H, W): the position of each pixel in the order of nested dissection, in which a sparse factor has few entries.
+    """(H, W): each pixel's position in nested dissection, an order that keeps factors sparse.
 
-    A line through the middle separates two halves, which have no weights between them. Either half comes first, itself
-    ordered in this way, and the line last. George 1973, https://doi.org/10.1137/0710032
+    A line through the middle separates two halves, which have no weights between them. Either half
+    comes first, itself ordered in this way, and the line last. George 1973,
+    https://doi.org/10.1137/0710032
     """
     order = np.empty((height, width), dtype=int)
     start = 0
@@ -154,12 +169,12 @@ def _dissection(height: int, width: int) -> np.ndarray:
         block = np.arange(start, start + size).reshape(bottom - top, right - left)
         order[top:bottom, left:right] = block
         start += size
-    order.flags.writeable = False
+    order.flags.writeable = False  # it is kept for the next image of this size
     return order
 
 
 def _blocks(top: int, bottom: int, left: int, right: int) -> Iterator[tuple[int, int, int, int]]:
-    """The blocks (top, bottom, left, right) of the nested dissection of a block, one after the other."""
+    """The nested dissection of a block: blocks (top, bottom, left, right) in order."""
     height = bottom - top
     width = right - left
     if height <= 0 or width <= 0:

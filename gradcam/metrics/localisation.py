@@ -1,7 +1,7 @@
 """Does a map lie on its object? Measures against boxes and masks.
 
-Maps (N, h, w) are first resized to the photograph, linearly. Masks are (N, H, W) booleans. Boxes are (x0, y0, x1, y1)
-in pixels, x1 and y1 exclusive, a list of them for each sample.
+Maps (N, h, w) are first resized to the photograph, linearly. Masks are (N, H, W) booleans. Boxes
+are (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, a list of them for each sample.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ __all__ = [
 ]
 
 
-# ------------------------------------------------------------------------------------------ where it points
+# --------------------------------------------------------------------------------- where it points
 
 
 def pointing_game(maps: Any, masks: Any, *, tolerance: float = 0) -> Result:
     """Whether the map's highest pixel lies on the object, or within `tolerance` pixels of it.
 
-    Zhang et al. 2016, section 4.1, https://arxiv.org/abs/1608.00507, where the tolerance is 15. Where several pixels
-    are the highest, the value is the share of them that hit: a flat map scores the object's share of the picture.
+    Zhang et al. 2016, section 4.1, https://arxiv.org/abs/1608.00507, where the tolerance is 15.
+    Where several pixels
+    are the highest, the value is the share of them that hit: a flat map scores the object's share
+        of the picture.
 
     0 or 1 for each sample, but for ties; higher is better. NaN where the mask is empty.
     """
@@ -60,11 +62,12 @@ def pointing_game(maps: Any, masks: Any, *, tolerance: float = 0) -> Result:
 def pointing_game_with_rejection(
     maps: Any, masks: Any, *, threshold: float, tolerance: float = 0
 ) -> Result:
-    """The pointing game in which a map may say that its class is absent, by staying below `threshold`.
+    """The pointing game in which a map below `threshold` says that its class is absent.
 
-    Selvaraju et al. 2017, section 4.3, https://arxiv.org/abs/1610.02391: each sample's top-5 classes are explained,
-    and a map whose maximum is below the threshold rejects its class. Rejecting is right where the class is absent,
-    which is an empty mask here. Everywhere else the map must point at the object.
+    Selvaraju et al. 2017, section 4.3, https://arxiv.org/abs/1610.02391: each sample's top-5
+    classes are explained, and a map whose maximum is below the threshold rejects its class.
+    Rejecting is right where the class is absent, which is an empty mask here. Everywhere else the
+    map must point at the object.
 
     maps: one for each pair of a sample and a class, unscaled: a scaled map has lost its amplitude.
     0 or 1 for each map, but for ties; higher is better.
@@ -80,13 +83,13 @@ def pointing_game_with_rejection(
 
 
 def energy(maps: Any, masks: Any) -> Result:
-    r"""The share of the map's positive part that lies on the object: the energy-based pointing game.
+    r"""The share of the map's positive part on the object: the energy-based pointing game.
 
-    $\sum_{p \in \text{object}} \max(0, L_p) / \sum_p \max(0, L_p)$. Wang et al. 2020, Score-CAM, section 4.3,
-    https://arxiv.org/abs/1910.01279
+    $\sum_{p \in \text{object}} \max(0, L_p) / \sum_p \max(0, L_p)$. Wang et al. 2020, Score-CAM,
+    section 4.3, https://arxiv.org/abs/1910.01279
 
-    In [0, 1]; higher is better. A uniform map scores the object's share of the picture. NaN where the map is nowhere
-    positive, or the mask is empty.
+    In [0, 1]; higher is better. A uniform map scores the object's share of the picture. NaN where
+    the map is nowhere positive, or the mask is empty.
     """
     heat, inside = _checked(maps, masks)
     heat = np.maximum(heat, 0)
@@ -99,10 +102,12 @@ def energy(maps: Any, masks: Any) -> Result:
 def box_contrast(maps: Any, masks: Any) -> Result:
     """The mean of the map's positive part on the object over its mean elsewhere.
 
-    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391, where the object is a box (see `box_masks`).
+    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391, where the object is a box
+    (see `box_masks`).
 
-    In [0, infinity); higher is better, and a uniform map scores 1. Infinite where the map is 0 outside the object.
-    NaN where the map is nowhere positive, or the object covers no pixel or all of them.
+    In [0, infinity); higher is better, and a uniform map scores 1. Infinite where the map is 0
+    outside the object. NaN where the map is nowhere positive, or the object covers no pixel or all
+    of them.
     """
     heat, inside = _checked(maps, masks)
     heat = np.maximum(heat, 0)
@@ -112,17 +117,19 @@ def box_contrast(maps: Any, masks: Any) -> Result:
     mean_inside = (heat * inside).sum((1, 2)) / np.maximum(area, 1)
     mean_outside = (heat * ~inside).sum((1, 2)) / np.maximum(area_outside, 1)
     divisor = np.where(mean_outside > 0, mean_outside, 1)
+    # Nothing outside and something inside is infinitely better, not undefined.
     contrast = np.where(mean_outside > 0, mean_inside / divisor, np.inf)
     return Result("box-contrast", np.where(defined, contrast, np.nan), "higher")
 
 
-# ------------------------------------------------------------------------------------------ segments
+# ---------------------------------------------------------------------------------------- segments
 
 
 def mask_iou(maps: Any, masks: Any, *, threshold: float = 0.15) -> Result:
-    """The overlap of the object with the pixels of at least `threshold` of the map's maximum: intersection over union.
+    """The IoU of the object and the pixels of at least `threshold` of the map's maximum.
 
-    For maps as the seeds of a segmentation: Selvaraju et al. 2017, section 4.2, https://arxiv.org/abs/1610.02391.
+    For maps as the seeds of a segmentation: Selvaraju et al. 2017, section 4.2,
+        https://arxiv.org/abs/1610.02391.
 
     In [0, 1]; higher is better. NaN where the mask is empty; 0 where the map is nowhere positive.
     """
@@ -135,7 +142,7 @@ def mask_iou(maps: Any, masks: Any, *, threshold: float = 0.15) -> Result:
     return Result("mask-iou", values, "higher", {"threshold": threshold})
 
 
-# ------------------------------------------------------------------------------------------ boxes
+# ------------------------------------------------------------------------------------------- boxes
 
 
 def localisation_error(
@@ -149,15 +156,15 @@ def localisation_error(
     threshold: float = 0.15,
     overlap: float = 0.5,
 ) -> Result:
-    """ILSVRC's localisation error: none of the `top` classes is right, or the right one's box is not.
+    """ILSVRC's localisation error: none of the `top` classes is right, or its box is not.
 
-    A sample is right where one of its `top` highest classes is its label, and the box of that class's map (see `boxes`)
-    has an IoU of at least `overlap` with a true box. Selvaraju et al. 2017, section 4.1,
-    https://arxiv.org/abs/1610.02391.
+    A sample is right where one of its `top` highest classes is its label, and the box of that
+    class's map (see `boxes`) has an IoU of at least `overlap` with a true box. Selvaraju et al.
+    2017, section 4.1, https://arxiv.org/abs/1610.02391.
 
     maps: (N, top, h, w), of each sample's highest classes, the highest first; (N, h, w) for one.
-    labels: (N,) ints. outputs: (N, K), by which the classes are ordered. size: (H, W), of the photographs.
-    0 or 1 for each sample; lower is better. NaN where a sample has no true box.
+    labels: (N,) ints. outputs: (N, K), by which the classes are ordered. size: (H, W), of the
+        photographs. 0 or 1 for each sample; lower is better. NaN where a sample has no true box.
     """
     array, labels, scores = _checked_top_maps(maps, labels, outputs, top)
     _check_counts(array, true_boxes=true_boxes, labels=labels, outputs=scores)
@@ -167,8 +174,9 @@ def localisation_error(
     classes = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     predicted = boxes(array.reshape(-1, *array.shape[2:]), size, threshold=threshold)
     best = _best_ious(predicted, [sample for sample in true_boxes for _ in range(top)])
+    # One of the `top` classes must be the label, and its own map's box must fit.
     right = (classes == labels[:, None]) & (best.reshape(-1, top) >= overlap)
-    annotated = [len(sample) > 0 for sample in true_boxes]
+    annotated = np.array(list(map(len, true_boxes))) > 0
     values = np.where(annotated, 1.0 - right.any(1), np.nan)
     settings = {"threshold": threshold, "overlap": overlap}
     return Result(f"top-{top}-localisation-error", values, "lower", settings)
@@ -202,17 +210,19 @@ def max_box_accuracy(
     overlap: float | Sequence[float] = 0.5,
     thresholds: Sequence[float] = tuple(np.round(np.arange(1, 100) / 100, 2)),
 ) -> Result:
-    """MaxBoxAcc: the share of right boxes at the best threshold, so that no method suffers from a badly chosen one.
+    """MaxBoxAcc: the share of right boxes at the threshold that is best for all samples.
 
-    A box is right where its IoU with a true box is at least `overlap`. The mean over several overlaps, (0.3, 0.5, 0.7)
-    in the paper, is that of MaxBoxAccV2, which accepts the box of any segment; here only the largest segment counts.
-    Thresholds are shares of the maximum; the paper first shifts each map's minimum to 0. Choe et al. 2020, section 4.1,
+    A box is right where its IoU with a true box is at least `overlap`. The mean over several
+    overlaps, (0.3, 0.5, 0.7) in the paper, is that of MaxBoxAccV2, which accepts the box of any
+    segment; here only the largest segment counts. Thresholds are shares of the maximum; the paper
+    first shifts each map's minimum to 0. Choe et al. 2020, section 4.1,
     https://arxiv.org/abs/2001.07437.
 
-    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold, NaN where a sample
-    has no true box. `value` is the maximum over thresholds of the mean over samples, so no sample has one of its own.
+    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold,
+    NaN where a sample has no true box. `value` is the maximum over thresholds of the mean over
+    samples, so no sample has one of its own.
     """
-    overlaps = tuple(float(share) for share in np.atleast_1d(overlap))
+    overlaps = tuple(np.atleast_1d(overlap).astype(np.float64).tolist())
     array = check_maps(maps)
     _check_counts(array, true_boxes=true_boxes)
     check_boxes(true_boxes)
@@ -224,12 +234,13 @@ def max_box_accuracy(
     for threshold in thresholds:
         check_threshold(threshold)
     heat = relative_heat(array, size)
+    # From each sample's best IoU at each threshold to right or wrong at each overlap.
     best = [_best_ious(largest_boxes(heat, threshold), true_boxes) for threshold in thresholds]
     ious = np.stack(best, axis=1)[:, None]  # (N, 1, T)
     right = np.where(np.isnan(ious), np.nan, ious >= np.array(overlaps)[:, None])  # (N, O, T)
     settings = {
         "overlap": list(overlaps),
-        "thresholds": [float(threshold) for threshold in thresholds],
+        "thresholds": np.asarray(thresholds, dtype=np.float64).tolist(),
     }
     values = right.reshape(len(array), -1)
     summary = best_threshold(len(overlaps))
@@ -237,10 +248,10 @@ def max_box_accuracy(
 
 
 def best_threshold(overlaps: int = 1) -> Callable[[np.ndarray], float]:
-    """The summary of `max_box_accuracy`: (N, overlaps * T) -> the share of right boxes at the best threshold."""
+    """The summary of `max_box_accuracy`: from values (N, overlaps * T) to one number."""
 
     def summary(values: np.ndarray) -> float:
-        values = values[~np.isnan(values).any(1)]
+        values = values[~np.isnan(values).any(1)]  # samples that have a true box
         if not len(values):
             return float("nan")
         accuracy = values.reshape(len(values), overlaps, -1).mean(0)
@@ -250,7 +261,7 @@ def best_threshold(overlaps: int = 1) -> Callable[[np.ndarray], float]:
 
 
 def _best_ious(predicted: np.ndarray, true_boxes: Boxes) -> np.ndarray:
-    """(N,): the highest IoU of each predicted box with one of its sample's true boxes; NaN where there are none."""
+    """(N,): each predicted box's highest IoU with a true box of its sample; NaN without one."""
     best = np.full(len(predicted), np.nan)
     for n, sample_boxes in enumerate(true_boxes):
         if len(sample_boxes):
@@ -275,7 +286,7 @@ def _checked(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
-    """Masks (N, H, W) with all pixels that are within `tolerance` of them; an empty mask stays empty."""
+    """Masks (N, H, W) with all pixels within `tolerance` of them; an empty mask stays empty."""
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative, but is {tolerance}")
     if tolerance == 0:

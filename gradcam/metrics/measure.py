@@ -26,7 +26,7 @@ __all__ = ["Context", "Measure", "Needs", "Run"]
 
 
 Needs = Literal["predict", "explain", "mask"]
-"""What a measure asks for besides maps: the model's outputs, further explanations, or where the object is."""
+"""What a measure needs besides maps: outputs, further explanations, or the object's mask."""
 
 T = TypeVar("T")
 
@@ -35,15 +35,16 @@ T = TypeVar("T")
 class Context:
     """What a measure is run with: samples, their maps, and what can be asked about them.
 
-    subject: the samples as the model's inputs, and the model as a function. `evaluate` measures one sample at a time.
+    subject: the samples as the model's inputs, and the model as a function. `evaluate` measures one
+        sample at a time.
     maps: (N, h, w), as the method made them.
     explain: (inputs, classes) -> maps, the method that made `maps`.
     masks: (N, H, W) booleans at the inputs' size, true on the object; None where that is not known.
     boxes: for each sample the boxes (x0, y0, x1, y1) round its objects, in the inputs' pixels.
     seed: the source of all that is drawn at random.
     options: keyword arguments of this measure, from the user.
-    of_maps, of_subject: results that several measures of these maps, or of all maps of this subject, share: see
-        `share`.
+    of_maps, of_subject: results that several measures of these maps, or of all maps of this
+        subject, share: see `share`.
     """
 
     subject: Subject
@@ -62,10 +63,11 @@ class Context:
         return {"seed": self.seed, **self.options}
 
     def share(self, cache: dict[str, Any], name: str, compute: Callable[[], T]) -> T:
-        """What `compute()` returned when it was first asked for by this name and with these options.
+        """What `compute()` returned when it was first asked for by this name and these options.
 
         cache: `of_maps`, or `of_subject` for what does not depend on the maps.
         """
+        # Options may be lists, which cannot be part of a key themselves.
         key = f"{name} {sorted(self.options.items())}"
         if key not in cache:
             cache[key] = compute()
@@ -88,9 +90,12 @@ class Measure:
     run: from a `Context` to a `Result` with a value for each sample.
     better: whether "higher" or "lower" is better.
     range: the values that it can have. about: one line on what it is. paper: where it comes from.
-    needs: "predict", "explain" or "mask". One that needs a mask is run where there is one, and has no value elsewhere.
-    takes: the function whose keyword arguments the options are. None: any options are passed on unchecked.
-    summary: from the options to a function that sums up the values of all samples; the mean unless told.
+    needs: "predict", "explain" or "mask". One that needs a mask is run where there is one, and has
+        no value elsewhere.
+    takes: the function whose keyword arguments the options are. None: any options are passed on
+        unchecked.
+    summary: from the options to a function that sums up the values of all samples; the mean unless
+        told.
     """
 
     name: str
@@ -107,11 +112,10 @@ class Measure:
         """Raise a TypeError where an option is not one of the measure's."""
         if self.takes is None:
             return
-        names = [
-            name
-            for name, parameter in inspect.signature(self.takes).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and name not in _FROM_CONTEXT
-        ]
+        names = []
+        for name, parameter in inspect.signature(self.takes).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in _FROM_CONTEXT:
+                names.append(name)
         for name in options:
             if name not in names:
                 own = ", ".join(names) or "none"

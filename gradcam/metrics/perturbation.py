@@ -32,18 +32,19 @@ def infidelity(
 ) -> Result:
     r"""Infidelity: the squared error of the map as a predictor of score changes.
 
-    $\mathbb{E}_I [ (\beta \, I \cdot \Phi - (f(x) - f(x - I)))^2 ]$, where the map $\Phi$ is that of the pixels, the same
-    for each channel. The scale $\beta = \mathbb{E}[(I \cdot \Phi)(f(x) - f(x - I))] / \mathbb{E}[(I \cdot \Phi)^2]$
-    makes the error least, so that a map's amplitude does not count; it is 0 where the denominator is. Yeh et al. 2019,
-    definition 2.1 and section 3, https://arxiv.org/abs/1901.09392.
+    $\mathbb{E}_I [ (\beta \, I \cdot \Phi - (f(x) - f(x - I)))^2 ]$, where the map $\Phi$ is that
+    of the pixels, the same for each channel. The scale $\beta = \mathbb{E}[(I \cdot \Phi)(f(x) -
+    f(x - I))] / \mathbb{E}[(I \cdot \Phi)^2]$ makes the error least, so that a map's amplitude does
+    not count; it is 0 where the denominator is. Yeh et al. 2019, definition 2.1 and section 3,
+    https://arxiv.org/abs/1901.09392.
 
-    perturbation: "square" replaces a random square by the `baseline`, with a side of 1 pixel to half the shorter side;
-        "noise" subtracts normal noise of `deviation` times the sample's range from every pixel. All samples have the
-        same squares.
+    perturbation: "square" replaces a random square by the `baseline`, with a side of 1 pixel to
+        half the shorter side; "noise" subtracts normal noise of `deviation` times the sample's
+        range from every pixel. All samples have the same squares.
     samples: how many changes I are drawn, and so how many forward passes are made for each input.
 
-    In [0, infinity), in units of the confidence squared; lower is better. A flat map predicts by the changed area, so
-    it does better than a map of zeros.
+    In [0, infinity), in units of the confidence squared; lower is better. A flat map predicts by
+    the changed area, so it does better than a map of zeros.
     """
     if samples < 2:
         raise ValueError(
@@ -93,7 +94,7 @@ class _Changes:
     seed: int
 
     def of_sample(self, n: int, count: int) -> Iterator[np.ndarray]:
-        """`count` changes, each in the shape and dtype of the sample; the draws are the same for every sample."""
+        """`count` changes in the sample's shape and dtype; all samples have the same draws."""
         picture = self.subject.inputs[n]
         random = np.random.default_rng(self.seed)
         for _ in range(count):
@@ -136,13 +137,16 @@ def max_sensitivity(
 ) -> Result:
     r"""Max-sensitivity: the largest relative change of the map under small noise.
 
-    $\max_{\|\delta\|_\infty \le r} \|\Phi(x + \delta) - \Phi(x)\| / \|\Phi(x)\|$ over `samples` draws of $\delta$,
-    uniform in each value, with r the `radius` times the sample's range. Yeh et al. 2019, definition 2.4, here relative
-    to the map so that its scale does not count, https://arxiv.org/abs/1901.09392.
+    $\max_{\|\delta\|_\infty \le r} \|\Phi(x + \delta) - \Phi(x)\| / \|\Phi(x)\|$ over `samples`
+    draws of $\delta$, uniform in each value, with r the `radius` times the sample's range. Yeh et
+    al. 2019, definition 2.4, here relative to the map so that its scale does not count,
+    https://arxiv.org/abs/1901.09392.
 
-    explain: (inputs, classes) -> maps, the method that made `maps`. It runs `samples` times on each input.
+    explain: (inputs, classes) -> maps, the method that made `maps`. It runs `samples` times on each
+        input.
 
-    In [0, infinity); lower is better. NaN where the map is 0. A map that ignores the input scores 0, and `edges` nearly
+    In [0, infinity); lower is better. NaN where the map is 0. A map that ignores the input scores
+    0, and `edges` nearly
     so: this measures stability, not truth.
     """
     if radius <= 0 or samples < 1:
@@ -186,7 +190,7 @@ def _explained(
     return array
 
 
-# ------------------------------------------------------------------------------------------ occlusion
+# --------------------------------------------------------------------------------------- occlusion
 
 
 def occlusion(
@@ -198,7 +202,8 @@ def occlusion(
 ) -> np.ndarray:
     """How much the confidence falls when a square is covered by the `baseline`: (N, rows, columns).
 
-    Zeiler and Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901. One forward pass for each square.
+    Zeiler and Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901. One forward pass for each
+    square.
 
     patch: the squares' side in pixels; None: a seventh of the shorter side, 32 of 224.
     stride: how far they are apart, from the top left corner, as many as fit; None: half of `patch`.
@@ -261,14 +266,16 @@ def occlusion_correlation(
     baseline: Baseline = "mean",
     occluded: np.ndarray | None = None,
 ) -> Result:
-    """Spearman's rank correlation of the map's means over squares with what covering them costs, see `occlusion`.
+    """Spearman's rank correlation of the map's means over squares with their `occlusion`.
 
-    The paper's test of faithfulness: Selvaraju et al. 2017, section 5.3, https://arxiv.org/abs/1610.02391.
+    The paper's test of faithfulness: Selvaraju et al. 2017, section 5.3,
+    https://arxiv.org/abs/1610.02391.
 
     occluded: what `occlusion` gave with the same settings, so that several methods can share it.
 
-    In [-1, 1]; higher is better, 0 is chance, and the inverted map scores the negative. NaN where the map or the costs
-    are flat. A rising function of a map that is constant on each square changes nothing.
+    In [-1, 1]; higher is better, 0 is chance, and the inverted map scores the negative. NaN where
+    the map or the costs are flat. A rising function of a map that is constant on each square
+    changes nothing.
     """
     heat = subject.heat(maps)
     grid = _grid(subject, patch, stride)
@@ -294,7 +301,10 @@ def occlusion_correlation(
 
 
 def _square_means(heat: np.ndarray, grid: _Grid) -> np.ndarray:
-    """(N, rows, columns): the map's mean over each square, from sums over all that is above and left of a corner."""
+    """(N, rows, columns): the map's mean over each square.
+
+    From sums over all pixels above and to the left of a corner, of which a square takes four.
+    """
     sums = np.pad(heat.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     tops = np.array(grid.tops)[:, None]
     lefts = np.array(grid.lefts)

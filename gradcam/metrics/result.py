@@ -40,8 +40,10 @@ class Result:
     values: (N,) or (N, T), for each sample; NaN where the measure is not defined there.
     better: whether "higher" or "lower" is better.
     settings: what it was measured with, such as the baseline; plain values, for a manifest.
-    curves: for measures that are the area under a curve, its (N, S) points and their abscissa (S,), by name.
-    summary: values -> one number. It is the mean of the samples that have a value, unless a measure says otherwise.
+    curves: for measures that are the area under a curve, its (N, S) points and their abscissa (S,),
+        by name.
+    summary: values -> one number. It is the mean of the samples that have a value, unless a measure
+        says otherwise.
     """
 
     name: str
@@ -67,10 +69,10 @@ class Result:
     def interval(
         self, level: float = 0.95, resamples: int = 2000, seed: int = 0
     ) -> tuple[float, float]:
-        """The confidence interval of `value` by the percentile bootstrap: samples are drawn with replacement.
+        """The confidence interval of `value` by the percentile bootstrap over samples.
 
-        Efron 1979, https://doi.org/10.1214/aos/1176344552. It is too narrow for few samples, and a point for one.
-        NaN where no sample has a value. It is computed once, and kept.
+        Efron 1979, https://doi.org/10.1214/aos/1176344552. It is too narrow for few samples, and a
+        point for one. NaN where no sample has a value. It is computed once, and kept.
         """
         if not 0 < level < 1:
             raise ValueError(f"`level` must lie between 0 and 1, but is {level}")

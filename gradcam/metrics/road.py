@@ -1,4 +1,4 @@
-"""ROAD, remove and debias: the confidence as pixels are removed by imputation, which leaves no visible hole."""
+"""ROAD, remove and debias: the confidence as pixels are imputed, which leaves no visible hole."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def road(
 ) -> Result:
     r"""The mean confidence as shares of the pixels are removed by noisy linear imputation.
 
-    $\frac1S \sum_s f_c(\mathrm{impute}(x, s))$, where the share s of the pixels is imputed: those with the highest
-    values of the map (order "most", MoRF) or with the lowest ("least", LeRF). See `gradcam.metrics.impute`. Rong et al.
-    2022, section 5, https://arxiv.org/abs/2202.00449.
+    $\frac1S \sum_s f_c(\mathrm{impute}(x, s))$, where the share s of the pixels is imputed: those
+    with the highest values of the map (order "most", MoRF) or with the lowest ("least", LeRF). See
+    `gradcam.metrics.impute`. Rong et al. 2022, section 5, https://arxiv.org/abs/2202.00449.
 
     maps: (N, h, w), resized to the input. Only the order of the resized pixels counts.
-    shares: of the pixels that are removed, each in (0, 1): as many as are at or above the map's (1 - share) quantile.
+    shares: of the pixels that are removed, each in (0, 1): as many as are at or above the map's (1
+        - share) quantile.
     noise: standard deviation of the noise on imputed pixels, in the inputs' own units.
     ties: as in `gradcam.metrics.curves.deletion`.
 
-    In [0, 1] unless the confidence is "outputs"; of order "most" lower is better, of "least" higher. A flat map is a
-    random order. `Result.curves` has "share" (S,) and "confidence" (N, S).
+    In [0, 1] unless the confidence is "outputs"; of order "most" lower is better, of "least"
+    higher. A flat map is a random order. `Result.curves` has "share" (S,) and "confidence" (N, S).
     """
     shares = tuple(float(share) for share in shares)
     _check(shares, order, noise)
@@ -95,10 +96,12 @@ def road_combined(
 ) -> Result:
     """Half the difference of `road` in the order "least" and in the order "most".
 
-    So it is the confidence after removing the least relevant pixels minus that after removing the most relevant.
+    So it is the confidence after removing the least relevant pixels minus that after removing the
+    most relevant.
 
-    In [-1/2, 1/2] unless the confidence is "outputs"; higher is better. A random map scores 0 in the mean, and the
-    inverted map the negative. `Result.curves` has "share", and "most" and "least" (N, S).
+    In [-1/2, 1/2] unless the confidence is "outputs"; higher is better. A random map scores 0 in
+    the mean, and the inverted map the negative. `Result.curves` has "share", and "most" and "least"
+    (N, S).
     """
     least = road(subject, maps, order="least", shares=shares, noise=noise, seed=seed, ties=ties)
     most = road(subject, maps, order="most", shares=shares, noise=noise, seed=seed, ties=ties)

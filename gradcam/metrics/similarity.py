@@ -8,7 +8,7 @@ __all__ = ["rank_correlation", "ranks", "structural_similarity"]
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """(N, P) -> (N, P): each value's rank in its row, from 0. Equal values share the mean of their ranks."""
+    """(N, P) -> (N, P): each value's rank in its row, from 0; equal values share their mean."""
     order = np.argsort(values, axis=1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=1)
     result = np.empty(values.shape)
@@ -22,10 +22,10 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    r"""Spearman's rank correlation of each a[n] with b[n], over all further axes: (N, ...), (N, ...) -> (N,).
+    r"""Spearman's rank correlation of each a[n] with b[n]: (N, ...), (N, ...) -> (N,).
 
-    Pearson's correlation of the `ranks`. In [-1, 1]: 1 where one is a rising function of the other. NaN where either
-    is flat, or has a NaN. Spearman 1904, https://doi.org/10.2307/1412159
+    Pearson's correlation of the `ranks`. In [-1, 1]: 1 where one is a rising function of the other.
+    NaN where either is flat, or has a NaN. Spearman 1904, https://doi.org/10.2307/1412159
     """
     _check_shapes(a, b)
     first = np.asarray(a, dtype=np.float64).reshape(len(a), -1)
@@ -44,24 +44,28 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def structural_similarity(
     a: np.ndarray, b: np.ndarray, *, window: int = 7, span: float = 1.0
 ) -> np.ndarray:
-    r"""Structural similarity (SSIM) of maps a[n] and b[n], (N, h, w) each: the mean over all whole windows, (N,).
+    r"""Structural similarity (SSIM) of maps a[n] and b[n]: (N, h, w), (N, h, w) -> (N,).
 
-    $$ \frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},
+    The mean over all whole windows of
+
+    $$ \frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}
+       {(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},
        \quad c_1 = (0.01 \, L)^2, c_2 = (0.03 \, L)^2 $$
 
-    with means, variances and the covariance (unbiased) over `window` x `window` pixels of equal weight. Wang et al.
-    2004, eq. 13, https://doi.org/10.1109/TIP.2003.819861.
+    with means, variances and the covariance (unbiased) over `window` x `window` pixels of equal
+    weight. Wang et al. 2004, eq. 13, https://doi.org/10.1109/TIP.2003.819861.
 
-    window: the side of a window in pixels, cut to the side of a smaller map. span: L, the range of values, which is 1
-        for maps in [0, 1].
-    In [-1, 1], and 1 for equal maps, flat ones too. The constants are the paper's.
+    window: the side of a window in pixels, cut to the side of a smaller map. span: L, the range of
+        values, which is 1 for maps in [0, 1]. In [-1, 1], and 1 for equal maps, flat ones too. The
+        constants are the paper's.
     """
     _check_shapes(a, b)
     if a.ndim != 3:
         raise ValueError(f"`a` and `b` must be maps (N, h, w), but have shape {a.shape}")
     if window < 2:
         raise ValueError(f"`window` must be at least 2, but is {window}")
-    height, width = (min(window, side) for side in a.shape[1:])
+    height = min(window, a.shape[1])
+    width = min(window, a.shape[2])
     first = np.asarray(a, dtype=np.float64)
     second = np.asarray(b, dtype=np.float64)
 
@@ -69,7 +73,7 @@ def structural_similarity(
         return _window_means(maps, height, width)
 
     count = height * width
-    unbiased = count / max(count - 1, 1)
+    unbiased = count / max(count - 1, 1)  # of a window of one pixel the variance is 0 anyway
     mean_a = means(first)
     mean_b = means(second)
     variance_a = (means(first * first) - mean_a * mean_a) * unbiased

@@ -1,4 +1,4 @@
-"""The subject of a measure: a model as a plain function of NumPy arrays, inputs, and the class explained."""
+"""The subject of a measure: inputs, the class explained, and the model as a plain function."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Subject:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        height, width = (self.inputs.shape[axis] for axis in self._space)
-        return height, width
+        vertical, horizontal = self._space
+        return self.inputs.shape[vertical], self.inputs.shape[horizontal]
 
     @property
     def channel_axis_of_sample(self) -> int:
@@ -133,7 +133,8 @@ class Subject:
         array = to_numpy(maps).astype(np.float64)
         if array.ndim != 3 or len(array) != len(self.inputs):
             raise ValueError(
-                f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, but have shape {array.shape}"
+                f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, "
+                f"but have shape {array.shape}"
             )
         if not np.isfinite(array).all():
             raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
@@ -149,7 +150,7 @@ class Subject:
         return np.where(highest > 0, heat / np.where(highest > 0, highest, 1), 0)
 
     def with_channel_axis(self, weights: np.ndarray) -> np.ndarray:
-        """Weights (..., H, W) with an axis of one channel, in the inputs' dtype, to multiply inputs by."""
+        """Weights (..., H, W) with an axis of one channel, in the inputs' dtype."""
         axis = -1
         if self.channel_axis == 1:
             axis = -3
@@ -166,8 +167,8 @@ class Subject:
 
         "zero": 0 in the inputs' own units.
         "mean": each channel's mean over the sample.
-        "blur": the sample under a Gaussian with a standard deviation of a twentieth of the longer side, which is 11
-            pixels of 224. Needs SciPy.
+        "blur": the sample under a Gaussian with a standard deviation of a twentieth of the longer
+            side, which is 11 pixels of 224. Needs SciPy.
         "noise": normal, with each channel's mean and deviation, drawn from `seed`.
         """
         if kind == "zero":
@@ -205,7 +206,8 @@ class Subject:
             outputs = to_numpy(self.predict(batch)).astype(np.float64)
             if outputs.ndim != 2 or len(outputs) != len(batch):
                 raise ValueError(
-                    f"`predict` must give outputs (M, K) for {len(batch)} inputs, but gave {outputs.shape}"
+                    f"`predict` must give outputs (M, K) for {len(batch)} inputs, "
+                    f"but gave {outputs.shape}"
                 )
             parts.append(outputs)
         return np.concatenate(parts)
@@ -215,8 +217,8 @@ class Subject:
         if self.confidence == "softmax":
             if outputs.shape[-1] == 1:
                 raise ValueError(
-                    'a "softmax" of one output is always 1; pass confidence="sigmoid", or "outputs" where the model '
-                    "gives probabilities"
+                    'a "softmax" of one output is always 1; pass confidence="sigmoid", '
+                    'or "outputs" where the model gives probabilities'
                 )
             # Less the highest output, which changes no quotient, so that no power overflows.
             powers = np.exp(outputs - outputs.max(-1, keepdims=True))

@@ -28,7 +28,7 @@ from gradcam.metrics.road import road_combined
 
 __all__ = ["MEASURES", "TABLE"]
 
-# ------------------------------------------------------------------------------------------ how rows are run
+# -------------------------------------------------------------------------------- how rows are run
 
 
 def _with_seed(function: Callable[..., Result]) -> Run:
@@ -102,7 +102,7 @@ def _best_of_thresholds(options: Mapping[str, Any]) -> Summary:
     return best_threshold(int(np.size(options.get("overlap", 0.5))))
 
 
-# ------------------------------------------------------------------------------------------ the table
+# --------------------------------------------------------------------------------------- the table
 
 GRAD_CAM = "https://arxiv.org/abs/1610.02391"
 GRAD_CAM_PP = "https://arxiv.org/abs/1710.11063"
@@ -161,7 +161,8 @@ TABLE: tuple[Measure, ...] = (
         _with_seed(road_combined),
         "higher",
         "-1/2 to 1/2",
-        "half of: confidence after removing the least relevant pixels minus after the most relevant",
+        "half of: confidence after removing the least relevant pixels "
+        "minus after the most relevant",
         "https://arxiv.org/abs/2202.00449",
         takes=road_combined,
     ),
