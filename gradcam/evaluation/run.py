@@ -197,7 +197,7 @@ class Evaluator:
         return _guarded(explain)
 
     def _timed(self, explain: Explain, subject: Subject, method: str) -> tuple[np.ndarray, float]:
-        """The maps and the seconds that they took. A method's first call compiles, and is not timed."""
+        """The maps and their seconds. A method's first call compiles, and is not timed."""
         if method not in self._compiled:
             self._compiled.add(method)
             explain(subject.inputs, subject.classes)
