@@ -20,7 +20,7 @@ import numpy as np
 from skimage import data
 
 import gradcam
-from gradcam import evaluation
+from gradcam.evaluation import run
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
@@ -76,8 +76,8 @@ def main() -> int:
     net = efficientnet_lite0(options.framework)
     some = dict(list(photographs().items())[: options.photographs])
     model = Clock()
-    predictor = evaluation.predictor
-    evaluation.predictor = lambda *args: model(predictor(*args))
+    predictor = run.predictor
+    run.predictor = lambda *args: model(predictor(*args))
     gradcam.Explainer.__call__ = model(gradcam.Explainer.__call__)  # type: ignore[method-assign]
     profile = cProfile.Profile()
     if options.profile:

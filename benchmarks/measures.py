@@ -22,7 +22,7 @@ from zoo import torchvision  # noqa: F401  (so that the peers can import it on a
 
 import gradcam
 from gradcam import benchmark, metrics
-from gradcam.evaluation.evaluation import predictor
+from gradcam.evaluation import predictor
 from gradcam.maps import scale
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph

@@ -27,7 +27,7 @@ from mobilenet import mobilenet
 import gradcam
 from gradcam import benchmark, metrics
 from gradcam._arrays import to_numpy
-from gradcam.evaluation.annotations import polygons_mask
+from gradcam.evaluation.annotation_files import polygons_mask
 from gradcam.evaluation.sanity import randomised
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph

@@ -15,6 +15,7 @@ from gradcam._types import Array
 __all__ = [
     "SPREAD",
     "array_namespace",
+    "compiles_each_shape",
     "constant",
     "eigh",
     "matmul",
@@ -33,6 +34,11 @@ def array_namespace(*arrays: Any) -> Any:
     if found is None:
         found = _NAMESPACES[kinds] = array_api_compat.array_namespace(*arrays)
     return found
+
+
+def compiles_each_shape(array: Array) -> bool:
+    """Whether functions of such arrays are compiled anew for each shape, as JAX does."""
+    return bool(is_jax_namespace(array_namespace(array)))
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 __all__ = ["Progress", "tell", "track"]
@@ -12,7 +12,7 @@ Progress: TypeAlias = bool | Callable[[str], Any]
 
 
 def track(
-    progress: Progress, steps: Sequence[Any], doing: str, total: int | None = None
+    progress: Progress, steps: Iterable[Any], doing: str, total: int | None = None
 ) -> Iterable[Any]:
     """The steps one by one, with a bar named `doing` where progress is True; a function is told `doing` once."""
     if callable(progress):

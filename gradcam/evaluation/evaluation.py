@@ -1,13 +1,16 @@
-"""Methods against measures over photographs, with controls beside them: is the explanation any good?"""
+"""Methods and controls, measured over photographs: is the explanation any good?
+
+photographs -> planning: the arguments, checked
+            -> run: each photograph as the network sees it, its maps, their measures
+            -> store: rows, kept as soon as they are measured
+            -> Evaluation: results by method and measure, their intervals, a figure
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,77 +18,52 @@ from typing import Any
 
 import numpy as np
 
-from gradcam import metrics as metrics_
-from gradcam._arrays import constant, to_numpy
-from gradcam._types import Array, Inputs
+from gradcam._progress import Progress, tell
+from gradcam._types import LayerLike
 from gradcam.backends import versions
-from gradcam.benchmark import forward
-from gradcam.classifier import Classifier
-from gradcam.diagnosis import BlankMapWarning
-from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
-from gradcam.explaining.explainer import Explainer
-from gradcam.inputs import first_array
-from gradcam.methods import METHODS
-from gradcam.metrics import CONTROLS, MEASURES, Result, Subject
-from gradcam.metrics.localisation import best_threshold
-from gradcam.metrics.result import mean
-from gradcam.metrics.subject import Confidence, Predict
-from gradcam.model import input_channels_first
+from gradcam.evaluation.annotations import (
+    Annotation,
+    annotation_of,
+    check_names,
+    read_annotations,
+)
+from gradcam.evaluation.planning import (
+    MeasureLike,
+    Photograph,
+    Plan,
+    check_kept,
+    chosen_classes,
+    listed,
+    photographs_of,
+    plan,
+)
+from gradcam.evaluation.run import REFUSALS, Evaluator, Seen
+from gradcam.evaluation.store import Row, Store, json_number, merged
+from gradcam.methods import MethodLike
+from gradcam.metrics import CONTROLS, MEASURES, Measure, Result
+from gradcam.metrics.subject import Confidence
 from gradcam.pictures.charts import Interval, Panel, dots
 from gradcam.pictures.figure import png
-from gradcam.pictures.images import read
-from gradcam.targets.outputs import class_scores
 
-__all__ = ["Evaluation", "evaluate", "predictor"]
-
-Row = dict[str, Any]
-MASKED = tuple(name for name, one in MEASURES.items() if one.needs == "mask")
-SHARED = {
-    "average-drop": "confidence",
-    "increase-in-confidence": "confidence",
-    "average-gain": "confidence",
-    "adcc": "adcc",
-    "coherency": "adcc",
-    "complexity": "adcc",
-}
-"""Measures that come from one pass together."""
-
-FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, OSError)
-"""What a photograph, a model or a measure may raise; the others are measured."""
+__all__ = ["DEFAULT", "Evaluation", "evaluate"]
 
 DEFAULT = ("average-drop", "increase-in-confidence", "insertion", "deletion", "road")
+"""The measures that are run where none are named: none of them needs annotations."""
 
-
-def predictor(model: Any, inputs: Inputs) -> Predict:
-    """A model as a plain function of NumPy arrays, as the measures want it: inputs (M, ...) -> class scores (M, K).
-
-    model: whatever `gradcam.explain` takes; inputs: an array like those it takes, for the framework, dtype and place.
-    In JAX batches are filled up to powers of two, so that few programs are compiled.
-    """
-    bare = model.model if isinstance(model, Classifier) else model
-    like = first_array(inputs)
-    jax = "jax" in type(like).__module__
-
-    def predict(batch: np.ndarray) -> np.ndarray:
-        count = len(batch)
-        if jax and count & (count - 1):
-            batch = np.concatenate(
-                [batch, np.repeat(batch[-1:], (1 << count.bit_length()) - count, axis=0)]
-            )
-        outputs = forward(bare, constant(batch, like=like))()
-        return to_numpy(class_scores(outputs))[:count]
-
-    return predict
+SHOWN = ("photograph", "method", "control", "class", "score", "seconds")
+"""What a row of the result has besides its values and failures."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured: for each photograph and method a row of values.
+    """The result of `evaluate`: for each photograph and method a row of values.
 
-    rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and "values", by measure:
-        a number ("inf" where it is infinite), None where the measure is not defined there, or a list. What raised is in
-        "failed", by measure.
-    skipped: photographs that were not, and why.
+    rows: "photograph", "method", "control", "class", "score", "seconds" (of the explanation) and
+        "values", by measure: a number ("inf" where it is infinite), None where the measure is not
+        defined there, or a list. Where a measure could not be run, "failed" has the reason, by
+        measure.
+    skipped: the photographs that could not be measured, and why.
+    table: the rows of measures that are not in `gradcam.metrics.MEASURES`, by name.
     """
 
     rows: tuple[Row, ...]
@@ -94,557 +72,257 @@ class Evaluation:
     measures: tuple[str, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Measure] = field(default_factory=dict)
 
     @cached_property
     def results(self) -> dict[tuple[str, str], Result]:
         """(method or control, measure) -> its values for all photographs."""
-        found = {}
+        results = {}
         for method in (*self.methods, *self.controls):
+            rows = [row for row in self.rows if row["method"] == method]
             for name in self.measures:
-                values = [
-                    row["values"].get(name)
-                    for row in self.rows
-                    if row["method"] == method and "values" in row
-                ]
-                array = _stacked(values)
-                if array is not None:
-                    summary = best_threshold(self._overlaps) if name == "max-box-accuracy" else mean
-                    found[method, name] = Result(
-                        name, array, MEASURES[name].better, summary=summary
-                    )
-        return found
+                values = _stacked([row["values"].get(name) for row in rows])
+                if values is not None:
+                    results[method, name] = self._result(name, values)
+        return results
 
-    @property
-    def _overlaps(self) -> int:
-        options = self.about.get("settings", {}).get("options", {}).get("max-box-accuracy", {})
-        return int(np.size(options.get("overlap", 0.5)))
+    def _result(self, name: str, values: np.ndarray) -> Result:
+        measure = {**MEASURES, **self.table}[name]
+        options = self.about.get("settings", {}).get("options", {})
+        summary = measure.summary(options.get(name, {}))
+        return Result(name, values, measure.better, summary=summary)
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """The median time of an explanation, by method."""
-        times = {
-            m: [r["seconds"] for r in self.rows if r["method"] == m and "seconds" in r]
-            for m in self.methods
-        }
-        return {method: float(np.median(some)) for method, some in times.items() if some}
+        times: dict[str, list[float]] = {}
+        for row in self.rows:
+            if "seconds" in row:
+                times.setdefault(row["method"], []).append(row["seconds"])
+        return {name: float(np.median(times[name])) for name in self.methods if name in times}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `evaluation.json` and the picture `evaluation.png` (needs matplotlib) to the folder."""
+        """Write `evaluation.json` and `evaluation.png` (needs matplotlib) to the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        summary = [
-            {
-                "method": method,
-                "control": method in self.controls,
-                "measure": name,
-                "value": _number(result.value),
-                "interval": [_number(one) for one in result.interval()],
-                "better": result.better,
-                "photographs": result.count,
-            }
-            for (method, name), result in self.results.items()
-        ]
-        whole = {
+        contents = {
             "schema": 1,
             **self.about,
             "skipped": dict(self.skipped),
-            "summary": summary,
+            "summary": [self._summary(method, name) for method, name in self.results],
             "rows": list(self.rows),
         }
-        drawn = png(self.figure())
-        (folder / "evaluation.json").write_text(
-            json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        (folder / "evaluation.png").write_bytes(drawn)
+        picture = png(self.figure())  # before anything is written
+        text = json.dumps(contents, indent=1, allow_nan=False)
+        (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "evaluation.png").write_bytes(picture)
         return folder
 
+    def _summary(self, method: str, name: str) -> Row:
+        result = self.results[method, name]
+        return {
+            "method": method,
+            "control": method in self.controls,
+            "measure": name,
+            "value": json_number(result.value),
+            "interval": [json_number(end) for end in result.interval()],
+            "better": result.better,
+            "photographs": result.count,
+        }
+
     def figure(self) -> Any:
-        """A matplotlib figure: a panel for each measure, each method with its 95 % interval, controls in grey."""
+        """A matplotlib figure: a panel for each measure, with 95 % intervals, controls in grey."""
         panels = []
         for name in self.measures:
-            rows = []
+            lines = []
+            better = ""
             for method in (*self.methods, *self.controls):
                 result = self.results.get((method, name))
                 if result is not None and np.isfinite(result.value):
                     low, high = result.interval()
                     control = method in self.controls
-                    rows.append(Interval(method, low, result.value, high, control=control))
-            if rows:
-                arrow = (
-                    "higher is better" if MEASURES[name].better == "higher" else "lower is better"
-                )
-                panels.append(Panel(f"{name}\n{arrow}", rows))
+                    lines.append(Interval(method, low, result.value, high, control=control))
+                    better = result.better
+            if lines:
+                panels.append(Panel(f"{name}\n{better} is better", lines))
         return dots(panels)
 
 
 def evaluate(
     model: Any,
     images: Any,
-    methods: Sequence[str] = ("grad-cam",),
-    measures: Sequence[str] = DEFAULT,
+    methods: MethodLike | Sequence[MethodLike] = ("grad-cam",),
+    measures: MeasureLike | Sequence[MeasureLike] = DEFAULT,
     *,
-    layer: Any = None,
-    target: int | None = None,
+    layer: LayerLike = None,
+    target: Any = None,
     annotations: Any = None,
     category: str | None = None,
-    controls: Sequence[str] = tuple(CONTROLS),
+    controls: str | Sequence[str] = tuple(CONTROLS),
     out: str | os.PathLike[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     confidence: Confidence = "softmax",
     batch: int = 8,
     seed: int = 0,
-    progress: Callable[[str], Any] = lambda _: None,
+    progress: Progress = False,
 ) -> Evaluation:
     """Measure methods, and beside them controls that know nothing of the model, over photographs.
 
-    model: a `gradcam.Classifier` with `preprocess`; or any model, if `images` are arrays that it takes.
-    images: a folder, files, or RGB arrays (H, W, 3) by name; a file that cannot be read is reported and skipped. For a
-        bare model, its inputs: an array (N, ...).
-    methods: names in `gradcam.METHODS`; measures: names in `gradcam.metrics.MEASURES`.
-    target: the class to explain; None: each photograph's top class.
-    annotations: for the measures that need a mask: what `gradcam.annotations.read_annotations` takes, or its result,
-        by file name with or without its ending. They are of the class that is explained: leave others out, by
-        `category` where the file names them.
-        A photograph that has none has no value of these measures.
+    model: a `gradcam.Classifier` with `preprocess`; or any model, if `images` are arrays that it
+        takes.
+    images: a folder, files, or RGB arrays (H, W, 3) by name. A file that cannot be read is reported
+        and skipped. For a bare model, its inputs: an array (N, ...).
+    methods: as `method` of `gradcam.explain`: names, functions of your own, or pairs such as
+        `("layer-cam", {"gamma": 2.0})`.
+    measures: names in `gradcam.metrics.MEASURES`, or `gradcam.metrics.Measure` objects of your own.
+    layer: as in `gradcam.explain`.
+    target: the class to explain: an int, a class name where the classifier has `labels`, or one of
+        these for each photograph, (N,). None: each photograph's top class.
+    annotations: for the measures that need a mask: what `gradcam.evaluation.read_annotations`
+        takes, or its result, by file name with or without its ending. Pass only objects of the
+        explained class, by `category` where the file names them. A photograph without annotation
+        has no value of these measures.
     controls: names in `gradcam.metrics.CONTROLS`.
-    out: a folder that each row is written to as it is found (`rows.jsonl`). What is there already of the same
-        photographs, objects, options and model, told by what it puts out for them, is not computed again.
-    options: keyword arguments of a measure or method, by its name, such as {"insertion": {"baseline": "mean"}}.
+    out: a folder to which each row is written as soon as it is measured (`rows.jsonl`). What is
+        there already of the same photograph, objects, options and model is not computed again; the
+        model is identified by its outputs for the photograph, a method or measure of your own by
+        its name.
+    options: keyword arguments of a method or measure, by its name:
+        `{"insertion": {"baseline": "mean"}}`.
     confidence: what the measures take for a class's confidence: see `gradcam.metrics.Subject`.
-    batch: how many inputs the model is given at a time. progress: told what comes next.
+    batch: how many inputs a measure gives to the model at a time.
+    seed: the source of all that is drawn at random; each photograph draws its own.
+    progress: True prints what comes next; a function is told it.
+
+    Raises a ValueError or TypeError that names the argument, and a ValueError where no photograph
+    could be measured. What a model, a method or a measure refuses for one photograph is in the
+    `failed` of its row; a measure refuses by a ValueError, and its other errors are raised.
     """
-    methods, measures, controls = (
-        (one,) if isinstance(one, str) else tuple(one) for one in (methods, measures, controls)
+    asked = plan(
+        model,
+        layer,
+        listed(methods),
+        listed(measures),
+        listed(controls),
+        dict(options or {}),
+        confidence,
+        batch,
+        seed,
     )
-    known: dict[str, tuple[Sequence[str], list[str]]] = {
-        "methods": (methods, list(METHODS)),
-        "measures": (measures, list(MEASURES)),
-        "controls": (controls, list(CONTROLS)),
-    }
-    for name, (given, names) in known.items():
-        if unknown := [one for one in given if one not in names]:
-            raise ValueError(f"`{name}` {unknown} are not known; known are {', '.join(names)}")
-    if not methods or not measures:
-        raise ValueError("`methods` and `measures` must not be empty")
-    marks = annotations if isinstance(annotations, Mapping) else None
-    if annotations is not None and marks is None:
-        marks = read_annotations(annotations, category)
-    if marks is None and (without := [name for name in measures if name in MASKED]):
-        raise ValueError(
-            f"{', '.join(without)} need `annotations`: a COCO file, VOC files, masks or a table of boxes"
-        )
-    options = dict(options or {})
-    if unknown := [name for name in options if name not in METHODS and name not in MEASURES]:
-        raise ValueError(
-            f"`options` {unknown} are of no method or measure; known are {', '.join((*METHODS, *MEASURES))}"
-        )
-    if out is not None and not isinstance(layer, (str, type(None))):
-        raise TypeError(
-            "give `layer` by its path, as `gradcam.layers` lists it, for rows that are kept in `out`"
-        )
-    chosen = {name: dict(options.get(name, {})) for name in (*methods, *controls, *measures)}
-    settings: Row = {
-        "layer": layer if layer is None else str(layer),
-        "target": None if target is None else int(target),
-        "confidence": confidence,
-        "seed": int(seed),
-    }
-    photographs = list(_photographs(model, images))
-    if marks is not None and any(name in MASKED for name in measures):
-        _check_names(marks, [name for name, _ in photographs])
-    store = _Store(out, settings)
-    evaluator = _Evaluator(
-        model, layer, None if target is None else int(target), confidence, chosen, batch, seed
-    )
-    skipped: dict[str, str] = {}
-    rows = []
-    for name, photograph in photographs:
-        try:
-            seen = evaluator.see(photograph, None if marks is None else _named(marks, name))
-        except FAULTS as error:  # a file that cannot be read, or that the model does not take
-            skipped[name] = f"{error}"
-            continue
-        for method in (*methods, *controls):
-            key = {"photograph": name, "method": method, **seen.key}
-            row = store.find(key, chosen)
-            missing = [one for one in measures if one not in row["values"]]
-            if missing:
-                progress(f"{name}: {method}")
-                found = evaluator.row(seen, method, missing)
-                store.add(
-                    {**key, "options": {one: chosen[one] for one in (method, *missing)}, **found}
-                )
-                row = _merged(row, found)
-            values = {one: row["values"][one] for one in measures if one in row["values"]}
-            rows.append({"photograph": name, **row, "values": values})
-    if not rows and skipped:
-        raise ValueError(f"no photograph could be measured: {'; '.join(skipped.values())}")
-    about = {
-        "settings": {**settings, "options": {name: some for name, some in chosen.items() if some}}
-    }
+    photographs = photographs_of(model, images)
+    classes = chosen_classes(model, target, len(photographs))
+    marks = _annotations(asked, annotations, category, [name for name, _ in photographs])
+    if out is not None:
+        check_kept(layer)
+    settings = _settings(asked, layer, target, classes)
+    runner = _Runner(asked, marks, Store(out, settings), progress)
+    for (name, photograph), target_class in zip(photographs, classes, strict=True):
+        runner.add(name, photograph, target_class)
+    if runner.skipped and not runner.rows:
+        reasons = "; ".join(dict.fromkeys(runner.skipped.values()))
+        raise ValueError(f"no photograph could be measured: {reasons}")
+    used = {name: own for name, own in asked.options.items() if own}
     return Evaluation(
-        tuple(rows), methods, controls, measures, skipped, {**about, "versions": versions()}
+        rows=tuple(runner.rows),
+        methods=tuple(asked.methods),
+        controls=asked.controls,
+        measures=tuple(asked.measures),
+        skipped=runner.skipped,
+        about={"settings": {**settings, "options": used}, "versions": versions()},
+        table=asked.measures,
     )
 
 
-def _named(marks: Mapping[str, Annotation], name: str) -> Annotation | None:
-    """By the file's name, with its ending or without."""
-    return next(
-        (marks[key] for key in (name, Path(name).name, Path(name).stem) if key in marks), None
-    )
-
-
-def _check_names(marks: Mapping[str, Annotation], names: Sequence[str]) -> None:
-    if not any(_named(marks, name) is not None for name in names):
-        raise ValueError(
-            f"no photograph has annotations: they are of {', '.join(list(marks)[:3]) or 'nothing'}, ..., and the "
-            f"photographs are {', '.join(names[:3])}, ..."
-        )
-
-
-# ------------------------------------------------------------------------------------------------ one photograph
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A photograph as the network sees it."""
-
-    inputs: Array
-    subject: Subject
-    mask: np.ndarray | None
-    boxes: list[tuple[int, int, int, int]]
-    seed: int
-    """Of this photograph: what is drawn for one is not drawn for the next."""
-    key: Row
-    """What it is, its objects, and what the model says of it: whether a row that was kept is of the same."""
-    occluded: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class _Evaluator:
-    """One model, and how it is explained and asked."""
+class _Runner:
+    """Measures photographs one after the other; `rows` and `skipped` grow."""
 
     def __init__(
-        self,
-        model: Any,
-        layer: Any,
-        target: int | None,
-        confidence: Confidence,
-        options: dict[str, dict[str, Any]],
-        batch: int,
-        seed: int,
+        self, asked: Plan, marks: Mapping[str, Annotation], store: Store, progress: Progress
     ) -> None:
-        self.model, self.layer, self.target, self.confidence = model, layer, target, confidence
-        self.options, self.batch, self.seed = options, batch, seed
-        self._explainers: dict[str, Explainer] = {}
-        self._predict: Predict | None = None
-
-    def see(self, photograph: Any, annotation: Annotation | None) -> _Seen:
-        view = None
-        if isinstance(photograph, Path):
-            photograph = read(photograph)
-            if not isinstance(self.model, Classifier) or self.model.preprocess is None:
-                raise ValueError(
-                    "photographs need a gradcam.Classifier with `preprocess`, which makes the model's inputs"
-                )
-        bare = self.model.model if isinstance(self.model, Classifier) else self.model
-        if isinstance(self.model, Classifier) and self.model.preprocess is not None:
-            view = self.model.view
-            inputs = self.model.preprocess([photograph if view is None else view(photograph)])
-        else:
-            inputs = photograph
-        from gradcam import backends
-
-        adapted = backends.adapt(bare, inputs)
-        if getattr(adapted, "trains", False):
-            raise ValueError(
-                "the model is in training mode, in which it changes with what it is shown; call model.eval()"
-            )
-        if self._predict is None:
-            self._predict = predictor(self.model, inputs)
-        axis = 1 if input_channels_first(adapted, inputs) else -1
-        subject = Subject(
-            self._predict,
-            to_numpy(inputs),
-            self.target,
-            channel_axis=axis,
-            confidence=self.confidence,
-            batch=self.batch,
-        )
-        whole, boxes = (
-            (None, [])
-            if annotation is None
-            else _objects(annotation, photograph, subject.size, view)
-        )
-        if not np.isfinite(subject.outputs).all():
-            raise ValueError("the model's outputs for it are NaN or infinite")
-        content = zlib.crc32(np.ascontiguousarray(subject.inputs).tobytes())
-        outputs = [
-            subject.outputs.mean(),
-            subject.outputs.std(),
-            subject.outputs.max(),
-            subject.clean[0],
-        ]
-        key = {
-            "content": content,
-            "objects": None
-            if whole is None
-            else [zlib.crc32(np.packbits(whole).tobytes()), *map(list, boxes)],
-            "outputs": [float(f"{one:.6g}") for one in outputs],
-        }
-        return _Seen(inputs, subject, whole, boxes, self.seed ^ content, key)
-
-    def row(self, seen: _Seen, method: str, measures: Sequence[str]) -> Row:
-        subject = seen.subject
-        row: Row = {"method": method, "control": method in CONTROLS}
-        row |= {
-            "class": int(subject.classes[0]),
-            "score": float(subject.clean[0]),
-            "values": {},
-            "failed": {},
-        }
-
-        def explain(inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
-            if row["control"]:
-                return np.asarray(CONTROLS[method](inputs, subject.channel_axis, self.seed))
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", BlankMapWarning
-                )  # a measure of a blank map says enough
-                explainer = self._explainers.get(method)
-                if explainer is None:
-                    explainer = Explainer(self.model, self.layer, method, **self.options[method])
-                    self._explainers[method] = explainer
-                return to_numpy(explainer(constant(inputs, like=seen.inputs), classes).maps)
-
-        try:
-            explain(
-                subject.inputs, subject.classes
-            ) if method not in self._explainers else None  # compiled
-            start = time.perf_counter()
-            maps = explain(subject.inputs, subject.classes)
-            row["seconds"] = time.perf_counter() - start
-        except FAULTS as error:
-            row["failed"] = dict.fromkeys(measures, f"{type(error).__name__}: {error}")
-            return row
-        done: dict[str, dict[str, Result]] = {}
-        for name in measures:
-            try:
-                row["values"][name] = self._value(name, seen, maps, explain, done)
-            except FAULTS as error:
-                row["failed"][name] = f"{type(error).__name__}: {error}"
-        return row
-
-    def _value(
-        self,
-        name: str,
-        seen: _Seen,
-        maps: np.ndarray,
-        explain: Any,
-        done: dict[str, dict[str, Result]],
-    ) -> Any:
-        group = SHARED.get(name)
-        if group is None:
-            result = self._one(name, seen, maps, explain)
-        else:
-            same = f"{group} {sorted(self.options[name].items())}"
-            if same not in done:
-                done[same] = self._together(group, seen, maps, explain, self.options[name])
-            result = done[same][name]
-        value = None if result is None else result.values[0]
-        return (
-            value if value is None else value.tolist() if np.ndim(value) else _number(float(value))
-        )
-
-    def _together(
-        self, group: str, seen: _Seen, maps: np.ndarray, explain: Any, options: dict[str, Any]
-    ) -> dict[str, Result]:
-        if group == "confidence":
-            return metrics_.confidence_measures(
-                seen.subject, maps, **{"seed": seen.seed, **options}
-            )
-        return metrics_.adcc_parts(seen.subject, maps, explain, **{"seed": seen.seed, **options})
-
-    def _one(self, name: str, seen: _Seen, maps: np.ndarray, explain: Any) -> Result | None:
-        options, subject = self.options[name], seen.subject
-        if name in MASKED:
-            if seen.mask is None:
-                return None
-            masks = seen.mask[None]
-            if name == "max-box-accuracy":
-                return metrics_.max_box_accuracy(maps, [seen.boxes], size=subject.size, **options)
-            if name == "box-error":
-                error = metrics_.localisation_error(
-                    maps, [seen.boxes], [0], [[0.0]], size=subject.size, **options
-                )
-                return Result(name, error.values, error.better)
-            masked: dict[str, Callable[..., Result]] = {
-                "pointing-game": metrics_.pointing_game,
-                "energy": metrics_.energy,
-                "box-contrast": metrics_.box_contrast,
-                "mask-iou": metrics_.mask_iou,
-            }
-            return masked[name](maps, masks, **options)
-        if name == "max-sensitivity":
-            return metrics_.max_sensitivity(
-                subject, maps, explain, **{"seed": seen.seed, **options}
-            )
-        if name == "occlusion-correlation":
-            if "costs" not in seen.occluded:  # the same for every method
-                seen.occluded["costs"] = metrics_.occlusion(subject, **options)
-            return metrics_.occlusion_correlation(
-                subject, maps, occluded=seen.occluded["costs"], **options
-            )
-        asked: dict[str, Callable[..., Result]] = {
-            "insertion": metrics_.insertion,
-            "deletion": metrics_.deletion,
-            "road": metrics_.road_combined,
-            "infidelity": metrics_.infidelity,
-        }
-        return asked[name](subject, maps, **{"seed": seen.seed, **options})
-
-
-def _objects(
-    annotation: Annotation, photograph: Any, size: tuple[int, int], view: Any
-) -> tuple[np.ndarray | None, list[tuple[int, int, int, int]]]:
-    """The mask of what the network sees of the objects, and the box round each; None and none where it sees nothing."""
-    picture = (
-        photograph
-        if isinstance(photograph, np.ndarray) and photograph.ndim == 3
-        else np.zeros((*size, 3), np.uint8)
-    )
-    whole = seen_mask(annotation, picture, view)
-    if whole.shape != size:
-        raise ValueError(f"the mask has {whole.shape} pixels, but the network sees {size}")
-    if not whole.any():
-        return None, []
-    each = [seen_mask(Annotation((box,)), picture, view) for box in annotation.boxes] or [whole]
-    return whole, [_bounds(mask) for mask in each if mask.any()]
-
-
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-# ------------------------------------------------------------------------------------------------ what is kept
-
-
-class _Store:
-    """Rows, in memory and in a file to which each is added as it is found."""
-
-    def __init__(self, folder: str | os.PathLike[str] | None, settings: Row) -> None:
+        self._plan = asked
+        self._marks = marks
+        self._store = store
+        self._progress = progress
+        self._evaluator = Evaluator(asked)
         self.rows: list[Row] = []
-        self.path = None
-        if folder is None:
+        self.skipped: dict[str, str] = {}
+
+    def add(self, name: str, photograph: Photograph, target: int | None) -> None:
+        """Measure all methods and controls on one photograph, or skip what the model refuses."""
+        try:
+            seen = self._evaluator.see(photograph, annotation_of(self._marks, name), target)
+        except REFUSALS as error:
+            self.skipped[name] = str(error)
             return
-        directory = Path(folder)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path, self.before, self.settings = (
-            directory / "rows.jsonl",
-            directory / "settings.json",
-            settings,
-        )
-        if self.before.exists():
-            if json.loads(self.before.read_text(encoding="utf-8")) != settings:
-                raise ValueError(
-                    f"`out` {directory} holds an evaluation with other settings; choose another folder"
-                )
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-            for line in lines:
-                try:
-                    self.rows.append(json.loads(line))
-                except json.JSONDecodeError:  # half a line, where the last run was stopped
-                    continue
-            # whole lines alone, so that what is added starts a new one
-            self.path.write_text(
-                "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"
-            )
-        elif any(directory.iterdir()):
-            raise ValueError(
-                f"`out` {directory} is not empty, and holds no evaluation; choose another folder"
-            )
+        self.rows.extend(self._measured(name, seen))
 
-    def find(self, key: Row, options: Mapping[str, Row]) -> Row:
-        """What is known of this photograph, method and model, of measures with these options, as one row."""
-        wanted = json.loads(json.dumps(options))
-        merged: Row = {"method": key["method"], "values": {}, "failed": {}}
-        for row in self.rows:
-            if any(row.get(name) != key[name] for name in ("photograph", "method", "content")):
-                continue
-            if not np.allclose(row["outputs"], key["outputs"], rtol=1e-3):  # of another model
-                continue
-            used = row["options"]
-            if used.get(key["method"]) != wanted[key["method"]]:
-                continue
-            values = {
-                name: value
-                for name, value in row["values"].items()
-                if used.get(name) == wanted.get(name)
-                and (name not in MASKED or row["objects"] == key["objects"])
-            }
-            merged = _merged(merged, {**row, "values": values, "failed": {}})
-        return {
-            name: value
-            for name, value in merged.items()
-            if name not in ("options", *key) or name == "method"
-        }
-
-    def add(self, row: Row) -> None:
-        row = json.loads(json.dumps(row, allow_nan=False))
-        self.rows.append(row)
-        if self.path is not None:
-            if not self.before.exists():
-                self.before.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+    def _measured(self, name: str, seen: Seen) -> Iterator[Row]:
+        measures = tuple(self._plan.measures)
+        for method in (*self._plan.methods, *self._plan.controls):
+            key = {"photograph": name, "method": method, **seen.key}
+            options = self._plan.options_of(method, *measures)
+            known = self._store.find(key, options, self._plan.masked)
+            missing = [measure for measure in measures if measure not in known["values"]]
+            if missing:
+                tell(self._progress, f"{name}: {method}")
+                row = self._evaluator.row(seen, method, missing)
+                self._store.add({**key, "options": self._plan.options_of(method, *missing), **row})
+                known = merged(known, row)
+            yield _shown(key, known, measures)
 
 
-def _merged(old: Row, new: Row) -> Row:
-    """One row of two; what failed before and then did not has not failed."""
-    values = {**old["values"], **new["values"]}
-    failed = {
-        name: why for name, why in {**old["failed"], **new["failed"]}.items() if name not in values
+def _shown(key: Row, known: Row, measures: Sequence[str]) -> Row:
+    """A row of the result: only the measures that were asked for, without the store's fields."""
+    everything = {**key, **known}
+    row = {}
+    for name in SHOWN:
+        if name in everything:
+            row[name] = everything[name]
+    row["values"] = {name: known["values"][name] for name in measures if name in known["values"]}
+    row["failed"] = known["failed"]
+    return row
+
+
+def _settings(asked: Plan, layer: LayerLike, target: Any, classes: Sequence[int | None]) -> Row:
+    """What all rows that are kept in one folder must have in common."""
+    stored_layer = layer
+    if layer is not None:
+        stored_layer = str(layer)
+    stored_target: int | str | None = None
+    if np.ndim(target) > 0:
+        stored_target = "one for each photograph"  # whose rows have it
+    elif target is not None and classes:
+        stored_target = classes[0]
+    return {
+        "layer": stored_layer,
+        "target": stored_target,
+        "confidence": asked.confidence,
+        "seed": asked.seed,
     }
-    return {**old, **new, "values": values, "failed": failed}
 
 
-def _photographs(model: Any, images: Any) -> Iterable[tuple[str, Any]]:
-    """(name, a path or an array of one photograph)."""
-    if isinstance(images, Mapping):
-        return list(images.items())
-    if isinstance(images, (str, os.PathLike)):
-        folder = Path(images)
-        if not folder.is_dir():
+def _annotations(
+    asked: Plan, annotations: Any, category: str | None, photographs: Sequence[str]
+) -> Mapping[str, Annotation]:
+    """Annotations by name, which agree with the photographs' where a measure needs them."""
+    marks = annotations
+    if annotations is not None and not isinstance(annotations, Mapping):
+        marks = read_annotations(annotations, category)
+    if asked.masked:
+        if marks is None:
             raise ValueError(
-                f"`images` {folder} is no folder; pass a folder, a list of files, or arrays by name"
+                f"{', '.join(asked.masked)} need `annotations`: "
+                "a COCO file, VOC files, masks or a table of boxes"
             )
-        files = [
-            file
-            for file in sorted(folder.iterdir())
-            if file.is_file() and not file.name.startswith(".")
-        ]
-        if not files:
-            raise ValueError(f"`images` {folder} holds no file")
-        return [(file.name, file) for file in files]
-    if isinstance(images, (list, tuple)) and images and isinstance(images[0], (str, os.PathLike)):
-        return [(str(file), Path(file)) for file in images]
-    if hasattr(images, "shape") and not (isinstance(model, Classifier) and model.preprocess):
-        return [(str(n), images[n : n + 1]) for n in range(int(images.shape[0]))]
-    raise TypeError(
-        "`images` must be a folder, a list of files, RGB arrays by name, or a bare model's inputs (N, ...)"
-    )
-
-
-def _number(value: float) -> float | str | None:
-    """For JSON, which has neither NaN, here null, nor infinity, here "inf", as a large number would not be true."""
-    return None if np.isnan(value) else str(value) if np.isinf(value) else value
+        check_names(marks, photographs)
+    return marks or {}
 
 
 def _stacked(values: Sequence[Any]) -> np.ndarray | None:
-    """(N,) or (N, T); None where no photograph has a value."""
-    there = [value for value in values if value is not None]
-    if not there:
+    """(N,) numbers, or (N, T) of those that have lists; None where no photograph has a value."""
+    defined = [value for value in values if value is not None]
+    if not defined:
         return None
-    if isinstance(there[0], list):
-        return np.array(there, dtype=np.float64)
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if isinstance(defined[0], list):
+        values = defined
+    return np.array(values, dtype=np.float64)  # None becomes NaN, and "inf" infinity

@@ -1,30 +1,34 @@
-"""Does a map depend on what the model has learned? Its similarity to the original as weights are randomised.
+"""Does a map depend on what the model has learned? Its similarity as weights are randomised.
 
-Adebayo et al. 2018, Sanity checks for saliency maps, https://arxiv.org/abs/1810.03292. A method whose maps stay alike
-however many layers forget what they know shows the image, and not the model.
+Adebayo et al. 2018, Sanity checks for saliency maps, https://arxiv.org/abs/1810.03292. A map that
+stays alike however many layers are randomised shows the image, and not the model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gradcam import maps as maps_
 from gradcam._arrays import constant, to_numpy
-from gradcam._types import Inputs
+from gradcam._progress import Progress, tell
+from gradcam._types import Array, Inputs, LayerLike
 from gradcam.backends.weights import module_of, replaced, weights
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer
-from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+from gradcam.explaining.prepare import unwrap
+from gradcam.maps import scale
+from gradcam.methods import MethodLike
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 from gradcam.space.choice import layers
+from gradcam.targets import TargetLike
 
 __all__ = ["SanityCheck", "randomised", "sanity_check"]
 
@@ -37,9 +41,10 @@ GUIDED = ("guided-backprop", "guided-grad-cam")
 class SanityCheck:
     """How alike maps stay, (S, N) for S steps and N samples.
 
-    groups: what each step randomises, layers from the top down; of order "cascading" also all that came before.
-    rank: Spearman's rank correlation with the original map, in [-1, 1]; 0 where a copy's map is flat, which has no
-        ranks, and NaN where the original is: it has nothing to lose.
+    groups: the layers that each step randomises, from the top down. In the order "cascading" those
+        of all steps before stay randomised too.
+    rank: Spearman's rank correlation with the original map, in [-1, 1]. 0 where a copy's map is
+        flat, which has no ranks; NaN where the original is flat.
     structure: structural similarity (SSIM) with it, each map scaled by its maximum.
     maps: (S + 1, N, h, w), the original's first.
     """
@@ -53,12 +58,81 @@ class SanityCheck:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original map"
+            f"{self.method}, {self.order} randomisation: "
+            "rank correlation, SSIM with the original map"
         ]
         for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
-            name = group[0] if len(group) == 1 else f"{group[0]} .. {group[-1]}"
+            name = group[0]
+            if len(group) > 1:
+                name = f"{group[0]} .. {group[-1]}"
             lines.append(f"  {mean(rank):6.3f} {structure.mean():6.3f}  {name}")
         return "\n".join(lines)
+
+
+def sanity_check(
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike = None,
+    target: TargetLike = None,
+    method: MethodLike = "grad-cam",
+    *,
+    order: Order = "cascading",
+    steps: int | None = 12,
+    how: How = "shuffle",
+    seed: int = 0,
+    progress: Progress = False,
+    **parameters: Any,
+) -> SanityCheck:
+    """Explain a model and its randomised copies, and say how alike the maps are.
+
+    method: as in `gradcam.explain`, or "guided-backprop" (its magnitude, the largest over channels)
+        or "guided-grad-cam". The classes are those of the model as it is, in every copy.
+    order, steps, how, seed: as in `randomised`.
+    progress: True prints what comes next; a function is told it.
+    parameters: the method's own. The rest is that of `gradcam.explain`.
+
+    Warns, `BlankMapWarning`, of samples whose original map is flat: they have no rank correlation.
+    """
+    _check(order, how, steps)
+    original = _explained(model, inputs, layer, target, method, parameters)
+    maps = [original.maps]
+    groups = []
+    for group, copy in randomised(model, inputs, order=order, steps=steps, how=how, seed=seed):
+        tell(progress, f"{original.method}: {group[-1]}")
+        explained = _explained(copy, inputs, original.layer, original.classes, method, parameters)
+        maps.append(explained.maps)
+        groups.append(group)
+    flat = np.ptp(original.maps, (1, 2)) == 0
+    if flat.any():
+        samples = ", ".join(map(str, np.flatnonzero(flat)))
+        warnings.warn(
+            f"the original map of sample {samples} is blank, of which nothing can be lost; "
+            "leave it out",
+            BlankMapWarning,
+            stacklevel=2,
+        )
+    first = scale(original.maps, 2, "max")
+    rank = []
+    structure = []
+    for copy_maps in maps[1:]:
+        rank.append(_rank_correlation(original.maps, copy_maps, flat))
+        structure.append(structural_similarity(first, scale(copy_maps, 2, "max")))
+    return SanityCheck(
+        original.method,
+        order,
+        tuple(groups),
+        np.stack(rank),
+        np.stack(structure),
+        np.stack(maps),
+    )
+
+
+def _rank_correlation(original: np.ndarray, maps: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """(N,): 0 where a map has no ranks, NaN where the original has none."""
+    return np.where(flat, np.nan, np.nan_to_num(rank_correlation(original, maps)))
+
+
+# ------------------------------------------------------------------------------- randomised copies
 
 
 def randomised(
@@ -70,71 +144,43 @@ def randomised(
     how: How = "shuffle",
     seed: int = 0,
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Copies of a model whose layers have forgotten what they know, and which layers these are, from the top down.
+    """Copies of a model with randomised layers, from the top down: (paths of the layers, copy).
 
-    model: of PyTorch, flax.nnx, flax.linen, Equinox or Haiku, or a `gradcam.Classifier` of one. It is not changed.
-    order: "cascading": in each copy the layers of all copies before as well; "independent": its own alone.
-    steps: how many copies; layers that follow each other share one. None: one for each layer that has weights.
-    how: "shuffle" each weight's values, which keeps their distribution, or draw them from a "normal" of the same mean
-        and deviation. Running statistics stay.
+    model: of PyTorch, flax.nnx, flax.linen, Equinox or Haiku, or a `gradcam.Classifier` of one. It
+        is not changed.
+    order: "cascading": in each copy the layers of all copies before it are randomised too;
+        "independent": only its own.
+    steps: how many copies; neighbouring layers share one. None: one for each layer that has
+        weights.
+    how: "shuffle" each weight's values, which keeps their distribution, or draw them from a
+        "normal" of the same mean and deviation. Running statistics stay as they are.
     """
     _check(order, how, steps)
-    bare = model.model if isinstance(model, Classifier) else model
-    known = weights(bare)
-    groups = _grouped(_from_the_top(bare, inputs, list(known)), steps)
-    forgotten: dict[str, Any] = {}
-    for group in groups:
-        names = {name for name in known if module_of(name) in group}
-        fresh = {name: _random(known[name], name, how, seed) for name in names}
-        forgotten = {**forgotten, **fresh} if order == "cascading" else fresh
-        twin = replaced(bare, forgotten)
-        yield group, _with_model(model, twin)
+    user_model, classifier = unwrap(model)
+    trained, with_weights = _weights_of(user_model)
+    modules = _from_the_top(user_model, inputs, list(trained))
+    changed: dict[str, Array] = {}
+    for group in _grouped(modules, steps):
+        if order == "independent":
+            changed = {}  # the layers of the copies before have their own weights again
+        for name, weight in trained.items():
+            if module_of(name) in group:
+                changed[name] = _random(weight, name, how, seed)
+        copy = with_weights(changed)
+        yield group, _in_classifier(copy, classifier)
 
 
-def sanity_check(
+def _weights_of(
     model: Any,
-    inputs: Inputs,
-    layer: Any = None,
-    target: Any = None,
-    method: str = "grad-cam",
-    *,
-    order: Order = "cascading",
-    steps: int | None = 12,
-    how: How = "shuffle",
-    seed: int = 0,
-    progress: Callable[[str], Any] = lambda _: None,
-    **parameters: Any,
-) -> SanityCheck:
-    """Explain a model and its randomised copies, and say how alike the maps are.
+) -> tuple[Mapping[str, Array], Callable[[Mapping[str, Array]], Any]]:
+    """The trained arrays by name, and a function that gives a copy of the model with others."""
+    return weights(model), partial(replaced, model)
 
-    method: a name in `gradcam.METHODS`, "guided-backprop" (its magnitude, the largest over channels) or
-        "guided-grad-cam". The class is that of the model as it is, in every copy.
-    parameters: the method's own. The rest is that of `randomised` and of `gradcam.explain`.
-    """
-    _check(order, how, steps)
-    original, path, classes = _explained(model, inputs, layer, target, method, parameters)
-    every, groups = [original], []
-    for group, twin in randomised(model, inputs, order=order, steps=steps, how=how, seed=seed):
-        progress(f"{method}: {group[-1]}")
-        every.append(_explained(twin, inputs, path, classes, method, parameters)[0])
-        groups.append(group)
-    scaled = [maps_.scale(one, 2, "max") for one in every]
-    flat = np.ptp(original, (1, 2)) == 0
-    if flat.any():
-        blank = ", ".join(map(str, np.flatnonzero(flat)))
-        warnings.warn(
-            f"the original map of sample {blank} is blank, of which nothing can be lost; leave it out",
-            BlankMapWarning,
-            stacklevel=2,
-        )
-    rank = np.stack(
-        [
-            np.where(flat, np.nan, np.nan_to_num(rank_correlation(original, one)))
-            for one in every[1:]
-        ]
-    )
-    structure = np.stack([structural_similarity(scaled[0], one) for one in scaled[1:]])
-    return SanityCheck(method, order, tuple(groups), rank, structure, np.stack(every))
+
+def _in_classifier(copy: Any, classifier: Classifier | None) -> Any:
+    if classifier is None:
+        return copy
+    return replace(classifier, model=copy)
 
 
 def _check(order: str, how: str, steps: int | None) -> None:
@@ -146,26 +192,25 @@ def _check(order: str, how: str, steps: int | None) -> None:
         raise ValueError(f"`steps` must be at least 1, or None for every layer, but is {steps}")
 
 
-def _with_model(model: Any, twin: Any) -> Any:
-    if not isinstance(model, Classifier):
-        return twin
-    return Classifier(twin, model.preprocess, model.view, model.labels, model.layer)
-
-
 def _from_the_top(model: Any, inputs: Inputs, names: list[str]) -> list[str]:
-    """The modules that have weights, the last that runs first."""
-    modules = list(dict.fromkeys(map(module_of, names)))
-    runs = [found.path.split("#")[0] for found in layers(model, inputs)]
-    place = {path: n for n, path in enumerate(runs)}  # of the last call
-    # a module that no layer is named after keeps its place behind the one before it
-    last, at = -1, {}
-    for module in modules:
-        last = at[module] = place.get(module, last)
-    return sorted(modules, key=lambda module: (at[module], modules.index(module)), reverse=True)
+    """The modules that have weights, the last that runs first.
+
+    A module whose path is no layer's comes where the module before it, by its weights, does.
+    """
+    calls: dict[str, int] = {}
+    for n, layer in enumerate(layers(model, inputs)):
+        calls[layer.path.split("#")[0]] = n  # the last call counts
+    positions: dict[str, int] = {}
+    position = -1
+    for module in dict.fromkeys(map(module_of, names)):
+        position = calls.get(module, position)
+        positions[module] = position
+    # A stable sort, read backwards: of modules with the same position the last comes first.
+    return sorted(positions, key=positions.__getitem__)[::-1]
 
 
 def _grouped(modules: Sequence[str], steps: int | None) -> list[tuple[str, ...]]:
-    """About equally many modules in each; the topmost alone, for it is what tells classes apart."""
+    """Groups of about equal size; the topmost module alone, since it tells classes apart."""
     if steps is None or steps >= len(modules):
         return [(module,) for module in modules]
     if steps == 1:
@@ -175,42 +220,72 @@ def _grouped(modules: Sequence[str], steps: int | None) -> list[tuple[str, ...]]
     return [tuple(modules[start:stop]) for start, stop in zip(starts, bounds, strict=True)]
 
 
-def _random(array: Any, name: str, how: How, seed: int) -> Any:
-    """The same for a weight in every copy: its seed is of its name."""
+def _random(weight: Array, name: str, how: How, seed: int) -> Array:
+    """Seeded by the weight's name, so a weight is randomised alike in every copy."""
     random = np.random.default_rng([seed, *name.encode()])
-    values = to_numpy(array)
+    values = to_numpy(weight)
     if how == "shuffle":
         drawn = random.permutation(values.reshape(-1)).reshape(values.shape)
     else:
         drawn = random.normal(values.mean(), values.std(), values.shape)
-    return constant(drawn, like=array)
+    return constant(drawn, like=weight)
+
+
+# -------------------------------------------------------------------------------------------- maps
+
+
+class _Explained(NamedTuple):
+    """Maps (N, h, w), the method's name, and the layer and the classes that they are of."""
+
+    maps: np.ndarray
+    method: str
+    layer: LayerLike
+    classes: Any
 
 
 def _explained(
-    model: Any, inputs: Inputs, layer: Any, target: Any, method: str, parameters: dict[str, Any]
-) -> tuple[np.ndarray, Any, Any]:
-    """Maps (N, h, w), and the layer and the classes that they are of."""
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike,
+    target: Any,
+    method: MethodLike,
+    parameters: dict[str, Any],
+) -> _Explained:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BlankMapWarning)  # what a model that forgot may well give
+        warnings.simplefilter("ignore", BlankMapWarning)  # randomised models give blank maps
         if method in GUIDED:
-            found: Any
-            if method == "guided-backprop":
-                found = guided_backprop(model, inputs, target, **parameters)
-            else:
-                found = guided_grad_cam(model, inputs, layer, target, **parameters)
-            gradients = np.abs(to_numpy(found.gradients))
-            axis = (
-                int(np.argmin(gradients.shape[1:])) + 1
-            )  # the channels: fewer than the pixels of a side
-            maps, path = gradients.max(axis), layer
+            explained = _guided(model, inputs, layer, target, str(method), parameters)
         else:
-            found = Explainer(model, layer, method, check=False, **parameters)(inputs, target)
-            maps, path = (
-                to_numpy(found.maps),
-                found.layer if isinstance(found, Explanation) else layer,
+            explainer = Explainer(model, layer, method, check=False, **parameters)
+            explanation = explainer(inputs, target)
+            explained = _Explained(
+                to_numpy(explanation.maps),
+                explanation.method,
+                explanation.layer,
+                explanation.target,
             )
+    maps = explained.maps
     if maps.ndim != 3:
         raise ValueError(
-            f"a sanity check needs one map over two axes for each sample, but `maps` are {maps.shape}"
+            "a sanity check needs one map over two axes for each sample, "
+            f"but `maps` are {maps.shape}"
         )
-    return np.nan_to_num(maps.astype(np.float64)), path, found.target
+    return explained._replace(maps=np.nan_to_num(maps.astype(np.float64)))
+
+
+def _guided(
+    model: Any,
+    inputs: Inputs,
+    layer: LayerLike,
+    target: Any,
+    method: str,
+    parameters: dict[str, Any],
+) -> _Explained:
+    if method == "guided-backprop":
+        result = guided_backprop(model, inputs, target, **parameters)
+    else:
+        result = guided_grad_cam(model, inputs, layer, target, **parameters)
+    magnitude = np.abs(to_numpy(result.gradients))
+    # The channels are the shortest axis: there are fewer of them than pixels a side.
+    channels = int(np.argmin(magnitude.shape[1:])) + 1
+    return _Explained(magnitude.max(channels), method, layer, result.target)

@@ -36,7 +36,7 @@ from gradcam.space.choice import choose_layer
 from gradcam.space.memory import Known, known_of
 from gradcam.targets import TargetLike
 
-__all__ = ["Explainer", "compare", "explain"]
+__all__ = ["Explainer", "by_name", "compare", "explain"]
 
 
 class Explainer:
@@ -139,7 +139,7 @@ class Explainer:
             methods = (methods,)
         if not methods:
             raise ValueError("`methods` is empty; pass names from gradcam.METHODS, or functions")
-        chosen = _by_name([with_parameters(method, {}, "gradcam.compare") for method in methods])
+        chosen = by_name([with_parameters(method, {}, "gradcam.compare") for method in methods])
         prepared, pipeline = self._prepare(inputs, target)
         one_capture = [name for name, (spec, _) in chosen.items() if spec.procedure is None]
         groups = [one_capture] if one_capture else []
@@ -293,7 +293,7 @@ def _renamed(old: str, new: str) -> None:
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
-def _by_name(chosen: Sequence[ChosenMethod]) -> dict[str, ChosenMethod]:
+def by_name(chosen: Sequence[ChosenMethod]) -> dict[str, ChosenMethod]:
     """Methods by their names, with their parameters where these were given; equal ones once."""
     named: dict[str, ChosenMethod] = {}
     for spec, parameters in chosen:

@@ -1,16 +1,17 @@
-"""How fast the confidence falls as the map's pixels go, or rises as they come: areas under curves."""
+"""Deletion and insertion: areas under the confidence as pixels are removed or put in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from gradcam.metrics.result import Result
+from gradcam.metrics.result import Better, Result
 from gradcam.metrics.subject import Baseline, Subject
 
-__all__ = ["Ties", "deletion", "insertion", "tie_order"]
+__all__ = ["Ties", "deletion", "insertion", "pixel_ranks", "tie_order"]
 
 Ties = Literal["random", "rows"]
 
@@ -24,23 +25,26 @@ def deletion(
     seed: int = 0,
     ties: Ties = "random",
 ) -> Result:
-    r"""Deletion: the area under the confidence as pixels turn into the baseline, the map's highest first.
+    r"""Deletion: the area under the confidence as the map's highest pixels are removed first.
 
-    $\int_0^1 f_c(x_{-\phi}) \, d\phi$, where $x_{-\phi}$ is $x$ with the share $\phi$ of its pixels that is highest in
-    the map replaced by the `baseline`, in all channels; by the trapezoidal rule. Petsiuk et al. 2018, RISE,
-    https://arxiv.org/abs/1806.07421.
+    $\int_0^1 f_c(x_{-\phi}) \, d\phi$, where $x_{-\phi}$ is $x$ with the share $\phi$ of its pixels
+    that is highest in the map replaced by the `baseline`, in all channels; by the trapezoidal rule.
+    Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
 
-    maps: (N, h, w), resized to the input. Only the order of the resized pixels counts: a rising function of a map at
-    the input's resolution changes nothing.
-    steps: into how many shares the pixels are parted: `ceil(H * W / steps)` in each, and what is left in the last. So
-    there may be fewer than `steps` of them. The default of 20 costs 20 predictions a sample; `steps=H` takes away as
-    many pixels as a row has, as the authors' code does.
-    baseline: 0, as in the authors' code: the mean colour of standardised inputs. `Subject.baseline` lists the others.
-    ties: pixels of the same value go in a "random" order, of `seed` and the same for every sample, so that a flat map
-    is a random order; or as they lie in "rows", from the top left corner.
+    maps: (N, h, w), resized to the input. Only the order of the resized pixels counts: a rising
+        function of a map at the input's resolution changes nothing.
+    steps: how many shares the pixels are divided into: `ceil(H * W / steps)` in each, and the
+        remainder in the last, so there may be fewer of them. The default of 20 costs 20 predictions
+        per sample; `steps=H` removes as many pixels at a time as a row has, as the authors' code
+        does.
+    baseline: 0, as in the authors' code: the mean colour of standardised inputs. `Subject.baseline`
+        lists the others.
+    ties: the order of pixels of the same value: "random", drawn from `seed` and the same for every
+        sample, so that a flat map is a random order; or "rows", from the top left corner.
 
-    In [0, 1] unless the confidence is "outputs"; lower is better. A flat map scores as chance does. `Result.curves` has
-    "fraction" (S,), from 0 to 1, and "confidence" (N, S). NaN where a prediction is.
+    In [0, 1] unless the confidence is "outputs"; lower is better. A flat map scores as chance does.
+    `Result.curves` has "fraction" (S,), from 0 to 1, and "confidence" (N, S). NaN where a
+    prediction is NaN.
     """
     return _area("deletion", subject, maps, steps, baseline, seed, ties)
 
@@ -54,16 +58,17 @@ def insertion(
     seed: int = 0,
     ties: Ties = "random",
 ) -> Result:
-    r"""Insertion: the area under the confidence as the baseline turns into the input, the map's highest pixels first.
+    r"""Insertion: the area under the confidence as the map's highest pixels are put in first.
 
-    As `deletion`, but of $x_{+\phi}$: the baseline, in which the share $\phi$ of the pixels that is highest in the map
-    is the input's. Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
+    As `deletion`, but of $x_{+\phi}$: the baseline, in which the share $\phi$ of pixels that is
+    highest in the map is the input's. Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421.
 
-    baseline: the blurred input, as in the paper, for pixels put on a plain colour make edges, which are evidence of
-    their own; it needs SciPy.
+    baseline: the blurred input, as in the paper: on a plain colour, inserted pixels would make
+        edges, which are evidence of their own. It needs SciPy.
 
-    In [0, 1] unless the confidence is "outputs"; higher is better. With one baseline for both, the `insertion` of a map
-    without ties is the `deletion` of the negative map, read from its end, where `steps` divides the pixels.
+    In [0, 1] unless the confidence is "outputs"; higher is better. With the same baseline, the
+    `insertion` curve of a map without ties is the `deletion` curve of the negative map in reverse,
+    where `steps` divides the pixels.
     """
     return _area("insertion", subject, maps, steps, baseline, seed, ties)
 
@@ -82,39 +87,34 @@ def _area(
     heat = subject.heat(maps)
     pixels = heat[0].size
     counts = [*range(0, pixels, -(-pixels // int(steps))), pixels]
-    confidence = np.empty((len(heat), len(counts)))
-    # one end of the curve is the input itself, whose confidence is known
-    known, asked = (0, slice(1, None)) if name == "deletion" else (-1, slice(-1))
-    confidence[:, known] = subject.clean
-    samples = np.repeat(np.arange(len(heat)), len(counts) - 1).tolist()
-    variants = _variants(
-        name,
-        subject,
-        heat,
-        counts[asked],
-        subject.baseline(baseline, seed),
-        tie_order(pixels, ties, seed),
-    )
-    confidence[:, asked] = subject.stream(variants, samples, name).reshape(len(heat), -1)
     fraction = np.array(counts) / pixels
+    changes = _Changes(name, subject, subject.baseline(baseline, seed))
+    # One end of the curve is the input itself, whose confidence is known.
+    unchanged, changed = 0, slice(1, None)
+    if name == "insertion":
+        unchanged, changed = -1, slice(-1)
+    confidence = np.empty((len(heat), len(counts)))
+    confidence[:, unchanged] = subject.clean
+    samples = np.repeat(np.arange(len(heat)), len(counts) - 1).tolist()
+    variants = changes.variants(heat, counts[changed], tie_order(pixels, ties, seed))
+    confidence[:, changed] = subject.stream(variants, samples, name).reshape(len(heat), -1)
     area = ((confidence[:, 1:] + confidence[:, :-1]) / 2 * np.diff(fraction)).sum(-1)
-    return Result(
-        name,
-        area,
-        "lower" if name == "deletion" else "higher",
-        {
-            "steps": int(steps),
-            "baseline": baseline,
-            "seed": seed,
-            "ties": ties,
-            "confidence": subject.confidence,
-        },
-        {"fraction": fraction, "confidence": confidence},
-    )
+    settings = {
+        "steps": int(steps),
+        "baseline": baseline,
+        "seed": seed,
+        "ties": ties,
+        "confidence": subject.confidence,
+    }
+    better: Better = "higher"
+    if name == "deletion":
+        better = "lower"
+    curves = {"fraction": fraction, "confidence": confidence}
+    return Result(name, area, better, settings, curves)
 
 
 def tie_order(pixels: int, ties: Ties, seed: int) -> np.ndarray:
-    """(P,): the pixels in the order in which they go where the map does not say."""
+    """(P,): the order of the pixels where they have the same value in the map."""
     if ties == "random":
         return np.random.default_rng(seed).permutation(pixels)
     if ties == "rows":
@@ -122,22 +122,36 @@ def tie_order(pixels: int, ties: Ties, seed: int) -> np.ndarray:
     raise ValueError(f'`ties` must be "random" or "rows", but is {ties!r}')
 
 
-def _variants(
-    name: Literal["deletion", "insertion"],
-    subject: Subject,
-    heat: np.ndarray,
-    counts: list[int],
-    absent: np.ndarray,
-    first: np.ndarray,
-) -> Iterator[np.ndarray]:
-    """For each sample, for each of `counts`: the input with as many of the map's highest pixels gone, or as come."""
-    for one, input_, gone in zip(heat, subject.inputs, absent, strict=True):
-        ranks = np.empty(first.size, int)
-        ranks[first[np.argsort(-one.ravel()[first], kind="stable")]] = np.arange(first.size)
-        for count in counts:
-            highest = subject.spread(ranks.reshape(one.shape) < count) != 0
-            yield (
-                np.where(highest, gone, input_)
-                if name == "deletion"
-                else np.where(highest, input_, gone)
-            )
+def pixel_ranks(heat: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(H, W) ints: how many pixels come before each, the map's highest first.
+
+    heat: (H, W), a map at the input's size. order: (H W,), see `tie_order`.
+    """
+    ranks = np.empty(order.size, int)
+    # A stable sort leaves pixels of the same value in the order in which it gets them.
+    ranks[order[np.argsort(-heat.ravel()[order], kind="stable")]] = np.arange(order.size)
+    return ranks.reshape(heat.shape)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """How inputs are changed pixel by pixel: towards the baseline, or from it."""
+
+    name: Literal["deletion", "insertion"]
+    subject: Subject
+    baseline: np.ndarray
+
+    def variants(
+        self, heat: np.ndarray, counts: list[int], order: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """For each sample and count: the input with that many of the highest pixels changed."""
+        for sample_heat, picture, absent in zip(
+            heat, self.subject.inputs, self.baseline, strict=True
+        ):
+            ranks = pixel_ranks(sample_heat, order)
+            for count in counts:
+                highest = self.subject.with_channel_axis(ranks < count) != 0
+                if self.name == "deletion":
+                    yield np.where(highest, absent, picture)
+                else:
+                    yield np.where(highest, picture, absent)

@@ -1,7 +1,7 @@
 """Does a map lie on its object? Measures against boxes and masks.
 
-Maps (N, h, w) are resized to the photograph linearly first. Masks are (N, H, W) booleans; boxes are (x0, y0, x1, y1) in
-pixels, x1 and y1 exclusive, a list of one or more for each sample.
+Maps (N, h, w) are first resized to the photograph, linearly. Masks are (N, H, W) booleans. Boxes
+are (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, a list of them for each sample.
 """
 
 from __future__ import annotations
@@ -11,17 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
+from gradcam.maps import resize
+from gradcam.metrics.boxes import (
+    Boxes,
+    boxes,
+    check_boxes,
+    check_maps,
+    check_threshold,
+    iou,
+    largest_boxes,
+    relative_heat,
+)
 from gradcam.metrics.result import Result, mean
-from gradcam.pictures.boxes import largest_box
 
 __all__ = [
+    "best_threshold",
     "box_contrast",
-    "box_masks",
-    "boxes",
+    "box_error",
     "energy",
-    "iou",
     "localisation_error",
     "mask_iou",
     "max_box_accuracy",
@@ -29,125 +37,112 @@ __all__ = [
     "pointing_game_with_rejection",
 ]
 
-Box = Sequence[int]
-Boxes = Sequence[Sequence[Box]]
 
-
-# ------------------------------------------------------------------------------------------------ where it points
+# --------------------------------------------------------------------------------- where it points
 
 
 def pointing_game(maps: Any, masks: Any, *, tolerance: float = 0) -> Result:
     """Whether the map's highest pixel lies on the object, or within `tolerance` pixels of it.
 
-    Zhang et al. 2016, section 4.1, https://arxiv.org/abs/1608.00507, where the tolerance is 15. Where several pixels
-    are the highest it is the share of them that hit, so a flat map scores the object's share of the picture.
+    Zhang et al. 2016, section 4.1, https://arxiv.org/abs/1608.00507, where the tolerance is 15.
+    Where several pixels
+    are the highest, the value is the share of them that hit: a flat map scores the object's share
+        of the picture.
 
     0 or 1 for each sample, but for ties; higher is better. NaN where the mask is empty.
     """
-    heat, inside = _given(maps, masks)
+    heat, inside = _checked(maps, masks)
     inside = _grown(inside, tolerance)
-    top = heat == heat.max((1, 2), keepdims=True)
-    hits = (top & inside).sum((1, 2)) / top.sum((1, 2))
-    return Result(
-        "pointing-game",
-        np.where(inside.any((1, 2)), hits, np.nan),
-        "higher",
-        {"tolerance": tolerance},
-    )
+    highest = heat == heat.max((1, 2), keepdims=True)
+    hits = (highest & inside).sum((1, 2)) / highest.sum((1, 2))
+    values = np.where(inside.any((1, 2)), hits, np.nan)
+    return Result("pointing-game", values, "higher", {"tolerance": tolerance})
 
 
 def pointing_game_with_rejection(
     maps: Any, masks: Any, *, threshold: float, tolerance: float = 0
 ) -> Result:
-    """The pointing game in which a map may say that its class is not there, by staying below `threshold`.
+    """The pointing game in which a map below `threshold` says that its class is absent.
 
-    Selvaraju et al. 2017, section 4.3, https://arxiv.org/abs/1610.02391: each sample's top-5 classes are explained,
-    and a map whose maximum is under the threshold rejects its class. It is right to where the class is absent, which is
-    an empty mask here; everywhere else it must point at the object.
+    Selvaraju et al. 2017, section 4.3, https://arxiv.org/abs/1610.02391: each sample's top-5
+    classes are explained, and a map whose maximum is below the threshold rejects its class.
+    Rejecting is right where the class is absent, which is an empty mask here. Everywhere else the
+    map must point at the object.
 
-    maps: one for each pair of a sample and a class, raw: a map that was scaled says nothing of its amplitude.
+    maps: one for each pair of a sample and a class, unscaled: a scaled map has lost its amplitude.
     0 or 1 for each map, but for ties; higher is better.
     """
-    raw = _maps(maps)
-    heat, inside = _given(raw, masks)
+    unscaled = check_maps(maps)
+    heat, inside = _checked(unscaled, masks)
     present = inside.any((1, 2))
-    rejected = raw.max((1, 2)) < threshold
-    points = np.nan_to_num(pointing_game(heat, inside, tolerance=tolerance).values)
-    values = np.where(rejected, ~present, np.where(present, points, 0.0))
+    rejected = unscaled.max((1, 2)) < threshold
+    hits = np.nan_to_num(pointing_game(heat, inside, tolerance=tolerance).values)
+    values = np.where(rejected, ~present, np.where(present, hits, 0.0))
     settings = {"threshold": threshold, "tolerance": tolerance}
     return Result("pointing-game-with-rejection", values.astype(np.float64), "higher", settings)
 
 
 def energy(maps: Any, masks: Any) -> Result:
-    r"""The share of the map's positive part that lies on the object: the energy-based pointing game.
+    r"""The share of the map's positive part on the object: the energy-based pointing game.
 
-    $\sum_{p \in \text{object}} \max(0, L_p) / \sum_p \max(0, L_p)$. Wang et al. 2020, Score-CAM, section 4.3,
-    https://arxiv.org/abs/1910.01279
+    $\sum_{p \in \text{object}} \max(0, L_p) / \sum_p \max(0, L_p)$. Wang et al. 2020, Score-CAM,
+    section 4.3, https://arxiv.org/abs/1910.01279
 
-    In [0, 1]; higher is better. A uniform map scores the object's share of the picture. NaN where the map is nowhere
-    positive, or the mask is empty.
+    In [0, 1]; higher is better. A uniform map scores the object's share of the picture. NaN where
+    the map is nowhere positive, or the mask is empty.
     """
-    heat, inside = _given(maps, masks)
+    heat, inside = _checked(maps, masks)
     heat = np.maximum(heat, 0)
     total = heat.sum((1, 2))
     defined = (total > 0) & inside.any((1, 2))
-    values = np.where(defined, (heat * inside).sum((1, 2)) / np.where(total > 0, total, 1), np.nan)
-    return Result("energy", values, "higher")
+    share = (heat * inside).sum((1, 2)) / np.where(total > 0, total, 1)
+    return Result("energy", np.where(defined, share, np.nan), "higher")
 
 
 def box_contrast(maps: Any, masks: Any) -> Result:
-    """The map's mean on the object over its mean elsewhere: the positive parts.
+    """The mean of the map's positive part on the object over its mean elsewhere.
 
-    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391, where the object is a box (see `box_masks`).
+    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391, where the object is a box
+    (see `box_masks`).
 
-    In [0, infinity); higher is better, and a uniform map scores 1. Infinite where nothing lies outside; NaN where the
-    map is nowhere positive, or the object is nothing or all of the picture.
+    In [0, infinity); higher is better, and a uniform map scores 1. Infinite where the map is 0
+    outside the object. NaN where the map is nowhere positive, or the object covers no pixel or all
+    of them.
     """
-    heat, inside = _given(maps, masks)
-    heat, area = np.maximum(heat, 0), inside.sum((1, 2))
-    rest = inside[0].size - area
-    possible = (area > 0) & (rest > 0) & (heat.max((1, 2)) > 0)
-    on = (heat * inside).sum((1, 2)) / np.maximum(area, 1)
-    off = (heat * ~inside).sum((1, 2)) / np.maximum(rest, 1)
-    values = np.where(off > 0, on / np.where(off > 0, off, 1), np.inf)
-    return Result("box-contrast", np.where(possible, values, np.nan), "higher")
+    heat, inside = _checked(maps, masks)
+    heat = np.maximum(heat, 0)
+    area = inside.sum((1, 2))
+    area_outside = inside[0].size - area
+    defined = (area > 0) & (area_outside > 0) & (heat.max((1, 2)) > 0)
+    mean_inside = (heat * inside).sum((1, 2)) / np.maximum(area, 1)
+    mean_outside = (heat * ~inside).sum((1, 2)) / np.maximum(area_outside, 1)
+    divisor = np.where(mean_outside > 0, mean_outside, 1)
+    # Nothing outside and something inside is infinitely better, not undefined.
+    contrast = np.where(mean_outside > 0, mean_inside / divisor, np.inf)
+    return Result("box-contrast", np.where(defined, contrast, np.nan), "higher")
 
 
-# ------------------------------------------------------------------------------------------------ segments
+# ---------------------------------------------------------------------------------------- segments
 
 
 def mask_iou(maps: Any, masks: Any, *, threshold: float = 0.15) -> Result:
-    """The overlap of the object with the pixels of at least `threshold` of the map's maximum: intersection over union.
+    """The IoU of the object and the pixels of at least `threshold` of the map's maximum.
 
-    For maps as the seeds of a segmentation: Selvaraju et al. 2017, section 4.2, https://arxiv.org/abs/1610.02391.
+    For maps as the seeds of a segmentation: Selvaraju et al. 2017, section 4.2,
+        https://arxiv.org/abs/1610.02391.
 
     In [0, 1]; higher is better. NaN where the mask is empty; 0 where the map is nowhere positive.
     """
-    _share(threshold)
-    heat, inside = _given(maps, masks)
+    check_threshold(threshold)
+    heat, inside = _checked(maps, masks)
     segment = (heat >= threshold * heat.max((1, 2), keepdims=True)) & (heat > 0)
-    both, either = (segment & inside).sum((1, 2)), (segment | inside).sum((1, 2))
-    values = np.where(inside.any((1, 2)), both / np.maximum(either, 1), np.nan)
+    intersection = (segment & inside).sum((1, 2))
+    union = (segment | inside).sum((1, 2))
+    values = np.where(inside.any((1, 2)), intersection / np.maximum(union, 1), np.nan)
     return Result("mask-iou", values, "higher", {"threshold": threshold})
 
 
-def boxes(maps: Any, size: Sequence[int], *, threshold: float = 0.15) -> np.ndarray:
-    """The box round each map's largest connected segment of at least `threshold` of its maximum: (N, 4) ints.
-
-    At `size` (H, W). All zeros where the map is nowhere positive, all of the picture where it is positive and flat.
-    Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391. Needs SciPy.
-    """
-    _share(threshold)
-    return _found(_relative(_maps(maps), size), threshold)
-
-
-def iou(a: Any, b: Any) -> float:
-    """The intersection of two boxes over their union, in [0, 1]; 0 where either is empty."""
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    high = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(wide, 0) * max(high, 0)
-    areas = [max(one[2] - one[0], 0) * max(one[3] - one[1], 0) for one in (a, b)]
-    return float(both / (sum(areas) - both)) if both else 0.0
+# ------------------------------------------------------------------------------------------- boxes
 
 
 def localisation_error(
@@ -161,48 +156,50 @@ def localisation_error(
     threshold: float = 0.15,
     overlap: float = 0.5,
 ) -> Result:
-    """ILSVRC's localisation error: no one of the `top` classes is right, or its box is not.
+    """ILSVRC's localisation error: none of the `top` classes is right, or its box is not.
 
-    A sample is right where one of its highest classes is its label, and the box of that class's map (see `boxes`) has
-    an IoU of at least `overlap` with a true box. Selvaraju et al. 2017, section 4.1, https://arxiv.org/abs/1610.02391.
+    A sample is right where one of its `top` highest classes is its label, and the box of that
+    class's map (see `boxes`) has an IoU of at least `overlap` with a true box. Selvaraju et al.
+    2017, section 4.1, https://arxiv.org/abs/1610.02391.
 
     maps: (N, top, h, w), of each sample's highest classes, the highest first; (N, h, w) for one.
-    labels: (N,) ints; outputs: (N, K), by which the classes are ordered.
-    0 or 1 for each sample; lower is better. NaN where a sample has no true box.
+    labels: (N,) ints. outputs: (N, K), by which the classes are ordered. size: (H, W), of the
+        photographs. 0 or 1 for each sample; lower is better. NaN where a sample has no true box.
     """
-    if top < 1:
-        raise ValueError(f"`top` must be at least 1, but is {top}")
-    array, scores, labels = to_numpy(maps), to_numpy(outputs), np.asarray(labels)
-    array = array[:, None] if array.ndim == 3 else array
-    if array.ndim != 4 or array.shape[1] != top:
-        raise ValueError(
-            f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, but are {array.shape}"
-        )
-    if scores.ndim != 2 or scores.shape[1] < top:
-        raise ValueError(
-            f"`outputs` must be (N, K) with at least {top} classes, for `top`, but have {scores.shape}"
-        )
-    _same_count(array, true_boxes=true_boxes, labels=labels, outputs=scores)
-    if ((labels < 0) | (labels >= scores.shape[1])).any():
-        raise ValueError(
-            f"`labels` must be classes 0 to {scores.shape[1] - 1}, but are {np.unique(labels).tolist()}"
-        )
-    _check_boxes(true_boxes)
+    array, labels, scores = _checked_top_maps(maps, labels, outputs, top)
+    _check_counts(array, true_boxes=true_boxes, labels=labels, outputs=scores)
+    _check_labels(labels, scores.shape[1])
+    check_boxes(true_boxes)
     _check_overlaps((overlap,))
     classes = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    values = np.array([1.0 if len(some) else np.nan for some in true_boxes])
-    for n, found in enumerate(
-        boxes(array.reshape(-1, *array.shape[2:]), size, threshold=threshold).reshape(-1, top, 4)
-    ):
-        for chosen, box in zip(classes[n], found, strict=True):
-            if chosen == labels[n] and any(iou(box, true) >= overlap for true in true_boxes[n]):
-                values[n] = 0
-    return Result(
-        f"top-{top}-localisation-error",
-        values,
-        "lower",
-        {"threshold": threshold, "overlap": overlap},
+    predicted = boxes(array.reshape(-1, *array.shape[2:]), size, threshold=threshold)
+    best = _best_ious(predicted, [sample for sample in true_boxes for _ in range(top)])
+    # One of the `top` classes must be the label, and its own map's box must fit.
+    right = (classes == labels[:, None]) & (best.reshape(-1, top) >= overlap)
+    annotated = np.array(list(map(len, true_boxes))) > 0
+    values = np.where(annotated, 1.0 - right.any(1), np.nan)
+    settings = {"threshold": threshold, "overlap": overlap}
+    return Result(f"top-{top}-localisation-error", values, "lower", settings)
+
+
+def box_error(
+    maps: Any,
+    true_boxes: Boxes,
+    *,
+    size: Sequence[int],
+    threshold: float = 0.15,
+    overlap: float = 0.5,
+) -> Result:
+    """The `localisation_error` of maps (N, h, w) whose class is right.
+
+    0 or 1 for each sample; lower is better. NaN where a sample has no true box.
+    """
+    labels = np.zeros(len(true_boxes), dtype=int)
+    outputs = np.zeros((len(true_boxes), 1))
+    error = localisation_error(
+        maps, true_boxes, labels, outputs, size=size, threshold=threshold, overlap=overlap
     )
+    return Result("box-error", error.values, error.better, error.settings)
 
 
 def max_box_accuracy(
@@ -213,108 +210,83 @@ def max_box_accuracy(
     overlap: float | Sequence[float] = 0.5,
     thresholds: Sequence[float] = tuple(np.round(np.arange(1, 100) / 100, 2)),
 ) -> Result:
-    """MaxBoxAcc: the best share of boxes that are right, over all thresholds: what a map is worth if its threshold is
-    chosen well.
+    """MaxBoxAcc: the share of right boxes at the threshold that is best for all samples.
 
-    A box is right where its IoU with a true box is at least `overlap`; the mean over several overlaps, (0.3, 0.5, 0.7)
-    in the paper, is that of MaxBoxAccV2, which takes any segment's box: here too it is the largest's. Thresholds are
-    shares of the maximum; the paper first shifts each map's minimum to 0. Choe et al. 2020, section 4.1,
+    A box is right where its IoU with a true box is at least `overlap`. The mean over several
+    overlaps, (0.3, 0.5, 0.7) in the paper, is that of MaxBoxAccV2, which accepts the box of any
+    segment; here only the largest segment counts. Thresholds are shares of the maximum; the paper
+    first shifts each map's minimum to 0. Choe et al. 2020, section 4.1,
     https://arxiv.org/abs/2001.07437.
 
-    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold, NaN where a sample
-    has no true box; `value` is the maximum over thresholds of the mean over samples, so it belongs to all of them
-    together.
+    In [0, 1]; higher is better. `values` are (N, O T), right or not for each overlap and threshold,
+    NaN where a sample has no true box. `value` is the maximum over thresholds of the mean over
+    samples, so no sample has one of its own.
     """
-    overlaps = tuple(float(one) for one in np.atleast_1d(overlap))
-    array = _maps(maps)
-    _same_count(array, true_boxes=true_boxes)
-    _check_boxes(true_boxes)
+    overlaps = tuple(np.atleast_1d(overlap).astype(np.float64).tolist())
+    array = check_maps(maps)
+    _check_counts(array, true_boxes=true_boxes)
+    check_boxes(true_boxes)
     _check_overlaps(overlaps)
     if len(thresholds) == 0:
         raise ValueError(
             "`thresholds` is empty: pass at least one, a share of the maximum in (0, 1]"
         )
-    scaled = _relative(array, size)
-    best = np.full((len(array), len(thresholds)), np.nan)
-    for t, threshold in enumerate(thresholds):
-        _share(threshold)
-        for n, box in enumerate(_found(scaled, threshold)):
-            best[n, t] = max((iou(box, true) for true in true_boxes[n]), default=np.nan)
-    right = np.stack([np.where(np.isnan(best), np.nan, best >= one) for one in overlaps], axis=1)
-
-    settings = {"overlap": list(overlaps), "thresholds": [float(one) for one in thresholds]}
-    return Result(
-        "max-box-accuracy",
-        right.reshape(len(array), -1),
-        "higher",
-        settings,
-        summary=best_threshold(len(overlaps)),
-    )
+    for threshold in thresholds:
+        check_threshold(threshold)
+    heat = relative_heat(array, size)
+    # From each sample's best IoU at each threshold to right or wrong at each overlap.
+    best = [_best_ious(largest_boxes(heat, threshold), true_boxes) for threshold in thresholds]
+    ious = np.stack(best, axis=1)[:, None]  # (N, 1, T)
+    right = np.where(np.isnan(ious), np.nan, ious >= np.array(overlaps)[:, None])  # (N, O, T)
+    settings = {
+        "overlap": list(overlaps),
+        "thresholds": np.asarray(thresholds, dtype=np.float64).tolist(),
+    }
+    values = right.reshape(len(array), -1)
+    summary = best_threshold(len(overlaps))
+    return Result("max-box-accuracy", values, "higher", settings, summary=summary)
 
 
 def best_threshold(overlaps: int = 1) -> Callable[[np.ndarray], float]:
-    """What sums up the values of `max_box_accuracy`: (N, overlaps * T) -> the best threshold's share of right boxes."""
+    """The summary of `max_box_accuracy`: from values (N, overlaps * T) to one number."""
 
     def summary(values: np.ndarray) -> float:
-        values = values[~np.isnan(values).any(1)]
-        return (
-            mean(values.reshape(len(values), overlaps, -1).mean(0).max(-1))
-            if len(values)
-            else float("nan")
-        )
+        values = values[~np.isnan(values).any(1)]  # samples that have a true box
+        if not len(values):
+            return float("nan")
+        accuracy = values.reshape(len(values), overlaps, -1).mean(0)
+        return mean(accuracy.max(-1))
 
     return summary
 
 
-# ------------------------------------------------------------------------------------------------ their parts
+def _best_ious(predicted: np.ndarray, true_boxes: Boxes) -> np.ndarray:
+    """(N,): each predicted box's highest IoU with a true box of its sample; NaN without one."""
+    best = np.full(len(predicted), np.nan)
+    for n, sample_boxes in enumerate(true_boxes):
+        if len(sample_boxes):
+            best[n] = max(iou(predicted[n], box) for box in sample_boxes)
+    return best
 
 
-def box_masks(true_boxes: Boxes, size: Sequence[int]) -> np.ndarray:
-    """(N, H, W): whether a pixel lies in one of its sample's boxes."""
-    height, width = size
-    _check_boxes(true_boxes)
-    found = np.zeros((len(true_boxes), height, width), dtype=bool)
-    for mask, some in zip(found, true_boxes, strict=True):
-        for x0, y0, x1, y1 in some:
-            mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-    return found
+# ------------------------------------------------------------------------------------------ checks
 
 
-def _maps(maps: Any) -> np.ndarray:
-    array = np.asarray(to_numpy(maps), dtype=np.float64)
-    if array.ndim != 3:
-        raise ValueError(f"`maps` must be (N, h, w), but have shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
-    return array
-
-
-def _given(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Maps at the masks' size, and the masks as booleans."""
-    array, inside = _maps(maps), np.asarray(masks)
+def _checked(maps: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Maps at the masks' size, (N, H, W), and the masks."""
+    array = check_maps(maps)
+    inside = np.asarray(masks)
     if inside.ndim != 3 or inside.dtype != bool:
         raise ValueError(
-            f"`masks` must be booleans (N, H, W), but have shape {inside.shape} and dtype {inside.dtype}"
+            f"`masks` must be booleans (N, H, W), but have shape {inside.shape} "
+            f"and dtype {inside.dtype}"
         )
-    _same_count(array, masks=inside)
-    return np.array(maps_.resize(array, inside.shape[1:])), inside
-
-
-def _relative(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Maps at `size`, as shares of their maxima: a flat one is 1, and not 0 as of `gradcam.maps.scale`."""
-    if len(size) != 2:
-        raise ValueError(f"`size` must be (H, W), but is {tuple(size)}")
-    heat = np.maximum(np.asarray(maps_.resize(array, tuple(size))), 0)
-    top = heat.max((1, 2), keepdims=True)
-    return np.where(top > 0, heat / np.where(top > 0, top, 1), 0)
-
-
-def _found(scaled: np.ndarray, threshold: float) -> np.ndarray:
-    return np.array([largest_box(one, threshold) for one in scaled], dtype=np.int64).reshape(-1, 4)
+    _check_counts(array, masks=inside)
+    return np.array(resize(array, inside.shape[1:])), inside
 
 
 def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
-    """Masks with all pixels that are within `tolerance` of them."""
+    """Masks (N, H, W) with all pixels within `tolerance` of them; an empty mask stays empty."""
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative, but is {tolerance}")
     if tolerance == 0:
@@ -323,38 +295,52 @@ def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
         from scipy.ndimage import distance_transform_edt
     except ImportError as error:
         raise ImportError('a `tolerance` needs SciPy: pip install "gradcam[images]"') from error
-    near = [distance_transform_edt(~mask) <= tolerance if mask.any() else mask for mask in masks]
-    return np.stack(near)
+    grown = masks.copy()
+    for n in np.flatnonzero(masks.any((1, 2))):
+        grown[n] = distance_transform_edt(~masks[n]) <= tolerance
+    return grown
 
 
-def _same_count(array: np.ndarray, **others: Any) -> None:
-    for name, other in others.items():
-        if len(other) != len(array):
+def _checked_top_maps(
+    maps: Any, labels: Any, outputs: Any, top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps (N, top, h, w), labels (N,) and outputs (N, K) as NumPy arrays."""
+    if top < 1:
+        raise ValueError(f"`top` must be at least 1, but is {top}")
+    array = to_numpy(maps)
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim != 4 or array.shape[1] != top:
+        raise ValueError(
+            f"`maps` must be (N, {top}, h, w), one for each of the `top` classes, "
+            f"but are {array.shape}"
+        )
+    scores = to_numpy(outputs)
+    if scores.ndim != 2 or scores.shape[1] < top:
+        raise ValueError(
+            f"`outputs` must be (N, K) with at least {top} classes, for `top`, "
+            f"but have {scores.shape}"
+        )
+    return array, np.asarray(labels), scores
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+    if ((labels < 0) | (labels >= classes)).any():
+        raise ValueError(
+            f"`labels` must be classes 0 to {classes - 1}, but are {np.unique(labels).tolist()}"
+        )
+
+
+def _check_counts(array: np.ndarray, **others: Any) -> None:
+    for name, entries in others.items():
+        if len(entries) != len(array):
             raise ValueError(
-                f"`{name}` must have one entry for each of the {len(array)} maps, but have {len(other)}"
+                f"`{name}` must have one entry for each of the {len(array)} maps, "
+                f"but have {len(entries)}"
             )
 
 
-def _check_boxes(true_boxes: Boxes) -> None:
-    for n, some in enumerate(true_boxes):
-        for box in some:
-            if np.ndim(box) != 1 or len(box) != 4:
-                raise ValueError(
-                    f"`true_boxes` must be a list of (x0, y0, x1, y1) for each sample, but sample {n} has {some}; "
-                    "one box is a list of one"
-                )
-            if box[2] < box[0] or box[3] < box[1]:
-                raise ValueError(
-                    f"`true_boxes` must be (x0, y0, x1, y1), but sample {n} has {tuple(box)}, which ends before it "
-                    "starts; of (x, y, width, height) make (x, y, x + width, y + height)"
-                )
-
-
 def _check_overlaps(overlaps: Sequence[float]) -> None:
-    if not overlaps or not all(0 < one <= 1 for one in overlaps):
+    shares = np.array(overlaps)
+    if not overlaps or not ((shares > 0) & (shares <= 1)).all():
         raise ValueError(f"`overlap` is an IoU, or several, in (0, 1], but is {overlaps}")
-
-
-def _share(threshold: float) -> None:
-    if not 0 < threshold <= 1:
-        raise ValueError(f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}")

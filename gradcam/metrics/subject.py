@@ -1,7 +1,8 @@
-"""What is measured against: a model as a plain function of NumPy arrays, its inputs, and the class explained."""
+"""The subject of a measure: inputs, the class explained, and the model as a plain function."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradcam import maps as maps_
 from gradcam._arrays import to_numpy
+from gradcam._progress import Progress, track
+from gradcam.maps import resize
 
 __all__ = ["Baseline", "Confidence", "Explain", "Predict", "Subject"]
 
 Predict = Callable[[np.ndarray], Any]
-"""inputs (M, ...) -> outputs (M, K): any framework, any remote service."""
+"""inputs (M, ...) -> outputs (M, K), of any framework or remote service."""
 Explain = Callable[[np.ndarray, np.ndarray], Any]
 """(inputs (M, ...), target (M,)) -> maps (M, h, w), for measures that explain again."""
 Confidence = Literal["softmax", "sigmoid", "outputs"]
@@ -24,13 +26,14 @@ Baseline = Literal["zero", "mean", "blur", "noise"]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Inputs, and a model that can be asked again about changed ones.
+    """Inputs, and a model that can be asked about changed ones.
 
-    predict: inputs (M, ...) as NumPy -> outputs (M, K), of any framework or service; an array of its own is converted.
+    predict: inputs (M, ...) as NumPy -> outputs (M, K). Arrays of another framework are converted.
     inputs: (N, C, H, W), or (N, H, W, C) with `channel_axis=-1`.
-    target: (N,) ints or one int: the class that was explained. None: each sample's top class.
-    confidence: what a class's confidence is: the "softmax" or "sigmoid" of the outputs, or the "outputs" themselves.
-    batch: how many inputs `predict` is given at most. progress: show a bar over the batches.
+    target: the class that was explained, (N,) ints or one int. None: each sample's top class.
+    confidence: the "softmax" or "sigmoid" of the outputs, or the "outputs" themselves.
+    batch: how many inputs `predict` is given at most.
+    progress: True shows a bar over the batches; a function is told what comes next.
     """
 
     predict: Predict
@@ -39,7 +42,7 @@ class Subject:
     channel_axis: int = 1
     confidence: Confidence = "softmax"
     batch: int = 32
-    progress: bool = False
+    progress: Progress = False
 
     def __post_init__(self) -> None:
         if self.inputs.ndim != 4 or len(self.inputs) == 0:
@@ -54,12 +57,26 @@ class Subject:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        height, width = self.inputs.shape[2:] if self.channel_axis == 1 else self.inputs.shape[1:3]
-        return height, width
+        vertical, horizontal = self._space
+        return self.inputs.shape[vertical], self.inputs.shape[horizontal]
+
+    @property
+    def channel_axis_of_sample(self) -> int:
+        """The axis of channels in one sample, (C, H, W) or (H, W, C)."""
+        if self.channel_axis == 1:
+            return 0
+        return -1
+
+    @property
+    def _space(self) -> tuple[int, int]:
+        """The axes of height and width."""
+        if self.channel_axis == 1:
+            return 2, 3
+        return 1, 2
 
     @cached_property
     def outputs(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """(N, K), of the inputs as they are."""
+        """(N, K): the model's outputs for the inputs as they are."""
         return self._run(self.inputs)
 
     @cached_property
@@ -79,127 +96,138 @@ class Subject:
 
     @cached_property
     def clean(self) -> np.ndarray:
-        """(N,): the confidence in each sample's class, of the inputs as they are."""
+        """(N,): the confidence in each sample's class for the inputs as they are."""
         return np.array(self._confidence(self.outputs)[np.arange(len(self.inputs)), self.classes])
 
     def scores(self, variants: np.ndarray, samples: np.ndarray | None = None) -> np.ndarray:
-        """(M,): the confidence for variants (M, ...), each in the class of its sample: `samples` (M,), or 0, 1, ..."""
-        samples = np.arange(len(variants)) if samples is None else samples
-        return np.array(
-            self._confidence(self._run(variants))[np.arange(len(variants)), self.classes[samples]]
-        )
+        """(M,): the confidence for variants (M, ...) of the inputs.
+
+        samples: (M,), the sample of each variant, whose class it is; 0, 1, ... where it is None.
+        """
+        count = np.arange(len(variants))
+        if samples is None:
+            samples = count
+        return np.array(self._confidence(self._run(variants))[count, self.classes[samples]])
 
     def stream(
-        self, variants: Iterable[np.ndarray], samples: Sequence[int], what: str = "predicting"
+        self, variants: Iterable[np.ndarray], samples: Sequence[int], doing: str = "predicting"
     ) -> np.ndarray:
-        """As `scores`, of variants made one at a time, so that no more than a batch is held."""
-        found, held = [], []
-        steps: Iterable[Any] = zip(variants, samples, strict=True)
-        if self.progress:
-            steps = _bar(steps, len(samples), what)
-        for one in steps:
-            held.append(one)
-            if len(held) == self.batch:
-                found.append(self._some(held))
-                held = []
-        if held:
-            found.append(self._some(held))
-        return np.concatenate(found) if found else np.zeros(0)
+        """As `scores`, for variants that are made one at a time: no more than a batch is in memory.
+
+        doing: the name of the bar that `progress` shows.
+        """
+        scores = [np.zeros(0)]
+        batch: list[tuple[np.ndarray, int]] = []
+        pairs = zip(variants, samples, strict=True)
+        for pair in track(self.progress, pairs, doing, len(samples)):
+            batch.append(pair)
+            if len(batch) == self.batch:
+                scores.append(self._batch_scores(batch))
+                batch = []
+        if batch:
+            scores.append(self._batch_scores(batch))
+        return np.concatenate(scores)
 
     def heat(self, maps: Any) -> np.ndarray:
-        """(N, H, W): maps (N, h, w) resized to the input, as they are otherwise."""
+        """(N, H, W): maps (N, h, w) resized to the input, and not scaled."""
         array = to_numpy(maps).astype(np.float64)
         if array.ndim != 3 or len(array) != len(self.inputs):
             raise ValueError(
-                f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, but have shape {array.shape}"
+                f"`maps` must be (N, h, w) for {len(self.inputs)} inputs, "
+                f"but have shape {array.shape}"
             )
         if not np.isfinite(array).all():
             raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
-        return np.asarray(maps_.resize(array, self.size))
+        return np.asarray(resize(array, self.size))
 
     def masks(self, maps: Any) -> np.ndarray:
-        """(N, H, W) in [0, 1]: `heat`, its positive part over its maximum, 1 where it is flat; 0 where that is 0."""
+        """(N, H, W) in [0, 1]: the positive part of `heat` over its maximum.
+
+        A flat positive map is 1 everywhere, and one that is nowhere positive 0.
+        """
         heat = np.maximum(self.heat(maps), 0)
-        top = heat.max((1, 2), keepdims=True)
-        return np.where(top > 0, heat / np.where(top > 0, top, 1), 0)
+        highest = heat.max((1, 2), keepdims=True)
+        return np.where(highest > 0, heat / np.where(highest > 0, highest, 1), 0)
+
+    def with_channel_axis(self, weights: np.ndarray) -> np.ndarray:
+        """Weights (..., H, W) with an axis of one channel, in the inputs' dtype."""
+        axis = -1
+        if self.channel_axis == 1:
+            axis = -3
+        return np.expand_dims(weights, axis).astype(self.inputs.dtype)
 
     def spread(self, weights: np.ndarray) -> np.ndarray:
-        """Weights (..., H, W) with an axis of channels, to multiply inputs by, in the inputs' dtype."""
-        return np.expand_dims(weights, -3 if self.channel_axis == 1 else -1).astype(
-            self.inputs.dtype
-        )
+        """The old name of `with_channel_axis`."""
+        message = "`Subject.spread` is now `with_channel_axis`; the old name goes in 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.with_channel_axis(weights)
 
     def baseline(self, kind: Baseline, seed: int = 0) -> np.ndarray:
-        """What a pixel that is taken away becomes, in the shape of the inputs.
+        """The values that removed pixels get, in the shape of the inputs.
 
-        "zero": 0 in the inputs' own units. "mean": each channel's mean over the sample. "blur": the sample blurred,
-        a Gaussian with a standard deviation of a twentieth of the longer side (11 pixels of 224; needs SciPy). "noise":
-        normal, with each channel's mean and deviation, of `seed`.
+        "zero": 0 in the inputs' own units.
+        "mean": each channel's mean over the sample.
+        "blur": the sample under a Gaussian with a standard deviation of a twentieth of the longer
+            side, which is 11 pixels of 224. Needs SciPy.
+        "noise": normal, with each channel's mean and deviation, drawn from `seed`.
         """
-        space = (2, 3) if self.channel_axis == 1 else (1, 2)
-        means = self.inputs.mean(space, keepdims=True)
         if kind == "zero":
             return np.zeros_like(self.inputs)
+        if kind == "blur":
+            return self._blurred()
+        means = self.inputs.mean(self._space, keepdims=True)
         if kind == "mean":
             return np.array(np.broadcast_to(means, self.inputs.shape).astype(self.inputs.dtype))
         if kind == "noise":
-            drawn = np.random.default_rng(seed).standard_normal(self.inputs.shape)
-            return np.array(
-                (means + drawn * self.inputs.std(space, keepdims=True)).astype(self.inputs.dtype)
-            )
-        if kind == "blur":
-            try:
-                from scipy.ndimage import gaussian_filter
-            except ImportError as error:
-                raise ImportError(
-                    'a blurred `baseline` needs SciPy: pip install "gradcam[images]"'
-                ) from error
-            deviation = max(self.size) / 20
-            return np.asarray(
-                gaussian_filter(
-                    self.inputs, [deviation if axis in space else 0 for axis in range(4)]
-                )
-            )
+            deviations = self.inputs.std(self._space, keepdims=True)
+            normal = np.random.default_rng(seed).standard_normal(self.inputs.shape)
+            return np.array((means + normal * deviations).astype(self.inputs.dtype))
         raise ValueError(f'`baseline` must be "zero", "mean", "blur" or "noise", but is {kind!r}')
 
-    def _some(self, held: list[tuple[np.ndarray, int]]) -> np.ndarray:
-        return self.scores(
-            np.stack([one for one, _ in held]), np.array([sample for _, sample in held])
-        )
+    def _blurred(self) -> np.ndarray:
+        try:
+            from scipy.ndimage import gaussian_filter
+        except ImportError as error:
+            raise ImportError(
+                'a blurred `baseline` needs SciPy: pip install "gradcam[images]"'
+            ) from error
+        deviations = np.zeros(4)  # none over samples and channels
+        deviations[list(self._space)] = max(self.size) / 20
+        return np.asarray(gaussian_filter(self.inputs, deviations))
+
+    def _batch_scores(self, batch: list[tuple[np.ndarray, int]]) -> np.ndarray:
+        variants, samples = zip(*batch, strict=True)
+        return self.scores(np.stack(variants), np.array(samples))
 
     def _run(self, variants: np.ndarray) -> np.ndarray:
         parts = []
         for start in range(0, len(variants), self.batch):
-            some = variants[start : start + self.batch]
-            found = to_numpy(self.predict(some)).astype(np.float64)
-            if found.ndim != 2 or len(found) != len(some):
+            batch = variants[start : start + self.batch]
+            outputs = to_numpy(self.predict(batch)).astype(np.float64)
+            if outputs.ndim != 2 or len(outputs) != len(batch):
                 raise ValueError(
-                    f"`predict` must give outputs (M, K) for {len(some)} inputs, but gave {found.shape}"
+                    f"`predict` must give outputs (M, K) for {len(batch)} inputs, "
+                    f"but gave {outputs.shape}"
                 )
-            parts.append(found)
+            parts.append(outputs)
         return np.concatenate(parts)
 
     def _confidence(self, outputs: np.ndarray) -> np.ndarray:
+        """The confidence in every class, (M, K), from the outputs."""
         if self.confidence == "softmax":
             if outputs.shape[-1] == 1:
                 raise ValueError(
-                    'a "softmax" of one output is always 1; pass confidence="sigmoid", or "outputs" where the model '
-                    "gives probabilities"
+                    'a "softmax" of one output is always 1; pass confidence="sigmoid", '
+                    'or "outputs" where the model gives probabilities'
                 )
+            # Less the highest output, which changes no quotient, so that no power overflows.
             powers = np.exp(outputs - outputs.max(-1, keepdims=True))
             return np.asarray(powers / powers.sum(-1, keepdims=True))
         if self.confidence == "sigmoid":
+            # 1 / (1 + exp(-x)) in a form that cannot overflow.
             return np.asarray(0.5 * (1 + np.tanh(outputs / 2)))
         if self.confidence == "outputs":
             return outputs
         raise ValueError(
             f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {self.confidence!r}'
         )
-
-
-def _bar(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    try:
-        from rich.progress import track
-    except ImportError as error:
-        raise ImportError('`progress` needs rich: pip install "gradcam[cli]"') from error
-    return track(steps, description=what, total=total, transient=True)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import gradcam
-from gradcam import evaluation
 from gradcam.evaluation.annotations import Annotation, read_annotations, seen_mask
-from gradcam.metrics import CONTROLS, MEASURES
+from gradcam.evaluation.planning import plan
+from gradcam.evaluation.run import Evaluator
+from gradcam.metrics import CONTROLS, MEASURES, Measure, Result, perturbation
 from gradcam.pictures.images import crop
 
 SMALL = ("average-drop", "insertion", "deletion", "pointing-game", "energy")
@@ -112,9 +113,9 @@ def given(target):
 
 def test_occlusion_is_computed_once_for_all_methods(monkeypatch):
     calls = []
-    original = evaluation.metrics_.occlusion
+    original = perturbation.occlusion
     monkeypatch.setattr(
-        evaluation.metrics_, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1]
+        perturbation, "occlusion", lambda *a, **k: (calls.append(1), original(*a, **k))[1]
     )
     run(
         measures=["occlusion-correlation"],
@@ -250,10 +251,8 @@ def test_what_is_drawn_differs_between_photographs():
         measures=("insertion",), methods=["grad-cam"], options=options, controls=("random",)
     )
     assert [row["values"] for row in found.rows] == [row["values"] for row in again.rows]
-    seeds = {
-        evaluation._Evaluator(classifier(), None, 0, "softmax", {}, 8, 0).see(p, None).seed
-        for p in photographs().values()
-    }
+    asked = plan(classifier(), None, ["grad-cam"], ["insertion"], (), {}, "softmax", 8, 0)
+    seeds = {Evaluator(asked).see(p, None, 0).seed for p in photographs().values()}
     assert len(seeds) == 2
 
 
@@ -478,6 +477,213 @@ def test_a_folder_needs_a_preprocess(tmp_path):
         gradcam.evaluate(classifier().model, tmp_path, "grad-cam", "deletion")
 
 
+# ------------------------------------------------------------------------------------------ your own
+
+
+def sparsity(context):
+    return Result("sparsity", (context.maps <= 0.1).mean((1, 2)), "higher")
+
+
+def activation(activations, gradients):
+    return activations[..., 0, :]
+
+
+def test_your_own_measure_and_method_are_measured_like_others(tmp_path):
+    own = Measure("sparsity", sparsity, "higher")
+    found = run(
+        methods=["grad-cam", activation, ("layer-cam", {"gamma": 2.0})],
+        measures=["deletion", own],
+        target=0,
+        out=tmp_path,
+    )
+    assert found.methods == ("grad-cam", "activation", "layer-cam(gamma=2.0)")
+    assert found.measures == ("deletion", "sparsity")
+    assert not [row for row in found.rows if row["failed"]]
+    # the red channel is everywhere at least 40 / 255, and the map is that channel
+    assert found.results["activation", "sparsity"].values.tolist() == [0, 0]
+    assert found.results["activation", "sparsity"].better == "higher"
+    found.save(tmp_path / "saved")
+    alone = gradcam.evaluate(classifier(), photographs(), activation, own, target=0)
+    np.testing.assert_array_equal(
+        alone.results["activation", "sparsity"].values,
+        found.results["activation", "sparsity"].values,
+    )
+
+
+def test_your_own_measure_needs_and_sums_up_what_it_says():
+    def area(context):
+        assert context.options == {"power": 2}
+        return Result("area", context.masks.mean((1, 2)) ** 2, "lower")
+
+    own = Measure("area", area, "lower", needs="mask", summary=lambda options: np.max)
+    given = {"measures": [own], "methods": "grad-cam", "options": {"area": {"power": 2}}}
+    found = run(**given).results["grad-cam", "area"]
+    np.testing.assert_allclose(found.values, [0.2**2, 0.3**2])
+    assert found.value == pytest.approx(0.3**2)
+    with pytest.raises(ValueError, match="area need `annotations`"):
+        run(**given, annotations=None)
+
+
+def test_a_fault_in_a_measures_code_is_no_fault_of_the_data():
+    def broken(context):
+        return {}["missing"]
+
+    with pytest.raises(KeyError, match="missing"):
+        run(measures=[Measure("broken", broken, "higher")])
+
+    def refuses(context):
+        raise ValueError("not of this one")
+
+    found = run(measures=["deletion", Measure("refuses", refuses, "higher")])
+    assert {row["failed"]["refuses"] for row in found.rows} == {"ValueError: not of this one"}
+    assert not np.isnan(values(found)).any()
+
+
+def test_a_fault_in_the_users_model_is_reported():
+    net = classifier()
+
+    def head(a):
+        if len(a) > 1:
+            return {}["no batches"]
+        return net.model.head(a)
+
+    fragile = gradcam.Classifier(gradcam.Split(net.model.features, head), net.preprocess, net.view)
+    measures = ["deletion", "complexity"]
+    found = gradcam.evaluate(fragile, photographs(), "grad-cam", measures, controls="centre")
+    failed = {row["method"]: row["failed"] for row in found.rows}
+    # deletion asks about many variants at a time; so does Grad-CAM by finite differences
+    assert failed["centre"] == {"deletion": "KeyError: 'no batches'"}
+    assert failed["grad-cam"] == dict.fromkeys(measures, "KeyError: 'no batches'")
+
+
+def cam(activations, gradients):
+    return activations.mean(-2)
+
+
+def centre(activations, gradients):
+    return activations.mean(-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "match"),
+    [
+        ({"methods": [cam]}, ValueError, '`methods` holds one of your own with the name "cam"'),
+        ({"methods": [centre]}, ValueError, 'with the name "centre", which is that of a control'),
+        (
+            {"measures": [Measure("energy", sparsity, "higher")]},
+            ValueError,
+            '`measures` holds one of your own with the name "energy", which another has',
+        ),
+        ({"measures": [sparsity]}, TypeError, "`measures` must be names .* or gradcam.metrics.Me"),
+        (
+            {"options": {"insertion": {"stpes": 3}}},
+            TypeError,
+            "`stpes` is no option of insertion; its options are steps, baseline, seed, ties",
+        ),
+        (
+            {"options": {"max-box-accuracy": {"size": (3, 3)}}},
+            TypeError,
+            "`size` is no option of max-box-accuracy; its options are overlap, thresholds",
+        ),
+        (
+            {"options": {"grad-cam": {"gama": 3}}},
+            TypeError,
+            "`gama` is no option of gradcam.explain and no parameter of grad-cam",
+        ),
+        ({"target": [0, 1, 2]}, ValueError, r"`target` must be an int, or \(2,\) ints"),
+        ({"target": 0.5}, TypeError, "`target` must be None, an int"),
+        ({"target": "red"}, ValueError, '`target` "red" is a name, but this classifier has no'),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_measured(given, error, match):
+    with pytest.raises(error, match=match):
+        run(**given)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=str)
+def test_every_measure_says_what_it_is(measure):
+    assert measure.range
+    assert measure.about
+    assert measure.paper.startswith("https://")
+    with pytest.raises(TypeError, match=f"`nonsense` is no option of {measure.name}; its options"):
+        measure.check_options({"nonsense": 1})
+
+
+def test_a_target_is_an_int_a_name_or_one_for_each_photograph(tmp_path):
+    net = classifier()
+    named = gradcam.Classifier(net.model, net.preprocess, net.view, labels=("red", "green", "blue"))
+    small = {"methods": "grad-cam", "measures": "deletion", "controls": ()}
+    red = gradcam.evaluate(named, photographs(), **small, target="red")
+    blue = gradcam.evaluate(named, photographs(), **small, target=np.int64(2))
+    assert [row["class"] for row in (*red.rows, *blue.rows)] == [0, 0, 2, 2]
+    for target in (["red", "blue"], np.array([0, 2])):
+        each = gradcam.evaluate(named, photographs(), **small, target=target, out=tmp_path)
+        assert [row["class"] for row in each.rows] == [0, 2]
+        assert values(each) == [values(red)[0], values(blue)[1]]
+    other = gradcam.evaluate(named, photographs(), **small, target=[2, 0], out=tmp_path)
+    assert values(other) == [values(blue)[0], values(red)[1]]
+
+
+def test_progress_is_printed(capsys):
+    run(measures=["deletion"], methods=["grad-cam"], controls=(), progress=True)
+    assert capsys.readouterr().out.splitlines() == ["one.png: grad-cam", "two.png: grad-cam"]
+
+
+# ------------------------------------------------------------------------------------------ bad files
+
+
+def evaluated(folder):
+    run(measures=["deletion"], methods=["grad-cam"], controls=(), out=folder)
+    return (folder / "rows.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda row: 3, "is no row of an evaluation, but a int"),
+        (lambda row: {**row, "values": [1]}, r"its `values` is \[1\]; delete it"),
+        (lambda row: {**row, "values": {"deletion": "low"}}, "its `values` is {'deletion': 'low'}"),
+        (lambda row: {**row, "outputs": [1.0, 2.0]}, r"its `outputs` is \[1.0, 2.0\]"),
+        (lambda row: {**row, "class": True}, "its `class` is True"),
+        (lambda row: {**row, "options": {"deletion": 1}}, "its `options` is"),
+        (
+            lambda row: {key: value for key, value in row.items() if key != "content"},
+            "it has no `content`; delete it",
+        ),
+    ],
+)
+def test_a_line_that_is_no_row_is_an_error_that_names_it(tmp_path, change, match):
+    first, second = evaluated(tmp_path)
+    changed = json.dumps(change(json.loads(second)))
+    (tmp_path / "rows.jsonl").write_text(f"{first}\n{changed}\n")
+    with pytest.raises(ValueError, match=match) as caught:
+        evaluated(tmp_path)
+    assert f"{tmp_path / 'rows.jsonl'}: line 2" in str(caught.value)
+
+
+def test_a_broken_line_that_another_follows_is_an_error(tmp_path):
+    first, second = evaluated(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(f"{first[:30]}\n{second}\n")
+    with pytest.raises(ValueError, match=r"rows.jsonl: line 1 is no row of an evaluation \("):
+        evaluated(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(f"{first}\n{second[:30]}")  # stopped while it was written
+    again = evaluated(tmp_path)
+    assert again[0] == first
+    assert json.loads(again[1])["values"] == json.loads(second)["values"]
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"rows.jsonl: is no text in UTF-8"):
+        evaluated(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", '{"layer": nu', "[1, 2]", b"\xff"])
+def test_settings_that_are_empty_or_half_are_an_error_that_names_them(tmp_path, text):
+    evaluated(tmp_path)
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "settings.json").write_bytes(data)
+    with pytest.raises(ValueError, match=r"settings.json: is no settings file of an evaluation"):
+        evaluated(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ annotations
 
 
@@ -539,17 +745,64 @@ def test_a_mask_goes_the_photographs_way():
     [
         ("a.csv", "file,x0,y0,x1\na,1,2,3\n", "has no column y1; it needs file, x0, y0, x1, y1"),
         ("a.csv", "file,x0,y0,x1,y1\na,1,2,3,\n", "line 2 has no four numbers"),
+        ("a.csv", "file,x0,y0,x1,y1\na,1,2,3,nan\n", "a.csv: line 2 has no four numbers"),
+        ("a.csv", "file,x0,y0,x1,y1\n,1,2,3,4\n", "a.csv: line 2 names no file"),
+        ("a.csv", b"file,x0,y0,x1,y1\n\xff,1,2,3,4\n", "a.csv: is no text in UTF-8"),
+        ("a.json", b"\xff", "a.json: is no text in UTF-8"),
+        ("a.json", "[1]", "a.json: is no COCO file"),
+        ("a.json", '{"images": [1], "annotations": []}', "a.json: is no COCO file"),
+        ("a.json", '{"images": [], "annotations": ["a"]}', "a.json: is no COCO file"),
+        (
+            "a.json",
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}',
+            r"a.json: annotation None needs a `bbox` of four numbers .* \[1, 2\]",
+        ),
+        (
+            "a.json",
+            '{"images": [{"id": 1, "file_name": "a", "height": 3, "width": 3}], "annotations": '
+            '[{"image_id": 1, "bbox": [1, 2, 1, 1], "segmentation": [[1, 2, 3]]}]}',
+            "a.json: annotation None needs polygons",
+        ),
         ("a.json", "{", "is no COCO file"),
         ("a.json", "{}", "is no COCO file"),
         ("a.txt", "", "annotations must be a .json"),
     ],
 )
 def test_bad_annotations(tmp_path, name, text, match):
-    (tmp_path / name).write_text(text)
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=match):
         read_annotations(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such file or folder of annotations"):
         read_annotations(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "a.xml: is no XML"),
+        ("<a><object></object></a>", "a.xml: an object has no bndbox"),
+        ("<a><object><bndbox/></object></a>", "a.xml: the bndbox of an object has no four numbers"),
+        (
+            "<a><object><bndbox><xmin>a</xmin><ymin>1</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>"
+            "</object></a>",
+            "a.xml: the bndbox of an object has no four numbers xmin, ymin, xmax, ymax",
+        ),
+    ],
+)
+def test_bad_voc_files(tmp_path, text, match):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_annotations(tmp_path)
+
+
+def test_a_mask_that_ends_too_soon_is_an_error_that_names_it(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a.png: is a corrupt mask image"):
+        read_annotations(tmp_path)
 
 
 def test_boxes_outside_of_the_photograph_are_an_error():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradcam.metrics.controls import CONTROLS
-from gradcam.metrics.result import Result
+from gradcam.metrics.result import Result, mean
 from gradcam.metrics.similarity import rank_correlation, ranks, structural_similarity
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 3, 12, 16)).astype(np.float32)
@@ -177,3 +177,15 @@ def test_the_interval_of_infinite_values_is_a_number_or_infinite():
     low, high = Result("a", np.array([1.0, 2.0, np.inf]), "higher").interval()
     assert low == 1.0
     assert high == np.inf
+
+
+def test_the_interval_is_that_of_resamples_taken_one_by_one():
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    values[::5] = np.nan
+
+    def one_by_one(values):  # the mean, by another name: the loop
+        return mean(values)
+
+    found = Result("a", values, "higher")
+    assert found.interval() == Result("a", values, "higher", summary=one_by_one).interval()
+    assert found.interval() is found.interval()  # computed once
