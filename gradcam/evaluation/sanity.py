@@ -6,18 +6,18 @@ stays alike however many layers are randomised shows the image, and not the mode
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from gradcam import backends
 from gradcam._arrays import constant, to_numpy
 from gradcam._progress import Progress, tell
 from gradcam._types import Array, Inputs, LayerLike
-from gradcam.backends.weights import module_of, replaced, weights
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer
@@ -27,10 +27,11 @@ from gradcam.maps import scale
 from gradcam.methods import MethodLike
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
+from gradcam.model import HasWeights
 from gradcam.space.choice import layers
 from gradcam.targets import TargetLike
 
-__all__ = ["SanityCheck", "randomised", "sanity_check"]
+__all__ = ["SanityCheck", "module_of", "randomised", "sanity_check"]
 
 Order = Literal["cascading", "independent"]
 How = Literal["shuffle", "normal"]
@@ -157,7 +158,7 @@ def randomised(
     """
     _check(order, how, steps)
     user_model, classifier = unwrap(model)
-    trained, with_weights = _weights_of(user_model)
+    trained, with_weights = _weights_of(user_model, inputs)
     modules = _from_the_top(user_model, inputs, list(trained))
     changed: dict[str, Array] = {}
     for group in _grouped(modules, steps):
@@ -171,10 +172,22 @@ def randomised(
 
 
 def _weights_of(
-    model: Any,
+    model: Any, inputs: Inputs
 ) -> tuple[Mapping[str, Array], Callable[[Mapping[str, Array]], Any]]:
     """The trained arrays by name, and a function that gives a copy of the model with others."""
-    return weights(model), partial(replaced, model)
+    adapted = backends.adapt(model, inputs, allow_training=True)
+    weights = adapted.weights() if isinstance(adapted, HasWeights) else {}
+    if not isinstance(adapted, HasWeights) or not weights:
+        raise TypeError(
+            f"the weights of a {type(model).__name__} cannot be found; pass a PyTorch or JAX model"
+        )
+    return weights, adapted.with_weights
+
+
+def module_of(name: str) -> str:
+    """The path of the module that a weight is in."""
+    parts = re.split(r"[./](?=[^./]*$)", name)
+    return parts[0] if len(parts) > 1 else ""
 
 
 def _in_classifier(copy: Any, classifier: Classifier | None) -> Any:
