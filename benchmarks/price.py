@@ -1,91 +1,58 @@
-"""The price of each method on the demo network: its time over that of a bare forward pass, timed in turn.
+"""The price of each method on the demo network: its time over that of a bare forward pass.
 
     python benchmarks/price.py [--framework torch|jax] [--method NAME ...] [--repeats N]
 
-Prints the median of the ratios and their quartiles. Machines are noisy: compare ratios of one run, not times.
+Prints the median of the ratios and their quartiles. Machines are noisy: compare ratios of one run,
+not times.
 """
 
 from __future__ import annotations
 
-import argparse
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
+from common import Call, Quartiles, argument_parser, in_turn
 from rich.console import Console
 from rich.table import Table
 
 import gradcam
+from gradcam import benchmark
 from gradcam.backends import versions
 from gradcam.methods import TABLE
 from gradcam.zoo import efficientnet_lite0
 from gradcam.zoo.demo import photograph
 
-CHEAP = [entry.name for entry in TABLE if entry.needs in ("gradients", "activations", "curvatures")]
+ESPRESSO = 967
+CHEAP = [spec.name for spec in TABLE if spec.needs in ("gradients", "activations", "curvatures")]
+"""The methods that need one capture."""
 
 
-def forward(net: gradcam.Classifier, framework: str, inputs: Any) -> Callable[[], Any]:
-    """A bare forward pass: under inference_mode, or jitted with the weights as arguments."""
-    if framework == "torch":
-        import torch
-
-        def bare() -> None:
-            with torch.inference_mode():
-                net.model(inputs)
-
-        return bare
-    import jax
-    from flax import nnx
-
-    graphdef, state = nnx.split(net.model)
-    jitted = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
-    return lambda: jax.block_until_ready(jitted(state, inputs))
-
-
-def ratios(bare: Callable[[], Any], explained: Callable[[], Any], repeats: int) -> list[float]:
-    bare(), explained(), bare(), explained()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        bare()
-        middle = time.perf_counter()
-        explained()
-        found.append((time.perf_counter() - middle) / (middle - start))
-    return found
+def explanation(explainer: gradcam.Explainer, inputs: Any) -> Call:
+    """A call that explains the inputs and brings the maps to the host."""
+    return lambda: explainer(inputs, ESPRESSO).numpy()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--framework", choices=["torch", "jax"], default="torch")
-    parser.add_argument("--method", action="append", choices=[entry.name for entry in TABLE])
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--chunk", type=int, default=128)
-    given = parser.parse_args()
-    net = efficientnet_lite0(given.framework)
+    parser = argument_parser(__doc__, repeats=11, frameworks=("torch", "jax"))
+    parser.add_argument("--method", action="append", choices=[spec.name for spec in TABLE])
+    parser.add_argument("--batch", type=int, default=128, help="variants run at a time")
+    options = parser.parse_args()
+    net = efficientnet_lite0(options.framework)
     assert net.view is not None
     assert net.preprocess is not None
     inputs = net.preprocess([net.view(photograph("coffee"))])
-    bare = forward(net, given.framework, inputs)
+    forward = benchmark.forward(net, inputs)
     table = Table("method", "times a forward pass", "quartiles")
-    for name in given.method or [*CHEAP, "cam", "ablation-cam"]:
-        explainer = gradcam.Explainer(net, method=name, batch=given.chunk)
-        found = ratios(
-            bare, lambda explainer=explainer: gradcam_numpy(explainer(inputs, 967)), given.repeats
-        )
-        low, middle, high = statistics.quantiles(found, n=4)
-        table.add_row(name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}")
+    for name in options.method or [*CHEAP, "cam", "ablation-cam"]:
+        explainer = gradcam.Explainer(net, method=name, batch=options.batch)
+        seconds = in_turn(forward, explanation(explainer, inputs), options.repeats, warm_up=2)
+        ratio = Quartiles.of(seconds[:, 1] / seconds[:, 0])
+        table.add_row(name, f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}")
     Console().print(table)
     print(
-        f"EfficientNet-Lite0, one photograph, {given.framework}; {platform.machine()}, {versions()}"
+        f"EfficientNet-Lite0, one photograph, {options.framework}; {platform.machine()}, "
+        f"{versions()}"
     )
-
-
-def gradcam_numpy(explanation: gradcam.Explanation) -> Any:
-    return explanation.numpy().maps  # on the host: the work is done
 
 
 if __name__ == "__main__":

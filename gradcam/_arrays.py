@@ -1,4 +1,7 @@
-"""What the array API standard leaves to each framework: exact products, constants in place, half precision."""
+"""What the array API standard leaves to each framework.
+
+Exact matrix products, stable eigenvectors, constants on the right device, and half precision.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from array_api_compat import device, is_jax_namespace, is_torch_array
 from gradcam._types import Array
 
 __all__ = [
-    "SPREAD",
+    "SHARDED",
     "array_namespace",
     "compiles_each_shape",
     "constant",
@@ -28,12 +31,16 @@ _NAMESPACES: dict[tuple[type, ...], Any] = {}
 
 
 def array_namespace(*arrays: Any) -> Any:
-    """`array_api_compat.array_namespace`, remembered for each combination of types: it is asked for a lot."""
-    kinds = tuple(map(type, arrays))
-    found = _NAMESPACES.get(kinds)
-    if found is None:
-        found = _NAMESPACES[kinds] = array_api_compat.array_namespace(*arrays)
-    return found
+    """`array_api_compat.array_namespace`, with a cache.
+
+    The namespace depends on the arrays' types alone, and every function here asks for it.
+    """
+    types = tuple(map(type, arrays))
+    namespace = _NAMESPACES.get(types)
+    if namespace is None:
+        namespace = array_api_compat.array_namespace(*arrays)
+        _NAMESPACES[types] = namespace
+    return namespace
 
 
 def compiles_each_shape(array: Array) -> bool:
@@ -42,47 +49,62 @@ def compiles_each_shape(array: Array) -> bool:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """The matrix product in the arrays' own precision: JAX would take less of float32 on an accelerator, and PyTorch
-    under the caller's autocast."""
+    """The matrix product in the arrays' own precision.
+
+    On an accelerator JAX would multiply float32 with fewer digits by default, and so would PyTorch
+    under the caller's autocast.
+    """
     xp = array_namespace(a, b)
     if is_jax_namespace(xp):
         return xp.matmul(a, b, precision="highest")
-    if is_torch_array(a) and (torch := sys.modules["torch"]).is_autocast_enabled(a.device.type):
-        with torch.autocast(a.device.type, enabled=False):
-            return xp.matmul(a, b)
+    if is_torch_array(a):
+        torch = sys.modules["torch"]
+        kind = a.device.type
+        # Entering autocast costs time, so it is entered only where there is one to switch off.
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return xp.matmul(a, b)
     return xp.matmul(a, b)
 
 
 def eigh(array: Array) -> tuple[Array, Array]:
     """Eigenvalues (..., n), ascending, and vectors (..., n, n) of symmetric matrices (..., n, n).
 
-    JAX on one CPU is given them one at a time. Of a batch, jaxlib's kernel hands parts to the pool of threads that it
-    runs on itself, and waits: where as many run at once as there are threads, as methods compared in one program do,
-    all wait for ever (jaxlib 0.10.2, two cores: Eigen-CAM and KPCA-CAM of 8 maps in one `compare`). A batch that
-    is known to lie on several devices stays there, and is one batch on each.
+    JAX decomposes a batch on one CPU one matrix at a time, because jaxlib's batched kernel can
+    deadlock. The kernel hands parts of the batch to the thread pool that it runs on itself, and
+    waits for them. Where as many kernels run at once as the pool has threads, all of them wait for
+    ever. Methods compared in one program do that (jaxlib 0.10.2, two cores: Eigen-CAM and KPCA-CAM
+    of 8 maps in one `compare`). A batch that is sharded over several devices stays sharded, and is
+    decomposed as one batch on each device.
     """
     xp = array_namespace(array)
-    if not is_jax_namespace(xp) or array.ndim < 3 or SPREAD.get() or _lies_spread(array):
+    if not is_jax_namespace(xp) or array.ndim < 3 or SHARDED.get() or _is_sharded(array):
         values, vectors = xp.linalg.eigh(array)
         return values, vectors
     jax = sys.modules["jax"]
 
-    def in_turn(flat: Array) -> tuple[Array, Array]:
-        return tuple(jax.lax.map(lambda one: tuple(xp.linalg.eigh(one)), flat))
+    def one_matrix(matrix: Array) -> tuple[Array, Array]:
+        return tuple(xp.linalg.eigh(matrix))
 
-    def at_once(flat: Array) -> tuple[Array, Array]:
-        return tuple(xp.linalg.eigh(flat))
+    def in_turn(matrices: Array) -> tuple[Array, Array]:
+        return tuple(jax.lax.map(one_matrix, matrices))
 
-    flat = array.reshape(-1, *array.shape[-2:])
-    values, vectors = jax.lax.platform_dependent(flat, cpu=in_turn, default=at_once)
+    def at_once(matrices: Array) -> tuple[Array, Array]:
+        return tuple(xp.linalg.eigh(matrices))
+
+    matrices = array.reshape(-1, *array.shape[-2:])
+    values, vectors = jax.lax.platform_dependent(matrices, cpu=in_turn, default=at_once)
     return values.reshape(array.shape[:-1]), vectors.reshape(array.shape)
 
 
-SPREAD: ContextVar[bool] = ContextVar("SPREAD", default=False)
-"""Whether the batch that a JAX program is traced for lies on several devices, which its tracers do not always tell."""
+SHARDED: ContextVar[bool] = ContextVar("SHARDED", default=False)
+"""Whether a JAX program is being traced for a batch that is sharded over several devices.
+
+The tracers of such a batch do not always know it themselves.
+"""
 
 
-def _lies_spread(array: Array) -> bool:
+def _is_sharded(array: Array) -> bool:
     jax = sys.modules["jax"]
     if isinstance(array, jax.core.Tracer):
         return any(axis is not None for axis in jax.typeof(array).sharding.spec)
@@ -90,34 +112,44 @@ def _lies_spread(array: Array) -> bool:
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator, and 0 where the denominator is 0: nothing is added to it."""
+    """numerator / denominator, and 0 where the denominator is 0. No epsilon is added to it."""
     xp = array_namespace(numerator, denominator)
-    zero = denominator == 0
-    found = numerator / xp.where(zero, xp.ones_like(denominator), denominator)
-    return xp.where(zero, xp.zeros_like(found), found)
+    is_zero = denominator == 0
+    # Dividing by 1 there, and not by 0, keeps NaN out of the derivative as well.
+    ratio = numerator / xp.where(is_zero, xp.ones_like(denominator), denominator)
+    return xp.where(is_zero, xp.zeros_like(ratio), ratio)
 
 
 def constant(value: np.ndarray, like: Array, dtype: Any = None) -> Array:
-    """`value` in the namespace and place of `like`, and in its dtype unless told."""
+    """`value` as an array of the framework of `like`, on its device.
+
+    dtype: that of the result; None takes that of `like`.
+    """
     xp = array_namespace(like)
-    dtype = like.dtype if dtype is None else dtype
+    if dtype is None:
+        dtype = like.dtype
     if is_jax_namespace(xp):
-        # the device of a sharded array is a sharding, of another shape than this constant's
+        # The `device` of a sharded array is a sharding, which fits its own shape and not this one.
         return xp.asarray(value, dtype=dtype)
     return xp.asarray(value, dtype=dtype, device=device(like))
 
 
 def widen(array: Array) -> Array:
-    """Half precision as float32, so that sums over positions keep their digits; anything else as it is."""
+    """Half precision as float32, so that sums over positions keep their digits.
+
+    An array of any other dtype is returned as it is.
+    """
     xp = array_namespace(array)
-    if "float16" in str(array.dtype):  # float16 and bfloat16, in every framework's spelling
+    # The substring covers float16 and bfloat16 in every framework's spelling.
+    if "float16" in str(array.dtype):
         return xp.astype(array, xp.float32)
     return array
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """On the host, as NumPy: bfloat16, which NumPy lacks, as float32."""
-    array = widen(array) if "bfloat16" in str(getattr(array, "dtype", "")) else array
+    """The array as NumPy, on the host. bfloat16, which NumPy lacks, becomes float32."""
+    if "bfloat16" in str(getattr(array, "dtype", "")):
+        array = widen(array)
     if is_torch_array(array):
         return np.asarray(array.detach().cpu())
     return np.asarray(array)

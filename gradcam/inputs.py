@@ -1,8 +1,8 @@
-"""What a model is called with, and the one array in it that has space."""
+"""The inputs of a model: how they become arguments, and which array among them has space."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,15 @@ __all__ = [
 ]
 
 INPUT = "<input>"
-"""The path of the input itself, where a backend can tap it: the array of `first_array`."""
+"""The path of the input itself, for a backend that can tap it: the array of `first_array`."""
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: of an array, a tuple of arrays or a mapping of them."""
+    """The positional and the keyword arguments with which the model is called.
+
+    A mapping holds keyword arguments and a tuple positional ones. Anything else is the only
+    argument.
+    """
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, tuple):
@@ -36,15 +40,23 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def first_array(inputs: Inputs) -> Array:
-    """The array in the inputs that has space: the first with three or more axes, else the first of all."""
+    """The array in the inputs that has space: the first with three or more axes.
+
+    Where no array has three axes, it is the first array of all. Inputs without an array are a
+    TypeError.
+    """
     args, kwargs = arguments(inputs)
     values = (*args, *kwargs.values())
     arrays = [value for value in values if hasattr(value, "shape") and len(value.shape) > 0]
+    for array in arrays:
+        if len(array.shape) >= 3:
+            return array
     if not arrays:
         raise TypeError(
-            f"`inputs` must be an array (N, ...), or a tuple or mapping of them, but is a {type(inputs).__name__}"
+            "`inputs` must be an array (N, ...), or a tuple or mapping of them, but is a "
+            f"{type(inputs).__name__}"
         )
-    return next((array for array in arrays if len(array.shape) >= 3), arrays[0])
+    return arrays[0]
 
 
 def arrays_of(inputs: Inputs) -> dict[int | str, Array]:
@@ -65,10 +77,14 @@ def with_array(inputs: Inputs, key: int | str, array: Array) -> Inputs:
 
 
 def with_first_array(inputs: Inputs, array: Array) -> Inputs:
-    """The same inputs with another array in the place of `first_array`."""
+    """The same inputs, with `array` in place of their `first_array`."""
     first = first_array(inputs)
     if isinstance(inputs, Mapping):
-        return {key: array if value is first else value for key, value in inputs.items()}
+        replaced = dict(inputs)
+        for key, value in inputs.items():
+            if value is first:
+                replaced[key] = array
+        return replaced
     if isinstance(inputs, tuple):
         return tuple(array if value is first else value for value in inputs)
     return array
@@ -79,8 +95,8 @@ def noise(
 ) -> Array:
     """Gaussian noise for the input's `first_array`, `deviation` times each sample's range.
 
-    Every sample gets the same draw, scaled by its own range; so does every framework and channel
-    order, because the draw is always made channels first.
+    Every sample gets the same draw, scaled by its own range. Every framework and channel order gets
+    it too, because the draw is always made with channels first.
     """
     array = first_array(inputs)
     xp = array_namespace(array)
@@ -90,23 +106,35 @@ def noise(
     sample = tuple(int(n) for n in array.shape[1:])
     if layout is not None and layout.kind == "channels_last":
         sample = (sample[-1], *sample[:-1])
-    drawn = random.standard_normal((1, *sample)) * deviation
+    draw = random.standard_normal((1, *sample)) * deviation
     if layout is not None:
-        drawn = layout.arranged(drawn)
-    return value_range * constant(drawn, like=array)
+        draw = layout.arranged(draw)
+    return value_range * constant(draw, like=array)
 
 
 def rows(outputs: Outputs, start: int, count: int) -> Outputs:
-    """Samples `start` to `start + count` of the outputs, whatever collection they come in.
+    """Samples `start` to `start + count` of the outputs, in whatever collection they come.
 
-    A target is then always called with a batch of the size that it was made for.
+    Several variants of a batch are run as one large batch. Its outputs are cut up again by this
+    function, so that a target only ever sees a batch of the size that it was made for. Values
+    without a batch axis stay as they are.
     """
     if isinstance(outputs, Mapping):
         return {key: rows(value, start, count) for key, value in outputs.items()}
-    if isinstance(outputs, list) and outputs and all(isinstance(row, Mapping) for row in outputs):
-        return outputs[start : start + count]  # a detector's: one dictionary for each sample
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        return type(outputs)(*(rows(value, start, count) for value in outputs))
     if isinstance(outputs, (tuple, list)):
-        return type(outputs)(rows(value, start, count) for value in outputs)
-    return outputs[start : start + count] if getattr(outputs, "ndim", 0) > 0 else outputs
+        return _rows_of_sequence(outputs, start, count)
+    if getattr(outputs, "ndim", 0) > 0:
+        return outputs[start : start + count]
+    return outputs
+
+
+def _rows_of_sequence(outputs: Sequence[Any], start: int, count: int) -> Outputs:
+    is_list = isinstance(outputs, list) and len(outputs) > 0
+    if is_list and all(isinstance(row, Mapping) for row in outputs):
+        # A detector's list has one dictionary for each sample, so the list is the batch axis.
+        return outputs[start : start + count]
+    parts = [rows(value, start, count) for value in outputs]
+    if hasattr(outputs, "_fields"):
+        # A named tuple takes its fields as separate arguments.
+        return type(outputs)(*parts)
+    return type(outputs)(parts)  # type: ignore[call-arg]

@@ -1,6 +1,7 @@
 """What happens to a map after its method: arrays (..., *grid) in, arrays (..., *size) out.
 
-Everything here is array API: it runs on NumPy arrays, on torch tensors where they lie, and inside `jax.jit`.
+Everything here is written in the array API. It runs on NumPy arrays, on torch tensors on their own
+device, and inside `jax.jit`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ def relu(maps: Array) -> Array:
 
 
 def _interpolation(n_in: int, n_out: int) -> np.ndarray:
-    """Linear interpolation as a matrix (n_out, n_in): half-pixel centres, edges clamped."""
+    """Linear interpolation as a matrix (n_out, n_in): half-pixel centres, edges clamped.
+
+    >>> _interpolation(2, 4)
+    array([[1.  , 0.  ],
+           [0.75, 0.25],
+           [0.25, 0.75],
+           [0.  , 1.  ]])
+    """
     position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
     left = np.minimum(np.floor(position).astype(int), max(n_in - 2, 0))
     weight = position - left
@@ -40,10 +48,9 @@ def _interpolation(n_in: int, n_out: int) -> np.ndarray:
 def resize(maps: Array, size: Sequence[int]) -> Array:
     """Linear interpolation of the last `len(size)` axes: (..., *grid) -> (..., *size).
 
-    Half-pixel centres, edges clamped, no antialiasing: what
-    `torch.nn.functional.interpolate(align_corners=False)`, OpenCV's INTER_LINEAR and
-    `jax.image.resize(antialias=False)` compute, in any number of dimensions.
-    Resizing to the same size is the identity.
+    It has half-pixel centres, clamped edges and no antialiasing, in any number of dimensions. That
+    is what `torch.nn.functional.interpolate(align_corners=False)`, OpenCV's INTER_LINEAR and
+    `jax.image.resize(antialias=False)` compute. Resizing to the same size is the identity.
     """
     xp = array_namespace(maps)
     first = maps.ndim - len(size)
@@ -51,12 +58,13 @@ def resize(maps: Array, size: Sequence[int]) -> Array:
         raise ValueError(
             f"`size` {tuple(size)} has more axes than `maps` of shape {tuple(maps.shape)}"
         )
-    if any(n < 1 for n in size):
+    if min(size, default=1) < 1:
         raise ValueError(f"`size` must be positive in every axis, but is {tuple(size)}")
     for axis, n_out in enumerate(size, start=first):
         n_in = int(maps.shape[axis])
         if n_in == n_out:
             continue
+        # A matrix product runs in every framework, and is differentiable in each.
         matrix = constant(_interpolation(n_in, int(n_out)).T, like=maps)
         maps = xp.moveaxis(matmul(xp.moveaxis(maps, axis, -1), matrix), -1, axis)
     return maps
@@ -69,27 +77,33 @@ def scale(maps: Array, ndim: int, how: Scaling = "max", joint: bool = False) -> 
     - `"minmax"`: from the minimum to the maximum.
     - `"signed"`: over the largest magnitude, to [-1, 1], for maps without ReLU.
 
-    A map is the last `ndim` axes. With `joint=True` all maps share one scale, so that they can be compared.
-    Scaling twice is scaling once. Nothing is added to a denominator: a map of 1e-12 has the shape of one of 1.
+    A map is the last `ndim` axes. With `joint=True` all maps share one scale, so that they can be
+    compared. Scaling twice is scaling once. Nothing is added to a denominator: a map of size 1e-12
+    scales to the same result as one of size 1.
     """
     xp = array_namespace(maps)
-    axes = tuple(range(maps.ndim)) if joint else tuple(range(maps.ndim - ndim, maps.ndim))
+    axes = tuple(range(maps.ndim - ndim, maps.ndim))
+    if joint:
+        axes = tuple(range(maps.ndim))
     low = xp.min(maps, axis=axes, keepdims=True)
     high = xp.max(maps, axis=axes, keepdims=True)
-    flat = low == high
+    # A flat positive map would be scaled to 1 by its maximum, so flatness is tested for itself.
+    is_flat = low == high
+    shift = xp.zeros_like(low)
     if how == "minmax":
-        shift, spread = low, high - low
+        shift = low
+        extent = high - low
     elif how == "max":
         maps = relu(maps)
-        shift, spread = xp.zeros_like(low), relu(high)
+        extent = relu(high)
     elif how == "signed":
-        shift, spread = xp.zeros_like(low), xp.where(-low > high, -low, high)
+        extent = xp.where(-low > high, -low, high)
     else:
         raise ValueError(f'`how` must be "max", "minmax" or "signed", but is {how!r}')
-    none = flat | (spread == 0)
-    return xp.where(
-        none, xp.zeros_like(maps), (maps - shift) / xp.where(none, xp.ones_like(spread), spread)
-    )
+    is_blank = is_flat | (extent == 0)
+    # As in `quotient`: dividing by 1 where the extent is 0 keeps NaN out of the derivative.
+    scaled = (maps - shift) / xp.where(is_blank, xp.ones_like(extent), extent)
+    return xp.where(is_blank, xp.zeros_like(maps), scaled)
 
 
 def fuse(
@@ -97,17 +111,17 @@ def fuse(
 ) -> Array:
     """One map from the maps of several layers, each first scaled by its maximum and resized.
 
-    `size` is the finest grid among them unless told. `"mean"`, `"max"` (Layer-CAM, Jiang et al. 2021) or
-    `"product"` (RefineCAM, arXiv 2605.14641: where one layer sees nothing, nothing stays).
+    maps: one array (..., *grid) for each layer, each with its own grid of `ndim` axes.
+    how: `"mean"`; `"max"` (Layer-CAM, Jiang et al. 2021); or `"product"` (RefineCAM, arXiv
+        2605.14641), which is 0 where one layer's map is 0.
+    size: that of the result; None takes the finest grid among the layers.
     """
     if not maps:
         raise ValueError("`maps` is empty: pass at least one map")
     xp = array_namespace(*maps)
-    grids = [tuple(int(n) for n in m.shape[m.ndim - ndim :]) for m in maps]
-    target: Shape = (
-        tuple(size) if size is not None else tuple(max(axis) for axis in zip(*grids, strict=True))
-    )
-    stack = xp.stack([resize(scale(m, ndim), target) for m in maps])
+    if size is None:
+        size = _finest_grid(maps, ndim)
+    stack = xp.stack([resize(scale(layer_maps, ndim), size) for layer_maps in maps])
     if how == "mean":
         return xp.mean(stack, axis=0)
     if how == "max":
@@ -115,3 +129,9 @@ def fuse(
     if how == "product":
         return xp.prod(stack, axis=0)
     raise ValueError(f'`how` must be "mean", "max" or "product", but is {how!r}')
+
+
+def _finest_grid(maps: Sequence[Array], ndim: int) -> Shape:
+    """In each axis the largest size that any of the maps has."""
+    grids = np.array([layer_maps.shape[layer_maps.ndim - ndim :] for layer_maps in maps])
+    return tuple(int(n) for n in grids.max(axis=0))

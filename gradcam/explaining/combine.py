@@ -9,7 +9,7 @@ from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array
 from gradcam.layouts import Layout
 from gradcam.methods import MethodLike, MethodParameters
-from gradcam.methods.spec import with_parameters
+from gradcam.methods.parameters import with_parameters
 
 __all__ = ["combine"]
 

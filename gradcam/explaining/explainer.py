@@ -29,7 +29,7 @@ from gradcam.explaining.smoothing import Smoothing
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodLike, MethodParameters
-from gradcam.methods.spec import with_parameters
+from gradcam.methods.parameters import with_parameters
 from gradcam.model import Model, input_size
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import choose_layer

@@ -1,13 +1,14 @@
 """The CAM family.
 
-The array math is pure functions of arrays, `(..., C, P)` in, `(..., P)` out, signed and unscaled; ReLU comes after
-(`gradcam.maps.relu`). `TABLE` has a row for each method, `METHODS` names them.
+The array math is pure functions of arrays, `(..., C, P)` in, `(..., P)` out, signed and unscaled;
+ReLU comes after (`gradcam.maps.relu`). `TABLE` has a row for each method, `METHODS` names them.
 
 gradients, activations, scores, inputs, attention    array math, by what a method is given
 components                                           principal components, which several share
-procedures                                           what methods run that one capture is not enough for
-run                                                  what a procedure may ask of a model
+procedures                                           what methods run that one capture is not enough
+for run                                                  what a procedure may ask of a model
 spec                                                 the table
+parameters                                           a method's own parameters
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from gradcam.methods.gradients import (
     xgrad_cam,
 )
 from gradcam.methods.inputs import full_grad
+from gradcam.methods.parameters import MethodLike, MethodParameters
 from gradcam.methods.scores import ablation_cam, score_cam
-from gradcam.methods.spec import METHODS, TABLE, MethodLike, MethodParameters, MethodSpec, as_spec
+from gradcam.methods.spec import METHODS, TABLE, MethodSpec, as_spec
 
 __all__ = [
     "METHODS",

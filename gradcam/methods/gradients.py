@@ -1,6 +1,7 @@
 """Methods that weigh a layer's activations by the score's gradient there.
 
-Shapes: activations (..., C, P) and gradients that broadcast with it -> maps (..., P), signed, before any ReLU.
+Shapes: activations (..., C, P) and gradients that broadcast with it -> maps (..., P), signed,
+before any ReLU. A gradient that is the same at all positions may come as (..., C, 1).
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ __all__ = [
 def weigh_channels(weights: Array, activations: Array) -> Array:
     r"""$\sum_k w_k A_{kp}$: weights (..., C, 1) and activations (..., C, P) -> (..., P).
 
-    K targets that share their activations, (..., K, C, 1) and (..., 1, C, P), cost one product and no copy.
+    K targets that share their activations, (..., K, C, 1) and (..., 1, C, P), cost one matrix
+    product and no copy.
     """
+    # Weights (..., K, C) times activations (..., C, P): the K targets are the rows of one matrix.
     if activations.ndim >= 3 and activations.shape[-3] == 1 and weights.ndim == activations.ndim:
         return matmul(weights[..., 0], activations[..., 0, :, :])
     return matmul(array_namespace(weights).matrix_transpose(weights), activations)[..., 0, :]
@@ -51,9 +54,10 @@ def grad_cam(activations: Array, gradients: Array) -> Array:
 def cam(activations: Array, gradients: Array) -> Array:
     r"""Channels weighted by the class's weights in the linear layer behind global average pooling.
 
-    $L_p = \sum_k w_k A_{kp}$. With $y = \sum_k w_k \frac1Z \sum_p A_{kp} + b$ the gradient is $w_k / Z$ everywhere,
-    so $w_k = \sum_p \partial y / \partial A_{kp}$, and CAM is Z times Grad-CAM (Selvaraju et al. 2017, section 3.1).
-    Where the head is not of this kind there is no CAM; `gradcam.explain` finds that out and raises.
+    $L_p = \sum_k w_k A_{kp}$. With $y = \sum_k w_k \frac1Z \sum_p A_{kp} + b$ the gradient is
+    $w_k / Z$ everywhere, so $w_k = \sum_p \partial y / \partial A_{kp}$, and CAM is Z times
+    Grad-CAM (Selvaraju et al. 2017, section 3.1). With another head there is no CAM;
+    `gradcam.explain` tests the head and raises.
     Zhou et al. 2016, eq. 2, https://arxiv.org/abs/1512.04150
 
     Shapes: activations (..., C, P) and gradients (..., C, P) -> (..., P).
@@ -63,12 +67,14 @@ def cam(activations: Array, gradients: Array) -> Array:
 
 
 def grad_cam_pp(activations: Array, gradients: Array) -> Array:
-    r"""Channels weighted by their positive gradients, each so that several instances of a class count alike.
+    r"""Channels weighted by their positive gradients, so that all instances of a class count alike.
 
-    $w_k = \sum_p \alpha_{kp}\, \mathrm{relu}(G_{kp})$ with $\alpha_{kp} = \frac{G^2}{2 G^2 + (\sum_q A_{kq}) G^3}$, and
-    0 where $G = 0$: the form for the score $Y = e^y$, whose own factor $e^y$ all channels share and which is left out.
-    Computed as $1 / (2 + G \sum_q A_{kq})$, the same number without powers that underflow. Where that denominator
-    is 0, which takes negative activations, the weight is 0. As G tends to 0, w tends to half its positive part's sum.
+    $w_k = \sum_p \alpha_{kp}\, \mathrm{relu}(G_{kp})$ with
+    $\alpha_{kp} = \frac{G^2}{2 G^2 + (\sum_q A_{kq}) G^3}$, and 0 where $G = 0$. This is the form
+    for the score $Y = e^y$, without the factor $e^y$, which all channels share. It is computed as
+    $1 / (2 + G \sum_q A_{kq})$, the same number without powers that underflow. Where that
+    denominator is 0, the weight is 0; this takes negative activations. As G tends to 0, w tends to
+    half the sum of its positive part.
     Chattopadhay et al. 2018, eqs. 5 and 19, https://arxiv.org/abs/1710.11063
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
@@ -83,30 +89,34 @@ def smooth_grad_cam_pp(activations: Array, gradients: Array) -> Array:
     r"""Grad-CAM++ whose derivatives are means over noisy copies of the input.
 
     $\alpha_{kp} = \frac{\overline{G^2}}{2 \overline{G^2} + (\sum_q \bar A_{kq}) \overline{G^3}}$,
-    $w_k = \sum_p \alpha_{kp}\, \mathrm{relu}(\bar G_{kp})$, $L = \sum_k w_k \bar A_k$: bars are means over the copies,
-    and every copy counts in every term. The paper leaves open which activations are meant; ours are the mean's too.
-    0/0 is 0. Powers are taken of gradients over their largest magnitude, so that they do not underflow.
+    $w_k = \sum_p \alpha_{kp}\, \mathrm{relu}(\bar G_{kp})$, $L = \sum_k w_k \bar A_k$. Bars are
+    means over all the copies. The paper leaves open which activations are meant; here they are the
+    mean too. 0/0 is 0. Powers are taken of gradients over their largest magnitude, so that they do
+    not underflow.
     Omeiza et al. 2019, eqs. 5 to 8, https://arxiv.org/abs/1908.01224
 
     Shapes: activations and gradients (S, ..., C, P), S noisy copies first -> (..., P).
     """
     xp = array_namespace(activations, gradients)
-    mean_a = xp.mean(activations, axis=0)
+    mean_activations = xp.mean(activations, axis=0)
+    total = xp.sum(mean_activations, axis=-1, keepdims=True)
     size = xp.max(xp.abs(gradients), axis=(0, -2, -1), keepdims=True)
     unit = quotient(gradients, size)
-    first, second, third = (xp.mean(unit**power, axis=0) for power in (1, 2, 3))
-    # with G = size * unit: G^2 / (2 G^2 + A G^3) = unit^2 / (2 unit^2 + A size unit^3)
-    denominator = 2 * second + xp.sum(mean_a, axis=-1, keepdims=True) * size[0, ...] * third
-    weights = xp.sum(
-        quotient(second, denominator) * relu(first) * size[0, ...], axis=-1, keepdims=True
-    )
-    return weigh_channels(weights, mean_a)
+    size = size[0, ...]
+    first = xp.mean(unit, axis=0)
+    second = xp.mean(unit**2, axis=0)
+    third = xp.mean(unit**3, axis=0)
+    # With G = size * unit: G^2 / (2 G^2 + A G^3) = unit^2 / (2 unit^2 + A size unit^3).
+    alpha = quotient(second, 2 * second + total * size * third)
+    weights = xp.sum(alpha * relu(first) * size, axis=-1, keepdims=True)
+    return weigh_channels(weights, mean_activations)
 
 
 def xgrad_cam(activations: Array, gradients: Array) -> Array:
     r"""Channels weighted by their gradients where they are active.
 
-    $w_k = \sum_p \frac{A_{kp}}{\sum_q A_{kq}} G_{kp}$; a channel whose activations sum to 0 has weight 0.
+    $w_k = \sum_p \frac{A_{kp}}{\sum_q A_{kq}} G_{kp}$. A channel whose activations sum to 0 has
+    weight 0.
     Fu et al. 2020, eq. 8, https://arxiv.org/abs/2008.02312
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
@@ -132,8 +142,8 @@ def hires_cam(activations: Array, gradients: Array) -> Array:
 def element_wise(activations: Array, gradients: Array) -> Array:
     r"""HiResCAM of the channels that speak for the class, position by position.
 
-    $L_p = \sum_k \mathrm{relu}(G_{kp} A_{kp})$. It has no paper: it is pytorch-grad-cam's GradCAMElementWise,
-    https://github.com/jacobgil/pytorch-grad-cam
+    $L_p = \sum_k \mathrm{relu}(G_{kp} A_{kp})$. It has no paper: it is pytorch-grad-cam's
+    GradCAMElementWise, https://github.com/jacobgil/pytorch-grad-cam
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
     """
@@ -145,7 +155,8 @@ def layer_cam(activations: Array, gradients: Array, gamma: float | None = None) 
     r"""Each activation weighted by its own positive gradient, for maps of shallow layers too.
 
     $L_p = \sum_k \mathrm{relu}(G_{kp}) A_{kp}$; with `gamma` (the paper's 2, for shallow layers)
-    $\tanh(\gamma\, \mathrm{relu}(L_p) / \max_q \mathrm{relu}(L_q))$, and 0 where no position is positive.
+    $\tanh(\gamma\, \mathrm{relu}(L_p) / \max_q \mathrm{relu}(L_q))$, and 0 where no position is
+    positive.
     Jiang et al. 2021, eqs. 6, 7 and 9, https://doi.org/10.1109/TIP.2021.3089943
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
@@ -161,10 +172,10 @@ def layer_cam(activations: Array, gradients: Array, gamma: float | None = None) 
 def eigen_grad_cam(activations: Array, gradients: Array) -> Array:
     r"""The first principal component of the activations times their gradients.
 
-    $L = \sigma_1 u_1$ of $(G \odot A)^T = U \Sigma V^T$, positions by channels, as Eigen-CAM does for A alone; not
-    centred. The sign, which the decomposition leaves open, is that in which it agrees with HiResCAM (see
-    `first_component`). It has no paper of its own: it is Eigen-CAM (Muhammad and Yeasin 2020,
-    https://arxiv.org/abs/2008.00299) with gradients.
+    $L = \sigma_1 u_1$ of $(G \odot A)^T = U \Sigma V^T$, positions by channels, as Eigen-CAM does
+    for A alone; not centred. The decomposition leaves the sign open; here it is the sign that
+    agrees with HiResCAM (see `first_component`). It has no paper of its own: it is Eigen-CAM
+    (Muhammad and Yeasin 2020, https://arxiv.org/abs/2008.00299) with gradients.
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
     """
@@ -172,27 +183,30 @@ def eigen_grad_cam(activations: Array, gradients: Array) -> Array:
 
 
 def seg_eigen_cam(activations: Array, gradients: Array) -> Array:
-    r"""The first principal component of the activations weighted by their gradients' size, for segmentation.
+    r"""The first principal component of the activations times the magnitude of their gradients.
 
     $L = \sigma_1 u_1$ of $(|G| \odot A)^T = U \Sigma V^T$, not centred, turned so that its largest
-    magnitude is positive.
+    magnitude is positive. It is made for segmentation.
     Seg-Eigen-CAM, Applied Sciences 2025, 15(13), 7562, https://doi.org/10.3390/app15137562
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
     """
     xp = array_namespace(activations, gradients)
-    found = first_component(xp.abs(gradients) * activations)
-    low, high = xp.min(found, axis=-1, keepdims=True), xp.max(found, axis=-1, keepdims=True)
-    return xp.where(-low > high, -found, found)
+    component = first_component(xp.abs(gradients) * activations)
+    low = xp.min(component, axis=-1, keepdims=True)
+    high = xp.max(component, axis=-1, keepdims=True)
+    return xp.where(-low > high, -component, component)
 
 
 def shapley_cam(activations: Array, gradients: Array, curvatures: Array) -> Array:
     r"""Channels weighted by their Shapley values, from the score's second-order expansion.
 
-    $w_k = \frac1Z \sum_p \left(G_{kp} - \tfrac12 (H A)_{kp}\right)$ with the Hessian H of the score in the activations.
-    Grad-CAM where the head is linear (H = 0). Cai 2025, https://arxiv.org/abs/2501.06261
+    $w_k = \frac1Z \sum_p \left(G_{kp} - \tfrac12 (H A)_{kp}\right)$ with the Hessian H of the score
+    in the activations. It is Grad-CAM where the head is linear (H = 0).
+    Cai 2025, https://arxiv.org/abs/2501.06261
 
-    Shapes: activations (..., C, P), gradients G and curvatures H A that broadcast with it -> (..., P).
+    Shapes: activations (..., C, P), gradients G and curvatures H A that broadcast with it
+    -> (..., P).
     """
     xp = array_namespace(activations, gradients, curvatures)
     return weigh_channels(xp.mean(gradients - curvatures / 2, axis=-1, keepdims=True), activations)

@@ -1,8 +1,17 @@
-"""What a method may ask of a model where one capture is not enough.
+"""The interface through which a method runs a model, where one capture is not enough.
 
-Such a method has a procedure, a function `procedure(run, **parameters)`. It gets a `Run`, one model at one layer on
-one batch for one target, and returns raw maps and the capture of the inputs as they are. The array math stays in
-pure functions beside it.
+Such a method has a procedure, a function `procedure(run, **parameters)`. Its `run` is a `Run`: one
+model at one layer, on one batch, for one target. The procedure returns the raw maps and the capture
+of the unchanged inputs. The array math stays in pure functions (`gradcam.methods.gradients` and the
+modules beside it). A procedure looks like this:
+
+    def my_cam(run: Run, steps: int = 8) -> Explained:
+        capture = run.first                          # one forward and one backward pass
+        run = run.settled(capture)                   # later passes explain the same classes
+        layout = run.layout(capture)
+        view = layout.view(capture.activations[0])   # (N, C, P), whatever the channel order
+        ...                                          # run.capture(at=...), run.score(...)
+        return layout.maps(positions), capture       # (N, P) -> (N, *grid)
 """
 
 from __future__ import annotations
@@ -19,7 +28,7 @@ __all__ = ["Captured", "Explained", "Procedure", "Run", "Scores"]
 
 
 class Captured(Protocol):
-    """What a forward pass, and a backward pass to the layers, found: see `gradcam.model.Capture`."""
+    """The result of a forward and a backward pass: see `gradcam.model.Capture`."""
 
     @property
     def outputs(self) -> Outputs: ...
@@ -48,11 +57,11 @@ class Run(Protocol):
     """One model at one layer, on one batch of inputs, for one target."""
 
     path: str
-    """The layer."""
+    """The path of the layer."""
     size: Shape | None
-    """The input's spatial size; None where it has none."""
+    """The input's spatial size; None where it has no spatial axes."""
     batch: int
-    """How many variants run at a time."""
+    """The number of variants that run at a time."""
 
     def capture(
         self,
@@ -61,41 +70,45 @@ class Run(Protocol):
         at: Array | None = None,
         scored: bool = True,
     ) -> Captured:
-        """Activations, gradients (where `scored`) and scores: of these inputs and layers, or of the run's own.
+        """Activations, scores and, if `scored`, gradients.
 
-        With `at`, gradients at these activations in place of the layer's own.
+        inputs, layers: None and () take those of the run.
+        at: activations to put in place of the layer's own before the gradients are taken.
         """
 
     @property
     def first(self) -> Captured:
-        """Activations, gradients and scores of the inputs as they are."""
+        """Activations, gradients and scores of the unchanged inputs."""
 
     @property
     def unscored(self) -> Captured:
-        """Activations and scores of the inputs as they are, without gradients."""
+        """Activations and scores of the unchanged inputs, without gradients."""
 
     def settled(self, capture: Captured) -> Run:
-        """The same run for the classes that were on top in this capture."""
+        """The same run, whose target is settled by this capture's outputs.
+
+        A target such as the top class could choose another class when the inputs change.
+        """
 
     def layout(self, capture: Captured) -> Layout:
-        """Where the channels and positions of the layer are."""
+        """The axes of the layer's activations: which are channels, and which positions."""
 
     def layout_of(self, path: str, sample: Shape) -> Layout:
-        """The same for samples of another layer, of that shape."""
+        """The same for another layer, whose samples have the shape `sample`."""
 
     @property
     def input_array(self) -> Array:
-        """The array among the inputs that has space, (N, ...)."""
+        """The array among the inputs that has space, (N, ...): `gradcam.inputs.first_array`."""
 
     @property
     def input_layout(self) -> Layout | None:
-        """Where its channels and positions are; None where it has no such axes."""
+        """The axes of that array; None where it has no channels and positions."""
 
     def scorer(self) -> Scores:
-        """Scores of variants of the layer's activations."""
+        """A function from variants of the layer's activations to scores."""
 
     def input_scorer(self) -> Scores:
-        """Scores of variants of the input array."""
+        """A function from variants of the input array to scores."""
 
     def score(
         self,
@@ -105,23 +118,32 @@ class Run(Protocol):
         doing: str,
         batch: int | None = None,
     ) -> Array:
-        """Scores (N, [K,] M) of M = `count` variants, which `variants(indices)` makes (m, N, ...) at a time."""
+        """The scores (N, [K,] M) of M = `count` variants.
+
+        scores: the `run` of a `Scores`, from variants (m, N, ...) to (m, N, [K]).
+        variants: makes the variants of m indices, (m, N, ...).
+        doing: what the progress bar says.
+        batch: variants run at a time; None takes `Run.batch`.
+        """
 
     def noisy(self, samples: int, noise: float, seed: int) -> Iterator[Inputs]:
-        """Copies of the inputs with Gaussian noise, `noise` times each sample's range."""
+        """Copies of the inputs with Gaussian noise of `noise` times each sample's range."""
 
     def track(self, steps: Sequence[Any], doing: str) -> Iterable[Any]:
-        """The steps, with a bar where the user asked for one."""
+        """The steps, with a progress bar where the user asked for one."""
 
     def biases(self) -> Sequence[tuple[str, Array]]:
-        """(path, output at zero) of every affine layer; a TypeError where the model does not give them."""
+        """(path, output at an input of zeros) of every affine layer.
+
+        A TypeError where the backend offers no biases.
+        """
 
     def attentions(self) -> tuple[str, ...]:
-        """The paths of all attention weights; a ValueError where there are none."""
+        """The paths of all attention weights. A ValueError where the model has none."""
 
 
 Explained: TypeAlias = tuple[Array, Captured]
-"""Raw maps (N, *grid) or (N, K, *grid), and the capture of the inputs as they are."""
+"""Raw maps (N, *grid) or (N, K, *grid), and the capture of the unchanged inputs."""
 
 Procedure: TypeAlias = Callable[..., Explained]
 """`procedure(run, **parameters)`."""

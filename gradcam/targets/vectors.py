@@ -1,23 +1,24 @@
-"""Targets of models that put out vectors: embeddings, sentences, numbers."""
+"""Targets of models whose outputs are embeddings, sentences or numbers."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array, Outputs
 from gradcam.targets.outputs import (
+    as_integers,
+    as_numbers,
     check_range,
     check_shapes,
-    columns,
-    each,
-    gathered,
-    indices,
-    integers,
+    expand,
+    expand_indices,
+    gather,
     log_softmax,
     logits,
-    numbers,
+    squeeze,
 )
 from gradcam.targets.values import Target
 
@@ -26,13 +27,15 @@ __all__ = ["Regression", "Sentence", "Similarity", "Word"]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Similarity(Target):
-    r"""How near an embedding is, of outputs (N, D): the cosine $\langle x, e \rangle / |x| |e|$, or the product alone.
+    r"""The similarity of the output (N, D) with an embedding: the cosine, or the dot product.
 
-    What of this picture looks like that one, or fits a caption. The cosine with a vector of zeros is 0. Tiny and large
-    vectors have the cosine of their directions.
+    The cosine is $\langle x, e \rangle / |x| |e|$. The map shows which part of an image looks like
+    another image, or fits a caption. The cosine with a vector of zeros is 0. Very small and very
+    large vectors lose no accuracy.
 
-    embedding: (D,) for all samples, (N, D), one for each, or (1, K, D) or (N, K, D). A bank of K embeddings for all
-    samples is (1, K, D), `bank[None]`: (K, D) is one for each of K samples.
+    embedding: (D,) for all samples; (N, D), one for each; or (1, K, D) or (N, K, D). A bank of K
+        embeddings for all samples is `bank[None]`, (1, K, D): (K, D) would be one for each of K
+        samples.
     """
 
     embedding: Any
@@ -41,81 +44,88 @@ class Similarity(Target):
     def __post_init__(self) -> None:
         if self.kind not in ("cosine", "dot"):
             raise ValueError(f'`kind` must be "cosine" or "dot", but is {self.kind!r}')
-        object.__setattr__(self, "embedding", numbers(self.embedding, "embedding", ("D",)))
+        object.__setattr__(self, "embedding", as_numbers(self.embedding, "embedding", ("D",)))
 
     def __call__(self, outputs: Outputs) -> Array:
         self.check(outputs)
-        found = widen(logits(outputs))[:, None, :]
-        wanted, xp = each(self.embedding, ("D",), found), array_namespace(found)
+        vectors = widen(logits(outputs))[:, None, :]
+        embedding = expand(self.embedding, ("D",), vectors)
         if self.kind == "cosine":
-            found, wanted = _direction(found), _direction(wanted)
-        return columns(xp.sum(found * wanted, axis=-1), (self.embedding, ("D",)))
+            vectors = _direction(vectors)
+            embedding = _direction(embedding)
+        products = array_namespace(vectors).sum(vectors * embedding, axis=-1)
+        return squeeze(products, (self.embedding, ("D",)))
 
     def check(self, outputs: Outputs) -> None:
-        found = tuple(int(n) for n in logits(outputs).shape)
-        if len(found) != 2 or found[1] != self.embedding.shape[-1]:
+        shape = tuple(int(n) for n in logits(outputs).shape)
+        length = self.embedding.shape[-1]
+        if len(shape) != 2 or shape[1] != length:
             raise ValueError(
-                f"`embedding` of shape {tuple(self.embedding.shape)} needs outputs (N, {self.embedding.shape[-1]}), "
-                f"but the model returned {found}"
+                f"`embedding` of shape {tuple(self.embedding.shape)} needs outputs (N, {length}), "
+                f"but the model returned {shape}"
             )
-        check_shapes(found[0], embedding=(self.embedding, ("D",)))
+        check_shapes(shape[0], embedding=(self.embedding, ("D",)))
 
 
 def _direction(vectors: Array) -> Array:
-    """Of unit length; 0 stays 0, and its derivative finite."""
+    """The vectors with unit length. A vector of zeros stays 0, with a finite derivative."""
     xp = array_namespace(vectors)
+    # Scaled to 1 at most, because squares of small numbers would underflow.
     size = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
-    unit = vectors / xp.where(
-        size == 0, xp.ones_like(size), size
-    )  # squares of small numbers would underflow
+    unit = vectors / xp.where(size == 0, xp.ones_like(size), size)
     square = xp.sum(unit * unit, axis=-1, keepdims=True)
+    # The root of 0 has an infinite derivative, so 1 takes its place.
     return unit / xp.sqrt(xp.where(square == 0, xp.ones_like(square), square))
 
 
-def _words(outputs: Outputs) -> Array:
-    """Logits (N, T, V)."""
-    found = logits(outputs)
-    if found.ndim != 3:
+def _token_logits(outputs: Outputs) -> Array:
+    """The logits (N, T, V) of V tokens at T positions. Those of another shape are a ValueError."""
+    scores = logits(outputs)
+    if scores.ndim != 3:
         raise ValueError(
-            f"a sentence needs outputs of shape (N, T, V), logits of V tokens at T positions, but the model returned "
-            f"{tuple(found.shape)}"
+            "a sentence needs outputs of shape (N, T, V), logits of V tokens at T positions, but "
+            f"the model returned {tuple(scores.shape)}"
         )
-    return found
+    return scores
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sentence(Target):
     r"""The log-probability of a sentence, $\sum_t \log p_t(w_t)$, of logits (N, T, V).
 
-    What of a picture made the caption: Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391. Why this
-    one and not another is `Sentence(a) - Sentence(b)`.
+    The map shows which part of an image led to the caption. Why this sentence and not another is
+    `Sentence(a) - Sentence(b)`.
+    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391
 
-    tokens: (T,) for all samples, (N, T), one for each, or (1, K, T) or (N, K, T); those equal to `ignore` (padding, the
-    prompt) count for nothing. The outputs at position t must be those for token t: of a causal model, which puts out
-    the next token's, pass the tokens from the second on with `ignore` at the end.
+    tokens: (T,) for all samples; (N, T), one for each; or (1, K, T) or (N, K, T). Position t of the
+        outputs must be about token t. A causal model's is about token t + 1: pass its tokens from
+        the second on, with `ignore` at the end.
+    ignore: tokens equal to it, such as padding and the prompt, do not count.
     """
 
     tokens: Any
     ignore: int = -100
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", integers(self.tokens, "tokens", ("T",)))
+        object.__setattr__(self, "tokens", as_integers(self.tokens, "tokens", ("T",)))
 
     def __call__(self, outputs: Outputs) -> Array:
         self.check(outputs)
-        found = log_softmax(_words(outputs))
-        xp = array_namespace(found)
-        tokens = xp.matrix_transpose(indices(self.tokens, found, ("T",)))  # (N, T, K)
-        counted = tokens != self.ignore
-        chosen = gathered(found, xp.where(counted, tokens, xp.zeros_like(tokens)))
-        total = xp.sum(xp.where(counted, chosen, xp.zeros_like(chosen)), axis=1)
-        return columns(total, (self.tokens, ("T",)))
+        log_probabilities = log_softmax(_token_logits(outputs))
+        xp = array_namespace(log_probabilities)
+        tokens = xp.matrix_transpose(expand_indices(self.tokens, log_probabilities, ("T",)))
+        counts = tokens != self.ignore  # (N, T, K)
+        # An ignored token may be no index at all, so token 0 is gathered there, and set to 0.
+        chosen = gather(log_probabilities, xp.where(counts, tokens, xp.zeros_like(tokens)))
+        total = xp.sum(xp.where(counts, chosen, xp.zeros_like(chosen)), axis=1)
+        return squeeze(total, (self.tokens, ("T",)))
 
     def check(self, outputs: Outputs) -> None:
-        samples, positions, vocabulary = (int(n) for n in _words(outputs).shape)
-        if self.tokens.shape[-1] != positions:
+        samples, positions, vocabulary = (int(n) for n in _token_logits(outputs).shape)
+        count = int(self.tokens.shape[-1])
+        if count != positions:
             raise ValueError(
-                f"`tokens` of shape {tuple(self.tokens.shape)} are {self.tokens.shape[-1]}, but the outputs have "
+                f"`tokens` of shape {tuple(self.tokens.shape)} are {count}, but the outputs have "
                 f"{positions} positions; pad them with `ignore`, {self.ignore}"
             )
         check_shapes(samples, tokens=(self.tokens, ("T",)))
@@ -124,12 +134,16 @@ class Sentence(Target):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Word(Target):
-    r"""The log-probability of one word of a sentence, $\log p_t(w)$, of logits (N, T, V): a map for each word.
+    r"""The log-probability of one word of a sentence, $\log p_t(w)$, of logits (N, T, V).
 
-    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391. Word([[0, 1, 2]], [[7, 5, 9]]) are the maps
-    of three words from one forward pass.
+    It gives a map for each word: `Word([[0, 1, 2]], [[7, 5, 9]])` gives those of three words from
+    one forward pass.
+    Selvaraju et al. 2017, section 8.1, https://arxiv.org/abs/1610.02391
 
-    position: where, a negative one counts from the end. token: which. Each an int, (N,), (1, K) or (N, K).
+    position: that of the word in the sentence, an int, (N,), (1, K) or (N, K). A negative one
+    counts
+        from the end.
+    token: the word's index in the vocabulary, in the same shapes.
     """
 
     position: Any
@@ -137,26 +151,27 @@ class Word(Target):
 
     def __post_init__(self) -> None:
         for name in ("position", "token"):
-            object.__setattr__(self, name, integers(getattr(self, name), name))
+            object.__setattr__(self, name, as_integers(getattr(self, name), name))
 
     def __call__(self, outputs: Outputs) -> Array:
         self.check(outputs)
-        found = log_softmax(_words(outputs))
-        xp = array_namespace(found)
-        chosen = xp.matrix_transpose(
-            gathered(found, indices(self.token, found)[:, None, :])
-        )  # (N, K, T)
-        position = indices(self.position, found)
-        position = xp.where(position < 0, position + found.shape[1], position)
+        log_probabilities = log_softmax(_token_logits(outputs))
+        xp = array_namespace(log_probabilities)
+        samples, positions, _ = log_probabilities.shape
+        token = expand_indices(self.token, log_probabilities)
+        chosen = gather(log_probabilities, token[:, None, :])
+        chosen = xp.matrix_transpose(chosen)  # (N, K, T)
+        position = expand_indices(self.position, log_probabilities)
+        position = xp.where(position < 0, position + positions, position)
+        # One position may go with K tokens, and K positions with one token.
         count = max(int(chosen.shape[1]), int(position.shape[1]))
-        chosen = xp.broadcast_to(chosen, (chosen.shape[0], count, chosen.shape[2]))
-        scores = gathered(
-            chosen, xp.broadcast_to(position, (position.shape[0], count))[:, :, None]
-        )[..., 0]
-        return columns(scores, (self.position, ()), (self.token, ()))
+        chosen = xp.broadcast_to(chosen, (samples, count, positions))
+        position = xp.broadcast_to(position, (position.shape[0], count))
+        scores = gather(chosen, position[:, :, None])[..., 0]
+        return squeeze(scores, (self.position, ()), (self.token, ()))
 
     def check(self, outputs: Outputs) -> None:
-        samples, positions, vocabulary = (int(n) for n in _words(outputs).shape)
+        samples, positions, vocabulary = (int(n) for n in _token_logits(outputs).shape)
         check_shapes(samples, position=(self.position, ()), token=(self.token, ()))
         check_range(self.position, positions, "position", "position", low=-positions)
         check_range(self.token, vocabulary, "token", "token")
@@ -164,13 +179,16 @@ class Word(Target):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Regression(Target):
-    r"""How near a number is to a value: $-(y - v)^2$, or $-|y - v|$ with `loss="absolute"`.
+    r"""The negative distance of an output from a value: $-(y - v)^2$, or $-|y - v|$.
 
-    Its map is what brings the output towards the value, from wherever it is; at the value both have slope 0, so the
-    map is blank. What raises the output is the output itself, `ClassScore(0)` of (N, 1), or `lambda outputs: outputs`.
+    Its map shows the evidence that moves the output towards the value. At the value itself the
+    slope is 0, so the map is blank. For the evidence that raises the output use the output itself:
+    `ClassScore(0)` for outputs (N, 1), or `lambda outputs: outputs` for (N,).
 
-    value: a number for all samples, (N,), one for each, or (1, K) or (N, K). index: which column of outputs (N, C), an
-    int, (N,), (1, K) or (N, K); None where there is only one, as in (N,) and (N, 1).
+    value: a number for all samples; (N,), one for each; or (1, K) or (N, K).
+    index: the column of outputs (N, C), an int, (N,), (1, K) or (N, K). None is for outputs with
+        one column, (N,) and (N, 1).
+    loss: "squared" or "absolute".
     """
 
     value: Any
@@ -180,32 +198,39 @@ class Regression(Target):
     def __post_init__(self) -> None:
         if self.loss not in ("squared", "absolute"):
             raise ValueError(f'`loss` must be "squared" or "absolute", but is {self.loss!r}')
-        object.__setattr__(self, "value", numbers(self.value, "value", ()))
+        object.__setattr__(self, "value", as_numbers(self.value, "value", ()))
         if self.index is not None:
-            object.__setattr__(self, "index", integers(self.index, "index"))
+            object.__setattr__(self, "index", as_integers(self.index, "index"))
 
     def __call__(self, outputs: Outputs) -> Array:
         self.check(outputs)
-        found = widen(logits(outputs))
-        xp = array_namespace(found)
-        found = found[:, None] if found.ndim == 1 else found
+        numbers = widen(logits(outputs))
+        if numbers.ndim == 1:
+            numbers = numbers[:, None]
         if self.index is not None:
-            found = gathered(found, indices(self.index, found))
-        away = found - each(self.value, (), found)
-        loss = away * away if self.loss == "squared" else xp.abs(away)
-        return columns(
-            -loss, (self.value, ()), *(() if self.index is None else ((self.index, ()),))
-        )
+            numbers = gather(numbers, expand_indices(self.index, numbers))
+        error = numbers - expand(self.value, (), numbers)
+        if self.loss == "squared":
+            loss = error * error
+        else:
+            loss = array_namespace(error).abs(error)
+        return squeeze(-loss, *self._values().values())
 
-    def check(self, outputs: Outputs) -> None:
-        samples, *rest = (int(n) for n in logits(outputs).shape)
-        if len(rest) > 1 or (self.index is None and rest not in ([], [1])):
-            raise ValueError(
-                f"a regression needs outputs (N,) or (N, 1), or (N, C) and the column as `index`, but the model "
-                f"returned {(samples, *rest)} and `index` is {self.index}"
-            )
+    def _values(self) -> dict[str, tuple[Array, tuple[str, ...]]]:
+        """The arrays with the axes of their items, for `check_shapes` and `squeeze`."""
         values: dict[str, tuple[Array, tuple[str, ...]]] = {"value": (self.value, ())}
         if self.index is not None:
             values["index"] = (self.index, ())
-            check_range(self.index, rest[0] if rest else 1, "index", "column")
-        check_shapes(samples, **values)
+        return values
+
+    def check(self, outputs: Outputs) -> None:
+        shape = tuple(int(n) for n in logits(outputs).shape)
+        columns = math.prod(shape[1:])
+        if len(shape) > 2 or (self.index is None and columns != 1):
+            raise ValueError(
+                "a regression needs outputs (N,) or (N, 1), or (N, C) and the column as `index`, "
+                f"but the model returned {shape} and `index` is {self.index}"
+            )
+        if self.index is not None:
+            check_range(self.index, columns, "index", "column")
+        check_shapes(shape[0], **self._values())

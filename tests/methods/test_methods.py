@@ -51,7 +51,7 @@ from gradcam.methods.components import (
     oriented,
 )
 from gradcam.methods.gradients import weigh_channels
-from gradcam.methods.spec import check_parameters
+from gradcam.methods.parameters import check_parameters
 
 seeds = st.integers(0, 1000)
 A = np.array([[1.0, 2.0], [3.0, -1.0]])  # two channels, two positions

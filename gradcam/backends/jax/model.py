@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradcam import targets
-from gradcam._arrays import SPREAD
+from gradcam._arrays import SHARDED
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax import guided
 from gradcam.backends.jax.biases import Biases, biases_of
@@ -204,11 +204,11 @@ def run_program(
     model = JaxModel(program.run, values, program.channels_first, program.sharded)
     target = targets.join(indices, program.target)
     # tracers do not say where an array lies; array math asks this variable
-    token = SPREAD.set(program.sharded)
+    token = SHARDED.set(program.sharded)
     try:
         return program.function(model, inputs, target, *arrays)
     finally:
-        SPREAD.reset(token)
+        SHARDED.reset(token)
 
 
 def is_sharded(inputs: Inputs) -> bool:

@@ -1,4 +1,4 @@
-"""Methods for transformers, which ask for the attention weights of all layers."""
+"""Methods for transformers, which use the attention weights of all layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ __all__ = ["attention_rollout", "legrad"]
 
 
 def attention_rollout(run: Run) -> Explained:
-    """All attention weights of one forward pass, rolled out from the class token where there is one."""
+    """Attention rollout from the class token, or over all tokens where there is no class token."""
     capture = run.capture(layers=run.attentions(), scored=False)
     tokens = int(capture.activations[0].shape[-1])
     layout = run.layout_of("<attention>", (tokens, 1))
     weights = [widen(activations) for activations in capture.activations]
-    query = 0 if layout.prefix else None
+    query = None
+    if layout.prefix:
+        query = 0
     maps = _spatial(attention.attention_rollout(weights, query), layout)
-    if capture.scores.ndim == 2:  # it looks at no class, so all targets share the map
+    if capture.scores.ndim == 2:
+        # Attention rollout looks at no class, so all K targets share the map.
         xp = array_namespace(maps)
         maps = xp.expand_dims(maps, axis=1)
         maps = xp.broadcast_to(maps, (*capture.scores.shape, *layout.grid))
@@ -29,7 +32,7 @@ def attention_rollout(run: Run) -> Explained:
 
 
 def legrad(run: Run) -> Explained:
-    """The gradients of all attention weights, from one forward and one backward pass."""
+    """LeGrad from the gradients of all attention weights: one forward and one backward pass."""
     capture = run.capture(layers=run.attentions())
     tokens = int(capture.gradients[0].shape[-1])
     layout = run.layout_of("<attention>", (tokens, 1))
@@ -38,6 +41,6 @@ def legrad(run: Run) -> Explained:
 
 
 def _spatial(tokens: Array, layout: Layout) -> Array:
-    """Values of all tokens (..., T) -> maps (..., *grid) of the spatial ones."""
+    """Values of all tokens (..., T) -> maps (..., *grid) of the patch tokens."""
     stop = layout.prefix + math.prod(layout.grid)
     return layout.maps(tokens[..., layout.prefix : stop])

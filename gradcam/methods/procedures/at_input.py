@@ -1,4 +1,8 @@
-"""Methods that show the model other inputs, or go back to the input: masked, noisy, and full gradients."""
+"""Methods that run the model on changed inputs, or take gradients back to the input.
+
+Score-CAM and its relatives mask the input, Smooth Grad-CAM++ adds noise to it, and FullGrad needs
+the gradients at the input and at all biases.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ from gradcam.methods.run import Captured, Explained, Run
 __all__ = ["contributions", "full_grad", "is_cam", "score_cam", "smooth_grad_cam_pp", "ss_cam"]
 
 
-# ------------------------------------------------------------------------------------------ masked inputs
+# ------------------------------------------------------------------------------- masked inputs
 
 
 def score_cam(run: Run, channels: int | None = None) -> Explained:
-    """Score-CAM; with `channels` only those of largest variance (Faster Score-CAM)."""
+    """Score-CAM. With `channels`, only the channels of largest variance (Faster Score-CAM)."""
     return _masked(run, channels, samples=1)
 
 
@@ -34,19 +38,22 @@ def ss_cam(
 ) -> Explained:
     """Smoothed Score-CAM: mean scores over maps with Gaussian noise of `noise` times their range.
 
-    Naidu and Michael 2020, section 3, smooth on the feature map, https://arxiv.org/abs/2006.14255. The paper takes 35
-    samples of standard deviation 2, on the map's own scale, which no two layers share.
+    Naidu and Michael 2020, section 3, smooth on the feature map, https://arxiv.org/abs/2006.14255.
+    The paper takes 35 samples of standard deviation 2, on the map's own scale, which differs
+    between layers.
     """
 
     def add_noise(grids: Array, variants: np.ndarray) -> Array:
         xp = array_namespace(grids)
         axes = tuple(range(2, grids.ndim))
-        value_range = xp.max(grids, axis=axes, keepdims=True) - xp.min(
-            grids, axis=axes, keepdims=True
-        )
-        shape = tuple(grids.shape[2:])
-        drawn = [np.random.default_rng((seed, int(n))).standard_normal(shape) for n in variants]
-        return grids + value_range * noise * constant(np.stack(drawn)[None], like=grids)
+        largest = xp.max(grids, axis=axes, keepdims=True)
+        value_range = largest - xp.min(grids, axis=axes, keepdims=True)
+        draws = np.empty((1, *grids.shape[1:]))
+        for m, variant in enumerate(variants):
+            # Seeded by the variant's number, so that the batch size changes nothing.
+            random = np.random.default_rng((seed, int(variant)))
+            draws[0, m] = random.standard_normal(grids.shape[2:])
+        return grids + value_range * noise * constant(draws, like=grids)
 
     return _masked(run, channels, samples, change_grids=add_noise)
 
@@ -66,7 +73,7 @@ def is_cam(run: Run, channels: int | None = None, samples: int = 10) -> Explaine
 
 
 Change: TypeAlias = Callable[[Array, np.ndarray], Array]
-"""From maps (N, m, *grid) of m variants, and the variants' numbers, to these maps changed."""
+"""From maps (N, m, *grid) of m variants, and the variants' numbers (m,), to changed maps."""
 
 
 def _masked(
@@ -76,10 +83,12 @@ def _masked(
     change_grids: Change | None = None,
     change_masks: Change | None = None,
 ) -> Explained:
-    """The inputs seen through each channel's map, `samples` times each: scores are means over these.
+    """Score-CAM's weights, from scores of the input times each channel's map.
 
-    H = scaled(resized(A)), as the paper has it: first to the input's size, then from minimum to maximum. Variant n
-    is sample `n % samples` of channel `n // samples`.
+    The mask is H = scaled(resized(A)), as in the paper: resized to the input's size, then scaled
+    from minimum to maximum. Each channel has `samples` variants, and its score is the mean of
+    theirs. Variant n is sample `n % samples` of channel `n // samples`. `change_grids` changes the
+    maps before they become masks, `change_masks` the masks.
     """
     check_positive("samples", samples)
     capture = run.unscored
@@ -90,21 +99,22 @@ def _masked(
     xp = array_namespace(view)
 
     # All constant channels give the same mask, so one of them is run, and stands for all.
-    uneven_each = xp.max(view, axis=-1, keepdims=True) != xp.min(view, axis=-1, keepdims=True)
-    uneven = to_numpy(xp.any(uneven_each[..., 0], axis=0))
-    alive = np.flatnonzero(uneven)
-    used = np.concatenate([alive, np.flatnonzero(~uneven)[:1]])
-    # Resizing a constant leaves rounding noise, which scaling would blow up, so it is set to exactly 0.
-    view_or_zero = xp.where(uneven_each, view, xp.zeros_like(view))
+    varies = xp.max(view, axis=-1, keepdims=True) != xp.min(view, axis=-1, keepdims=True)
+    varies_in_batch = to_numpy(xp.any(varies[..., 0], axis=0))
+    alive = np.flatnonzero(varies_in_batch)
+    used = np.concatenate([alive, np.flatnonzero(~varies_in_batch)[:1]])
+    # Resizing a constant leaves rounding noise, which scaling would amplify. It is set to exact 0.
+    view_or_zero = xp.where(varies, view, xp.zeros_like(view))
     grids = xp.take(layout.maps(view_or_zero), constant(used, like=view, dtype=xp.int32), axis=1)
 
     scorer = run.input_scorer()
     array = run.input_array if scorer.value is None else scorer.value
 
     def masked_inputs(variants: np.ndarray) -> Array:
-        which = constant(variants // samples, like=grids, dtype=xp.int32)
-        masks = xp.take(grids, which, axis=1)
+        columns = constant(variants // samples, like=grids, dtype=xp.int32)
+        masks = xp.take(grids, columns, axis=1)
         if change_grids is not None:
+            # Numbered by the layer's channels, so that a draw does not depend on which are run.
             masks = change_grids(masks, used[variants // samples] * samples + variants % samples)
         masks = map_math.scale(map_math.resize(masks, size), len(size), "minmax")
         if change_masks is not None:
@@ -114,7 +124,7 @@ def _masked(
 
     scores = run.score(scorer.run, masked_inputs, len(used) * samples, "masking the input")
     scores = xp.mean(xp.reshape(scores, (*scores.shape[:-1], len(used), samples)), axis=-1)
-    scores = of_all_channels(scores, alive, len(uneven))
+    scores = of_all_channels(scores, alive, len(varies_in_batch))
     view = for_targets(view, capture.scores)
     return layout.maps(score_methods.score_cam(view, scores)), capture
 
@@ -122,20 +132,23 @@ def _masked(
 def _input_with_space(
     run: Run, layout: Layout, capture: Captured
 ) -> tuple[Layout, tuple[int, ...]]:
-    """The input's layout and size, where it has channels and as many spatial axes as the layer; else a ValueError."""
+    """The input's layout and size.
+
+    A ValueError where the input has no channels, or not as many spatial axes as the layer.
+    """
     size = run.size
     input_layout = run.input_layout
     if size is None or input_layout is None or len(size) != len(layout.grid):
         raise ValueError(
-            f"this method shows the model its input through the maps of layer {run.path!r}, and so needs an input with "
-            f"channels and as many spatial axes as the layer, but they have shapes {tuple(run.input_array.shape)} and "
-            f"{tuple(capture.activations[0].shape)}"
+            f"this method shows the model its input through the maps of layer {run.path!r}, and so "
+            "needs an input with channels and as many spatial axes as the layer, but they have "
+            f"shapes {tuple(run.input_array.shape)} and {tuple(capture.activations[0].shape)}"
         )
     return input_layout, size
 
 
 def _strongest(view: Array, count: int | None) -> Array:
-    """(N, C, P) -> (N, count, P): each sample's channels of largest variance over positions, largest first."""
+    """Each sample's channels of largest variance over positions: (N, C, P) -> (N, count, P)."""
     channels = int(view.shape[-2])
     if count is None or count >= channels:
         return view
@@ -146,11 +159,14 @@ def _strongest(view: Array, count: int | None) -> Array:
     return xp.take_along_axis(view, order, axis=1)
 
 
-# ------------------------------------------------------------------------------------------ noisy inputs
+# -------------------------------------------------------------------------------- noisy inputs
 
 
 def smooth_grad_cam_pp(run: Run, samples: int = 16, noise: float = 0.1, seed: int = 0) -> Explained:
-    """Captures of `samples` noisy copies of the input; noise is relative to each sample's range."""
+    """Smooth Grad-CAM++ from captures of `samples` noisy copies of the input.
+
+    noise: standard deviation over each sample's range.
+    """
     check_positive("samples", samples)
     capture = run.unscored
     run = run.settled(capture)
@@ -167,41 +183,45 @@ def smooth_grad_cam_pp(run: Run, samples: int = 16, noise: float = 0.1, seed: in
     return layout.maps(positions), capture
 
 
-# ------------------------------------------------------------------------------------------ full gradients
+# ------------------------------------------------------------------------------ full gradients
 
 
 def full_grad(run: Run) -> Explained:
-    """The input's and the biases' contributions as one picture of the input's size."""
+    """The contributions of the input and of all biases, as one map of the input's size."""
     capture, parts = contributions(run)
     _, input_layout, _ = parts[0]
     if run.size is None or input_layout is None:
         raise ValueError("full-grad needs an input with channels and space")
     images = []
     for _, layout, contribution in parts:
-        if layout is not None:  # the biases of layers without space have no place in the picture
+        # Biases of layers without space have no position in the map.
+        if layout is not None:
             images.append(layout.maps(layout.view(widen(contribution))))
     return input_methods.full_grad(images, run.size), capture
 
 
 def contributions(run: Run) -> tuple[Captured, list[tuple[str, Layout | None, Array]]]:
-    """What the input and each bias contribute to the score: (path, layout, (N, [K,] *sample)), the input's first.
+    """The contributions of the input and of each bias to the score, the input's first.
 
-    Of a network that is linear piece by piece they sum to the score.
+    Each is (path, layout, (N, [K,] *sample)); the layout is None where the layer has no space. In a
+    piecewise linear network they sum to the score.
     """
     biases = list(run.biases())
-    paths = (INPUT, *(path for path, _ in biases))
-    capture = run.capture(layers=paths)
-    several = capture.scores.ndim == 2
-    arrays = [run.input_array, *(bias for _, bias in biases)]
+    values = [(INPUT, run.input_array), *biases]
+    capture = run.capture(layers=tuple(path for path, _ in values))
+    has_many_targets = capture.scores.ndim == 2
     parts: list[tuple[str, Layout | None, Array]] = []
-    for path, array, gradient in zip(paths, arrays, capture.gradients, strict=True):
-        value = array_namespace(array).expand_dims(array, axis=1) if several else array
-        sample = tuple(int(n) for n in gradient.shape[1 + several :])
-        parts.append((path, _bias_layout(run, path, sample), value * gradient))
+    for (path, array), gradient in zip(values, capture.gradients, strict=True):
+        sample = tuple(int(n) for n in gradient.shape[1 + has_many_targets :])
+        if has_many_targets:
+            array = array_namespace(array).expand_dims(array, axis=1)
+        parts.append((path, _bias_layout(run, path, sample), array * gradient))
     return capture, parts
 
 
 def _bias_layout(run: Run, path: str, sample: tuple[int, ...]) -> Layout | None:
     if path == INPUT:
         return run.input_layout
-    return run.layout_of(path, sample) if len(sample) > 1 else None
+    if len(sample) > 1:
+        return run.layout_of(path, sample)
+    return None

@@ -1,6 +1,8 @@
-"""Methods that ask for scores or gradients at other activations of the layer."""
+"""Methods that need scores or gradients at changed activations of the layer."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -15,11 +17,16 @@ __all__ = ["ablation_cam", "cam", "integrated_grad_cam"]
 
 
 def cam(run: Run, tolerance: float = 1e-3) -> Explained:
-    """CAM, where the head is linear: there the gradient is the same at all positions and for all activations."""
+    """CAM, where the head is linear; a ValueError elsewhere.
+
+    The gradient of a linear head is the same at all positions and for all activations. Both are
+    tested, up to `tolerance` times the largest gradient.
+    """
     capture = run.first
     run = run.settled(capture)
     layout = run.layout(capture)
     gradients = layout.view(widen(capture.gradients[0]))
+    # Negated activations are far from the layer's own, and reach the other side of any ReLU.
     negated = run.capture(at=-capture.activations[0])
     _check_linear_head(gradients, layout.view(widen(negated.gradients[0])), tolerance, run.path)
     view = for_targets(layout.view(widen(capture.activations[0])), capture.scores)
@@ -27,7 +34,7 @@ def cam(run: Run, tolerance: float = 1e-3) -> Explained:
 
 
 def _check_linear_head(gradients: Array, at_negated: Array, tolerance: float, path: str) -> None:
-    """Raise unless the gradient is constant over positions, and the same where the activations are negated."""
+    """Raise unless the gradient is constant over positions and under negated activations."""
     xp = array_namespace(gradients)
     limit = tolerance * float(xp.max(xp.abs(gradients)))
     mean = xp.mean(gradients, axis=-1, keepdims=True)
@@ -39,13 +46,17 @@ def _check_linear_head(gradients: Array, at_negated: Array, tolerance: float, pa
     if over_positions > limit:
         reason = "differs between positions"
     raise ValueError(
-        f'CAM needs global average pooling and one linear layer behind layer "{path}", but the gradient there '
-        f'{reason}; use method="grad-cam", which is CAM where there is one, or the layer in front of the pooling'
+        f'CAM needs global average pooling and one linear layer behind layer "{path}", but the '
+        f'gradient there {reason}; use method="grad-cam", which is CAM where there is one, or the '
+        "layer in front of the pooling"
     )
 
 
 def integrated_grad_cam(run: Run, steps: int = 32) -> Explained:
-    """Grad-CAM whose gradients are means as the activations grow from zero, over `steps` midpoints of the way."""
+    """Grad-CAM whose gradients are means over the path from zero to the activations.
+
+    The mean is taken at the midpoints of `steps` equal parts of that straight path.
+    """
     check_positive("steps", steps)
     capture = run.first
     run = run.settled(capture)
@@ -53,14 +64,14 @@ def integrated_grad_cam(run: Run, steps: int = 32) -> Explained:
     activations = capture.activations[0]
     total = 0.0
     for step in run.track(range(steps), "integrating"):
-        on_the_way = run.capture(at=activations * ((step + 0.5) / steps))
-        total = total + layout.view(widen(on_the_way.gradients[0]))
+        on_path = run.capture(at=activations * ((step + 0.5) / steps))
+        total = total + layout.view(widen(on_path.gradients[0]))
     view = for_targets(layout.view(widen(activations)), capture.scores)
     return layout.maps(gradient_methods.grad_cam(view, total / steps)), capture
 
 
 def ablation_cam(run: Run) -> Explained:
-    """Each channel set to 0 in turn, at all positions; only the layer's head runs again."""
+    """Each channel is set to 0 in turn, at all positions. Only the layer's head runs again."""
     capture = run.unscored
     run = run.settled(capture)
     layout = run.layout(capture)
@@ -76,8 +87,10 @@ def ablation_cam(run: Run) -> Explained:
     scores_of = scorer.run
     batch = run.batch
     if scorer.averaged is not None and layout.kind != "tokens":
-        # Averaging over positions commutes with removing a channel, so the averaged activations are ablated.
-        positions = int(np.prod([activations.shape[axis] for axis in scorer.axes]))
+        # The head uses nothing but the mean over positions. Averaging commutes with removing a
+        # channel, so the averaged activations are ablated. They are smaller by the number of
+        # positions, and so many more of them run at a time.
+        positions = math.prod(activations.shape[axis] for axis in scorer.axes)
         activations = xp.mean(activations, axis=scorer.axes, keepdims=True)
         scores_of = scorer.averaged
         batch = run.batch * positions
@@ -85,9 +98,10 @@ def ablation_cam(run: Run) -> Explained:
     # Removing a channel that is 0 everywhere changes nothing, so its score is known.
     alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
 
-    def without(index: np.ndarray) -> Array:
-        return activations * _all_but(alive[index], channels, channel_axis, like=activations)
+    def without(indices: np.ndarray) -> Array:
+        return activations * _all_but(alive[indices], channels, channel_axis, like=activations)
 
+    # The full score comes last: it is the score of every channel that was not run.
     scores = widen(capture.scores)[..., None]
     if len(alive):
         ablated = run.score(scores_of, without, len(alive), "ablating channels", batch)
@@ -98,7 +112,7 @@ def ablation_cam(run: Run) -> Explained:
 
 
 def _all_but(removed: np.ndarray, channels: int, channel_axis: int, like: Array) -> Array:
-    """Ones (m, 1, ..., C, ..., 1) with a 0 at the removed channel of each of m variants, to multiply by."""
+    """Factors (m, 1, ..., C, ..., 1) of m variants: 0 for the removed channel, 1 for the others."""
     kept = np.ones((len(removed), channels), dtype=np.float32)
     kept[np.arange(len(removed)), removed] = 0
     shape = [len(removed), *(1,) * like.ndim]

@@ -1,4 +1,4 @@
-"""What several procedures share."""
+"""Functions that several procedures share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_positive(name: str, value: int) -> None:
 
 
 def for_targets(view: Array, scores: Array) -> Array:
-    """Activations (N, C, P) as (N, 1, C, P) where there are K targets for each sample: they share them."""
+    """Activations (N, C, P) as (N, 1, C, P) where the K targets of each sample share them."""
     if scores.ndim == 2:
         return array_namespace(view).expand_dims(view, axis=1)
     return view
@@ -26,11 +26,12 @@ def for_targets(view: Array, scores: Array) -> Array:
 def of_all_channels(scores: Array, alive: np.ndarray, channels: int) -> Array:
     """Scores of all channels (..., C) from those of the channels `alive`, (..., len(alive) + 1).
 
-    The last entry is the score that all other channels share.
+    The last entry is the score that all other channels share. `alive` has the channels in order.
 
     >>> of_all_channels(np.array([5.0, 6.0, 9.0]), alive=np.array([1, 3]), channels=4)
     array([9., 5., 9., 6.])
     """
+    # For each channel the entry of `scores` that is its own.
     column = np.full(channels, len(alive))
     column[alive] = np.arange(len(alive))
     xp = array_namespace(scores)
