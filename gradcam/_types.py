@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+__all__ = ["Array", "Inputs", "LayerLike", "Method", "Outputs", "Shape"]
+
 Array: TypeAlias = Any
 """An array of any framework that the array API standard covers: NumPy, PyTorch, JAX."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -57,7 +59,15 @@ def test_array_math_imports_numpy_and_the_array_api_alone(path):
         assert roots(imports(path)) <= ARRAYS
         ours = {n for n in imports(path) if n.startswith("gradcam.")}
         assert all(
-            n.startswith(("gradcam._", "gradcam.methods", "gradcam.maps", "gradcam.layouts"))
+            n.startswith(
+                (
+                    "gradcam._",
+                    "gradcam.methods",
+                    "gradcam.maps",
+                    "gradcam.layouts",
+                    "gradcam.inputs",
+                )
+            )
             for n in ours
         )
 
@@ -65,7 +75,7 @@ def test_array_math_imports_numpy_and_the_array_api_alone(path):
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_backends_import_the_seam_alone(path):
     if path.relative_to(ROOT).parts[0] == "backends":
-        seam = ("model", "layouts", "_types", "_arrays", "targets", "backends", "methods")
+        seam = ("model", "inputs", "layouts", "_types", "_arrays", "targets", "backends", "methods")
         ours = {name.split(".")[1] for name in imports(path) if name.startswith("gradcam.")}
         assert ours <= set(seam)
 
@@ -156,3 +166,272 @@ def test_what_serves_no_model_says_what_would():
         gradcam.explain(3, __import__("numpy").ones((1, 3, 4, 4)))
     with pytest.raises(TypeError, match=r"`inputs` must be an array \(N, ...\)"):
         gradcam.explain(lambda x: x, "photo.jpg")
+
+
+# ------------------------------------------------------------------------------------------ who may import whom
+
+FLOORS = [
+    {"_types", "_arrays", "_progress"},
+    {"maps", "layouts", "inputs"},
+    {"methods", "targets"},
+    {"model"},
+    {"metrics", "pictures", "backends", "classifier"},
+    {"space"},
+    {"diagnosis"},
+    {"explaining"},
+    {"verification", "evaluation"},
+    {"benchmark"},
+    {"zoo"},
+    {"cli"},
+]
+"""The rooms of the house, lowest first. A module imports from its own floor and from those below."""
+
+
+def floor_of(room):
+    return next(n for n, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def imported_modules(path, known):
+    """The modules of the library that a file imports, at its top and inside of its functions."""
+    found = set()
+    for name in imports(path):
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        if name and name != "gradcam":
+            found.add(name)
+    return found - {name_of(path)}
+
+
+def import_graph():
+    known = {name_of(path) for path in modules()}
+    return {name_of(path): imported_modules(path, known) for path in modules()}
+
+
+def circle(graph):
+    """Modules that import each other in a circle, or None."""
+    done = set()
+
+    def visit(module, trail):
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        if module in done:
+            return None
+        for below in sorted(graph.get(module, ())):
+            if (found := visit(below, [*trail, module])) is not None:
+                return found
+        done.add(module)
+        return None
+
+    for module in sorted(graph):
+        if (found := visit(module, [])) is not None:
+            return found
+    return None
+
+
+def test_every_room_is_on_one_floor():
+    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in modules()}
+    assert rooms - {"__init__"} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_down(path):
+    if name_of(path) == "gradcam":
+        return
+    floor = floor_of(room_of(name_of(path)))
+    known = {name_of(path) for path in modules()}
+    upward = {m for m in imported_modules(path, known) if floor_of(room_of(m)) > floor}
+    if name_of(path).startswith(("gradcam.cli", "gradcam.zoo")):
+        upward -= {"gradcam"}
+    assert not upward
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = import_graph()
+    # a package's __init__ gives out the names of its modules, which import each other directly
+    packages = {name for name in graph if any(other.startswith(f"{name}.") for other in graph)}
+    plain = {
+        name: {m for m in below if m not in packages}
+        for name, below in graph.items()
+        if name not in packages
+    }
+    assert circle(plain) is None
+    first, second = sorted(plain)[:2]  # this test would notice
+    assert circle({**plain, first: {second}, second: {first}}) == [first, second, first]
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_no_module_takes_another_ones_private_names(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    private = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradcam")
+        for alias in node.names
+        if alias.name.startswith("_") and (ROOT / f"{alias.name}.py").exists() is False
+    ]
+    assert not private
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_no_framework_is_asked_for_by_name_outside_backends(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if room in ("backends", "zoo", "_arrays", "cli"):
+        return
+    text = path.read_text(encoding="utf-8")
+    assert "sys.modules" not in text
+    tree = ast.parse(text)
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+    }
+    strings = {
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
+    assert not (strings - docstrings) & FRAMEWORKS
+
+
+# ------------------------------------------------------------------------------------------ what is public
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_what_others_import_is_public(path):
+    """Every name that another module imports is in its home's `__all__`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("gradcam"):
+            continue
+        home = importlib.import_module(node.module)
+        for alias in node.names:
+            if hasattr(home, "__path__") and importlib.util.find_spec(
+                f"{node.module}.{alias.name}"
+            ):
+                continue
+            assert alias.name in getattr(home, "__all__", ()), f"{node.module}.{alias.name}"
+
+
+def test_explain_and_explainer_take_the_same():
+    explain = inspect.signature(gradcam.explain).parameters
+    explainer = inspect.signature(gradcam.Explainer).parameters
+    compare = inspect.signature(gradcam.compare).parameters
+    assert list(explain) == ["model", "inputs", "layer", "target", *list(explainer)[2:]]
+    for name in explainer:
+        assert explain[name] == explainer[name], name
+    shared = [name for name in explainer if name not in ("method", "parameters")]
+    assert set(compare) == {*shared, "inputs", "target", "methods"}
+    for name in shared:
+        assert compare[name] == explainer[name], name
+
+
+def test_every_methods_parameters_can_be_checked():
+    """`MethodParameters`, which editors and type checkers read, has those of all methods and no others."""
+    own = {name for spec in gradcam.methods.TABLE for name in spec.parameters}
+    assert own <= set(gradcam.methods.MethodParameters.__annotations__)
+
+
+# ------------------------------------------------------------------------------------------ the language of the code
+
+PRONOUNS = frozenset(
+    [
+        "each",
+        "every",
+        "found",
+        "given",
+        "held",
+        "it",
+        "known",
+        "made",
+        "one",
+        "other",
+        "rest",
+        "seen",
+        "some",
+        "such",
+        "taken",
+        "that",
+        "these",
+        "thing",
+        "this",
+        "those",
+        "told",
+        "wanted",
+        "what",
+        "which",
+        "whole",
+    ]
+)
+
+
+def measured():
+    """Per 1000 lines of code: conditional expressions, comprehensions, double assignments; share of pronouns."""
+    lines = conditional = comprehensions = doubles = names = pronouns = 0
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        prose = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                prose |= set(range(node.lineno, node.end_lineno + 1))
+            conditional += isinstance(node, ast.IfExp)
+            comprehensions += isinstance(
+                node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+            )
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                doubles += isinstance(node.targets[0], ast.Tuple)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names += 1
+                pronouns += node.id.strip("_") in PRONOUNS
+        lines += sum(
+            bool(line.strip()) and not line.strip().startswith("#") and n not in prose
+            for n, line in enumerate(text.splitlines(), 1)
+        )
+    return {
+        "conditional expressions": 1000 * conditional / lines,
+        "comprehensions": 1000 * comprehensions / lines,
+        "double assignments": 1000 * doubles / lines,
+        "pronouns": 100 * pronouns / names,
+    }
+
+
+def test_things_are_said_in_statements_with_names():
+    bounds = {
+        "conditional expressions": 22,
+        "comprehensions": 26,
+        "double assignments": 7,
+        "pronouns": 5.5,
+    }
+    for what, value in measured().items():
+        assert value <= bounds[what], f"{what}: {value:.1f}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_module_fits_a_few_screens(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def complexity(function):
+    """Branches of statements and of expressions: what a reader has to keep in mind."""
+    count = 1
+    for node in ast.walk(function):
+        if isinstance(node, (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.Assert)):
+            count += 1
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+    return count
+
+
+def test_no_function_does_too_much():
+    functions = [
+        (complexity(node), f"{name_of(path)}:{node.name}")
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert max(functions)[0] <= 20, max(functions)
+    assert sum(count > 10 for count, _ in functions) <= 0.03 * len(functions)
