@@ -15,7 +15,7 @@ from gradcam.classifier import Classifier
 from gradcam.explaining.explainer import Explainer, by_name
 from gradcam.explaining.prepare import unwrap
 from gradcam.methods import METHODS, MethodLike, MethodSpec
-from gradcam.methods.spec import with_parameters
+from gradcam.methods.parameters import with_parameters
 from gradcam.metrics import CONTROLS, MEASURES, Measure
 from gradcam.metrics.subject import Confidence
 
