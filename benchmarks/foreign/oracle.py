@@ -1,0 +1,109 @@
+"""A layer's output and the score's gradient in it, by a plain hook and `torch.autograd.grad`. Nothing of gradcam."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.foreign.judge import Tap
+
+__all__ = ["called", "located", "tapped"]
+
+_IDLE = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Flatten)
+
+
+def called(model: Any, inputs: Any) -> Any:
+    """The model's outputs: of one array, of a tuple of arguments, or of a mapping of keywords."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+def located(model: torch.nn.Module, path: str) -> tuple[torch.nn.Module, int, list[Any]]:
+    """The module that a path begins with, which of its calls, and the keys of the item that it returns.
+
+    The longest name of a module that the path begins with is meant, so that a name may hold "#" or "[".
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for end in range(len(path), 0, -1):
+        rest = re.fullmatch(r"(?:#(\d+))?((?:\[[^\]]+\])*)", path[end:])
+        if path[:end] in modules and rest is not None:
+            keys = [_key(text) for text in re.findall(r"\[([^\]]+)\]", rest[2])]
+            return modules[path[:end]], int(rest[1] or 0), keys
+    raise KeyError(path)
+
+
+def _key(text: str) -> Any:
+    return int(text) if text.isdigit() else text.strip("'\"")
+
+
+def _item(value: Any, keys: list[Any]) -> torch.Tensor:
+    for key in keys:
+        value = value[key]
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"the layer returns a {type(value).__name__}, of which no item was named")
+    return value
+
+
+def _with_item(value: Any, keys: list[Any], item: torch.Tensor) -> Any:
+    """The same output with another tensor in the place of one item."""
+    if not keys:
+        return item
+    if isinstance(value, (tuple, list)):
+        inner = list(value)
+        inner[keys[0]] = _with_item(inner[keys[0]], keys[1:], item)
+        return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
+    value[keys[0]] = _with_item(value[keys[0]], keys[1:], item)
+    return value
+
+
+def _leaves(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    for module in model.modules():
+        if not list(module.children()) and not isinstance(module, _IDLE):
+            yield module
+
+
+def tapped(
+    model: torch.nn.Module, inputs: Any, score: Callable[[Any], torch.Tensor], path: str
+) -> Tap:
+    """One forward pass with a hook on the layer, and the gradient of the scores' sum in what it kept."""
+    module, wanted, keys = located(model, path)
+    kept: list[torch.Tensor] = []
+    calls, leaves, before = [0], [0], [0]
+
+    def keep(_: Any, __: Any, output: Any) -> Any:
+        calls[0] += 1
+        if calls[0] - 1 != wanted:
+            return output
+        before[0] = leaves[0]
+        value = _item(output, keys)
+        if not value.requires_grad:
+            raise ValueError("the layer's output does not depend on any weight")
+        kept.append(value)
+        return _with_item(output, keys, value.clone())  # a clone, for layers that then write in place
+
+    def count(*_: Any) -> None:
+        leaves[0] += 1
+
+    hooks = [leaf.register_forward_hook(count) for leaf in _leaves(model)]
+    hooks.append(module.register_forward_hook(keep))
+    try:
+        with torch.enable_grad():
+            outputs = called(model, inputs)
+            scores = score(outputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    (value,) = kept
+    (gradient,) = torch.autograd.grad(scores.sum(), value, allow_unused=True)
+    return Tap(
+        activation=value.detach().double().numpy(),
+        gradient=None if gradient is None else gradient.double().numpy(),
+        kind=type(module).__name__,
+        behind=1 - before[0] / max(leaves[0], 1),
+    )
