@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,14 +46,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Tokens:
-    """One stage of a transformer: `prefix` tokens that are no place, and a grid in row-major order."""
+    """One stage of a transformer: `prefix` tokens that are no place, a grid in row-major order, `suffix` tokens."""
 
     grid: tuple[int, ...]
     prefix: int = 0
+    suffix: int = 0
 
     @property
     def count(self) -> int:
-        return self.prefix + math.prod(self.grid)
+        return self.prefix + math.prod(self.grid) + self.suffix
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class Truth:
     sequences: how outputs with three axes lie: "tokens", "sequence_first", "features_first".
     rules: (a regular expression that is searched in the layer's path, its reading), tried first; a text instead of
         a reading is why the layer's output is no picture.
-    frames: how many frames are folded into the samples.
+    samples, frames: how many there are of each; where a layer has their product as samples, frames are folded in.
     behind: at most such a share of all leaf modules may run after the layer: else it was chosen too early.
+    leak: such a share of a change of the input may reach the score round the layer; 1 or more where the model has no
+        layer that all goes through.
     slack: how many places a grid may differ from the input's size by its stride.
     """
 
@@ -77,10 +80,11 @@ class Truth:
     tokens: tuple[Tokens, ...] = ()
     sequences: str = "tokens"
     rules: tuple[tuple[str, Reading | str], ...] = ()
+    samples: int = 2
     frames: int = 1
     behind: float = 0.5
+    leak: float = 0.01
     slack: float = 1.5
-    more: dict[str, Any] = field(default_factory=dict)
 
 
 def tokens(grid: tuple[int, ...], prefix: int = 0) -> tuple[Tokens, ...]:
@@ -92,6 +96,8 @@ def fits(grid: tuple[int, ...], size: tuple[int, ...], slack: float = 1.5) -> bo
     """Whether one stride for all axes makes this grid of that size, but for `slack` places of padding."""
     if len(grid) != len(size) or any(g > s + slack for g, s in zip(grid, size)):
         return False
+    if len(size) > 2:
+        return True  # frames have a stride of their own
     low = max((g - slack) / s for g, s in zip(grid, size))
     high = min((g + slack) / s for g, s in zip(grid, size))
     return low <= high
@@ -102,22 +108,36 @@ def read(truth: Truth, path: str, kind: str, shape: tuple[int, ...]) -> Reading 
     for pattern, reading in truth.rules:
         if re.search(pattern, path):
             return reading
-    if len(shape) == 3 and len(truth.size) > 1:
+    if len(shape) == 3 and truth.tokens:
         axis = {"tokens": 1, "sequence_first": 0, "features_first": 2}[truth.sequences]
         for stage in truth.tokens:
             if stage.count == shape[axis]:
-                return Reading(truth.sequences, stage.grid, stage.prefix, truth.frames)
+                samples = shape[1 if truth.sequences == "sequence_first" else 0]
+                frames = _frames(truth, samples)
+                if not frames:
+                    return f"{samples} samples: windows, heads or the like are folded into them"
+                return Reading(truth.sequences, stage.grid, stage.prefix, frames)
         return f"no stage of the model has {shape[axis]} tokens"
     if len(shape) == 2 + len(truth.size):
-        convolutional = CONVOLUTIONAL.match(kind) is not None and truth.images != "channels_last_only"
-        images = "channels_first" if convolutional else truth.images.removesuffix("_only")
+        convolutional = CONVOLUTIONAL.match(kind) is not None
+        images = "channels_first" if convolutional else truth.images
         if not images:
             return f"an output {shape} of a {kind} is no picture in this model"
         grid = shape[2:] if images == "channels_first" else shape[1:-1]
         if not fits(grid, truth.size, truth.slack):
             return f"{images}, the grid {grid} does not come of an input {truth.size}"
-        return Reading(images, tuple(grid), frames=truth.frames)
+        frames = _frames(truth, shape[0])
+        if not frames:
+            return f"{shape[0]} samples: windows, heads or the like are folded into them"
+        return Reading(images, tuple(grid), frames=frames)
     return f"an output of shape {shape} has no place in this model's documentation"
+
+
+def _frames(truth: Truth, samples: int) -> int:
+    """How many frames are folded into so many samples; 0 where it is something else."""
+    if samples == truth.samples:
+        return 1
+    return truth.frames if samples == truth.samples * truth.frames else 0
 
 
 def places(array: Any, reading: Reading) -> tuple[np.ndarray, tuple[int, ...]]:

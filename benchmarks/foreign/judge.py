@@ -53,12 +53,14 @@ class Tap:
     """The chosen layer's output and the score's gradient in it, from the oracle; no gradient: the score is not reached.
 
     kind: the module's type; behind: the share of all leaf modules that run after it.
+    leak: how much of a change of the inputs still reaches the scores while the layer's output is held.
     """
 
     activation: np.ndarray
     gradient: np.ndarray | None
     kind: str = ""
     behind: float = 0.0
+    leak: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _compared(
         return _difference(answer, kept, reading, far), str(reading), far
     if kept.behind > truth.behind:
         return f"too early: {kept.behind:.0%} of the modules run after it", str(reading), far
+    if kept.leak > truth.leak:
+        return f"{kept.leak:.0%} of what the input says goes round the layer", str(reading), far
     return "", str(reading), far
 
 

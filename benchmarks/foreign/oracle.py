@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.foreign.judge import Tap
 
-__all__ = ["called", "located", "tapped"]
+__all__ = ["called", "disturbed", "located", "tapped"]
 
 _IDLE = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Flatten)
 
@@ -68,42 +69,81 @@ def _leaves(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield module
 
 
-def tapped(
-    model: torch.nn.Module, inputs: Any, score: Callable[[Any], torch.Tensor], path: str
-) -> Tap:
-    """One forward pass with a hook on the layer, and the gradient of the scores' sum in what it kept."""
-    module, wanted, keys = located(model, path)
-    kept: list[torch.Tensor] = []
-    calls, leaves, before = [0], [0], [0]
+@contextlib.contextmanager
+def _changed(
+    module: torch.nn.Module,
+    wanted: int,
+    keys: list[Any],
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> Iterator[None]:
+    """One call of a module gives another value for one item of its output, while the context lasts."""
+    calls = [0]
 
-    def keep(_: Any, __: Any, output: Any) -> Any:
+    def hook(_: Any, __: Any, output: Any) -> Any:
         calls[0] += 1
         if calls[0] - 1 != wanted:
             return output
+        return _with_item(output, keys, change(_item(output, keys)))
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def disturbed(inputs: Any) -> Any:
+    """Other inputs of the same kind: the floating ones with noise in their place."""
+    if isinstance(inputs, dict):
+        return type(inputs)({name: disturbed(value) for name, value in inputs.items()})
+    if isinstance(inputs, tuple):
+        return tuple(disturbed(value) for value in inputs)
+    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
+        generator = torch.Generator().manual_seed(7)
+        return torch.randn(inputs.shape, generator=generator) * inputs.std() + inputs.mean()
+    return inputs
+
+
+def tapped(
+    model: torch.nn.Module, inputs: Any, score: Callable[[Any], torch.Tensor], path: str
+) -> Tap:
+    """One forward pass with a hook on the layer, and the gradient of the scores' sum in what it kept.
+
+    And two of other inputs, one of them with the layer's output held, for what reaches the score round the layer.
+    """
+    module, wanted, keys = located(model, path)
+    kept: list[torch.Tensor] = []
+    leaves, before = [0], [0]
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
         before[0] = leaves[0]
-        value = _item(output, keys)
         if not value.requires_grad:
             raise ValueError("the layer's output does not depend on any weight")
         kept.append(value)
-        return _with_item(output, keys, value.clone())  # a clone, for layers that then write in place
+        return value.clone()  # for layers that then write in place
 
     def count(*_: Any) -> None:
         leaves[0] += 1
 
     hooks = [leaf.register_forward_hook(count) for leaf in _leaves(model)]
-    hooks.append(module.register_forward_hook(keep))
     try:
-        with torch.enable_grad():
-            outputs = called(model, inputs)
-            scores = score(outputs)
+        with torch.enable_grad(), _changed(module, wanted, keys, keep):
+            scores = score(called(model, inputs))
     finally:
         for hook in hooks:
             hook.remove()
     (value,) = kept
     (gradient,) = torch.autograd.grad(scores.sum(), value, allow_unused=True)
+    with torch.no_grad():
+        others = disturbed(inputs)
+        free = score(called(model, others))
+        with _changed(module, wanted, keys, lambda now: value.to(now.dtype)):
+            held = score(called(model, others))
+        leak = float((held - scores).abs().max() / (free - scores).abs().max().clamp_min(1e-30))
     return Tap(
         activation=value.detach().double().numpy(),
         gradient=None if gradient is None else gradient.double().numpy(),
         kind=type(module).__name__,
         behind=1 - before[0] / max(leaves[0], 1),
+        leak=leak,
     )

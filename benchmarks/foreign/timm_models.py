@@ -99,7 +99,8 @@ def plain(model: Any, size: tuple[int, ...]) -> Truth:
     """A transformer of one grid: `num_prefix_tokens` and then the patches; some blocks work on the patches alone."""
     grid, prefix = patches(model, size), int(getattr(model, "num_prefix_tokens", 0) or 0)
     stages = tokens(grid, prefix) + (tokens(grid, 0) if prefix else ())
-    return Truth(size, "", stages)
+    last = "channels_last" if getattr(model, "output_fmt", None) == "NHWC" else ""
+    return Truth(size, last, stages)
 
 
 def pyramid(prefix: int, *strides: int) -> Callable[[Any, tuple[int, ...]], Truth]:
