@@ -73,6 +73,7 @@ class Truth:
     leak: such a share of a change of the input may reach the score round the layer; 1 or more where the model has no
         layer that all goes through.
     slack: how many places a grid may differ from the input's size by its stride.
+    torch: whether it is a PyTorch model, whose convolutions and normalisations have the channels first.
     """
 
     size: tuple[int, ...]
@@ -85,6 +86,7 @@ class Truth:
     behind: float = 0.5
     leak: float = 0.01
     slack: float = 1.5
+    torch: bool = True
 
 
 def tokens(grid: tuple[int, ...], prefix: int = 0) -> tuple[Tokens, ...]:
@@ -119,7 +121,7 @@ def read(truth: Truth, path: str, kind: str, shape: tuple[int, ...]) -> Reading 
                 return Reading(truth.sequences, stage.grid, stage.prefix, frames)
         return f"no stage of the model has {shape[axis]} tokens"
     if len(shape) == 2 + len(truth.size):
-        convolutional = CONVOLUTIONAL.match(kind) is not None
+        convolutional = truth.torch and CONVOLUTIONAL.match(kind) is not None
         images = "channels_first" if convolutional else truth.images
         if not images:
             return f"an output {shape} of a {kind} is no picture in this model"

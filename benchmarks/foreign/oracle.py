@@ -119,8 +119,8 @@ def tapped(
         before[0] = leaves[0]
         if not value.requires_grad:
             raise ValueError("the layer's output does not depend on any weight")
-        kept.append(value)
-        return value.clone()  # for layers that then write in place
+        kept.append(value.clone())  # so that a copy that is returned beside the one in use has no gradient
+        return kept[0].clone()  # for layers that then write in place
 
     def count(*_: Any) -> None:
         leaves[0] += 1
@@ -139,7 +139,7 @@ def tapped(
         free = score(called(model, others))
         with _changed(module, wanted, keys, lambda now: value.to(now.dtype)):
             held = score(called(model, others))
-        leak = float((held - scores).abs().max() / (free - scores).abs().max().clamp_min(1e-30))
+        leak = float((held - scores).abs().max() / (free - scores).abs().max())
     return Tap(
         activation=value.detach().double().numpy(),
         gradient=None if gradient is None else gradient.double().numpy(),

@@ -16,7 +16,7 @@ __all__ = ["rows"]
 SQUARE = {
     64: "vgg11 vgg11_bn",
     96: """beit_base_patch16_224 cait_xxs24_224 coat_lite_tiny coat_tiny convit_tiny convmixer_768_32
-        davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 eva_small_patch16 gmixer_12_224
+        davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 gmixer_12_224
         vit_small_patch16_rope_224 vit_small_patch16_dinov3 vit_pe_core_tiny_patch16_384
         vit_pe_spatial_tiny_patch16_512 gmlp_ti16_224 mixer_s32_224 resmlp_12_224 mvitv2_tiny
         mvitv2_small_cls naflexvit_base_patch16_gap naflexvit_base_patch16_map
@@ -26,7 +26,7 @@ SQUARE = {
         test_vit3 test_vit4 vit_relpos_small_patch16_224 vit_relpos_medium_patch16_cls_224
         vit_relpos_base_patch16_clsgap_224 vit_srelpos_small_patch16_224 volo_d1_224
         xcit_nano_12_p16_224 vit_base_patch32_clip_224 vit_dwee_patch16_reg1_gap_256
-        vit_pwee_patch16_reg1_gap_256""",
+        vit_pwee_patch16_reg1_gap_256 samvit_base_patch16_224""",
     112: "eva02_tiny_patch14_224 vit_small_patch14_dinov2 vit_small_patch14_reg4_dinov2",
     128: """botnet26t_256 eca_botnext26ts_256 lambda_resnet26t gcresnet33ts gcresnext26ts eca_resnext26ts
         seresnext26ts gernet_s mobileone_s0 regnetz_b16 regnetz_b16_evos repvgg_a0 resnet32ts
@@ -54,7 +54,7 @@ SQUARE = {
         coatnet_nano_rw_224 coatnet_rmlp_nano_rw_224 coatnext_nano_rw_224 test_maxvit nest_tiny
         pit_ti_224 pit_ti_distilled_224 shvit_s1 swiftformer_xs swin_tiny_patch4_window7_224
         swin_s3_tiny_224 swinv2_cr_tiny_ns_224 tiny_vit_5m_224 twins_pcpvt_small twins_svt_small
-        visformer_tiny samvit_base_patch16_224""",
+        visformer_tiny""",
     240: "crossvit_9_240 crossvit_9_dagger_240",
     256: """halonet26t eca_halonext26ts sehalonet33ts bat_resnext26ts lambda_resnet26rpt_256 csatv2
         hiera_small_abswin_256 maxvit_pico_rw_256 maxvit_rmlp_pico_rw_256 maxxvit_rmlp_nano_rw_256
@@ -64,7 +64,7 @@ OBLONG = {
     (96, 64): """deit_tiny_distilled_patch16_224 beitv2_base_patch16_224 vit_wee_patch16_reg1_gap_256
         vit_small_patch16_lingbot xcit_tiny_12_p16_224 vit_base_patch16_siglip_gap_224 flexivit_small
         beit3_base_patch16_224 gmixer_24_224 deit_tiny_patch16_224 vit_tiny_patch16_224
-        naflexvit_base_patch16_par_gap mvitv2_tiny qwen3_vit_88m""",
+        naflexvit_base_patch16_par_gap qwen3_vit_88m""",
     (112, 84): "eva_large_patch14_196 aimv2_large_patch14_224",
     (128, 96): """mobilenetv1_100 mobilenetv2_050 semnasnet_075 spnasnet_100 tinynet_e tf_efficientnet_b0
         mobilenetv4_conv_small_035 mobilenetv4_hybrid_medium_075 regnetz_005 resnetblur18
@@ -178,6 +178,7 @@ FAMILIES: dict[str, Callable[[Any, tuple[int, ...]], Truth]] = {
     "MultiScaleVit": lambda model, size: Truth(
         size, "", tuple(Tokens(g, model.num_prefix_tokens) for g in grids(size, STAGES))
     ),
+    "Nest": blocks_last(r"^norm$"),
     "PoolingVisionTransformer": pit,
     "PyramidVisionTransformerV2": pyramid(0),
     "Sequencer2d": channels_last,

@@ -12,7 +12,7 @@ from benchmarks.foreign import torchvision_schemas  # noqa: F401
 from benchmarks.foreign.axes import Tokens, Truth, tokens
 from benchmarks.foreign.rows import Case, Row, revived, torch_case
 
-__all__ = ["SMALL", "built", "case", "image_row", "patch_grid", "pictures", "stages", "vit"]
+__all__ = ["SMALL", "built", "calibrated", "image_row", "patch_grid", "pictures", "stages", "vit"]
 
 SMALL = {
     "hidden_size": 32,
@@ -61,13 +61,21 @@ def built(config: str, model: str, options: dict[str, Any]) -> Any:
     return revived(made).eval()
 
 
-def case(
-    model: Any,
-    inputs: Any,
-    truth: Truth,
-    target: Callable[[Any], Any] | None = None,
-) -> Case:
-    return torch_case(model, inputs, truth, target)
+def calibrated(model: Any, inputs: dict[str, Any]) -> Any:
+    """The model whose batch normalisations know the statistics of these inputs.
+
+    Without, the small weights that these networks begin with let every value vanish on its way (scores of 1e-32).
+    """
+    import torch
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            model(**inputs)
+    return model.eval()
 
 
 def _image(
@@ -85,7 +93,7 @@ def _image(
     inputs: Any = torch.randn(truth.samples, channels, *truth.size)
     if keyword:
         inputs = {keyword: inputs}
-    return torch_case(made, inputs, truth, target)
+    return torch_case(calibrated(made, inputs), inputs, truth, target)
 
 
 def image_row(

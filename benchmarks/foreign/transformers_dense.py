@@ -14,8 +14,10 @@ S, O = (96, 96), (64, 96)
 FOUR = (4, 8, 16, 32)
 BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 24, 32, 48],
             "depths": [1, 1, 2, 1], "out_features": ["stage4"]}  # fmt: skip
-OPEN = {"leak": 10.0, "behind": 0.95}
-"""Skip connections, or a decoder of many layers after the last picture."""
+LATE = {"behind": 0.95}
+"""A decoder of many layers may follow the last picture."""
+OPEN = {"leak": 10.0, **LATE}
+"""Skip connections go round it, too."""
 
 
 def segmented(outputs: Any) -> Any:
@@ -41,22 +43,22 @@ def masked(outputs: Any) -> Any:
 def segmentation() -> list[Row]:
     many = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
     four = [1, 2, 3, 4]
-    beit = vit(S, 16, **OPEN)
-    beit = Truth(S, "channels_first", beit.tokens, **OPEN)
+    beit = vit(S, 16, **LATE)
+    beit = Truth(S, "channels_first", beit.tokens, **LATE)
     return [
-        image_row("SegformerForSemanticSegmentation", stages(O, *FOUR, **OPEN), target=segmented,
+        image_row("SegformerForSemanticSegmentation", stages(O, *FOUR, **LATE), target=segmented,
                   depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 40, 64], num_attention_heads=[1, 2, 4, 4],
                   decoder_hidden_size=32),
         image_row("BeitForSemanticSegmentation", beit, target=segmented, image_size=96,
                   out_indices=four, use_auxiliary_head=False, **many),
         image_row("Data2VecVisionForSemanticSegmentation", beit, target=segmented, image_size=96,
                   out_indices=four, use_auxiliary_head=False, **many),
-        image_row("MobileNetV2ForSemanticSegmentation", pictures(O, **OPEN), target=segmented,
+        image_row("MobileNetV2ForSemanticSegmentation", pictures(O, **LATE), target=segmented,
                   depth_multiplier=0.25),
-        image_row("MobileViTForSemanticSegmentation", pictures((128, 128), **OPEN), target=segmented,
+        image_row("MobileViTForSemanticSegmentation", pictures((128, 128), **LATE), target=segmented,
                   image_size=128, hidden_sizes=[24, 32, 40], aspp_out_channels=16,
                   neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64]),
-        image_row("UperNetForSemanticSegmentation", pictures(S, **OPEN), target=segmented,
+        image_row("UperNetForSemanticSegmentation", pictures(S, **LATE), target=segmented,
                   backbone_config={**BACKBONE, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
                   hidden_size=32, use_auxiliary_head=False, pool_scales=[1, 2]),
         image_row("DPTForSemanticSegmentation", beit, target=segmented, image_size=96,
@@ -65,11 +67,11 @@ def segmentation() -> list[Row]:
         image_row("DPTForDepthEstimation", beit, target=deep, image_size=96,
                   neck_hidden_sizes=[8, 16, 24, 32], fusion_hidden_size=16,
                   backbone_out_indices=[0, 1, 2, 3], **many),
-        image_row("GLPNForDepthEstimation", stages(O, *FOUR, **OPEN), target=deep,
+        image_row("GLPNForDepthEstimation", stages(O, *FOUR, **LATE), target=deep,
                   depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 40, 64], num_attention_heads=[1, 2, 4, 4],
                   decoder_hidden_size=16),
         image_row("DepthAnythingForDepthEstimation",
-                  Truth((112, 112), tokens=vit((112, 112), 14).tokens, **OPEN), target=deep,
+                  Truth((112, 112), tokens=vit((112, 112), 14).tokens, **LATE), target=deep,
                   backbone_config={"model_type": "dinov2", "image_size": 112, "patch_size": 14,
                                    "out_features": ["stage1", "stage2", "stage3", "stage4"],
                                    "reshape_hidden_states": False, **many},
@@ -101,7 +103,7 @@ def detection() -> list[Row]:
              "num_queries": 7}  # fmt: skip
     size = (96, 160)
     grid = (3, 5)
-    flat = Truth(size, tokens=(Tokens(grid),), **OPEN)
+    flat = Truth(size, tokens=(Tokens(grid),), **LATE)
     yolos = {"image_size": list(S), "num_detection_tokens": 6, **SMALL}
     level = {"num_feature_levels": 1, **small}
     levels = [Tokens(grid)]
@@ -112,11 +114,11 @@ def detection() -> list[Row]:
                   use_timm_backbone=False, backbone=None, backbone_config=BACKBONE, **small),
         image_row("TableTransformerForObjectDetection", flat, target=detected,
                   use_timm_backbone=False, backbone=None, backbone_config=BACKBONE, **small),
-        image_row("DeformableDetrForObjectDetection", Truth(size, tokens=tuple(levels), **OPEN),
+        image_row("DeformableDetrForObjectDetection", Truth(size, tokens=tuple(levels), **LATE),
                   target=detected, use_timm_backbone=False, backbone=None,
                   backbone_config=BACKBONE, **level),
         image_row("YolosForObjectDetection",
-                  Truth(S, "", (Tokens(patch_grid(S, 16), 1, 6),), behind=0.95), target=detected,
+                  Truth(S, "", (Tokens(patch_grid(S, 16), 1, 6),), **LATE), target=detected,
                   **yolos),
     ]  # fmt: skip
 

@@ -79,11 +79,11 @@ def pair(count: int = 8) -> dict[str, Any]:
 
 def towers() -> list[Row]:
     """Two towers: the score depends on both, so nothing holds all that the input says but in the image's own."""
-    truth = Truth(SIZE, "", tokens(GRID, 1) + tokens(GRID), leak=0.05, behind=0.9)
+    truth = Truth(SIZE, "", tokens(GRID, 1) + tokens(GRID), behind=0.9)
     both = {"text_config": TEXT, "vision_config": TOWER}
     blip = {"text_config": {**TEXT, "encoder_hidden_size": 32}, "vision_config": TOWER}
     many = Truth(SIZE, "", (Tokens(GRID, 0, 8), Tokens(GRID, 1, 8), *truth.tokens, Tokens(GRID, 9)),
-                 leak=10.0, behind=0.9)  # fmt: skip
+                 behind=0.9)  # fmt: skip
     return [
         row("CLIPModel", "CLIPConfig", both, pair, truth, alike),
         row("SiglipModel", "SiglipConfig", both, pair, truth, alike),
@@ -100,10 +100,10 @@ def towers() -> list[Row]:
             lambda outputs: outputs.logits.flatten(1).mean(1)),
         row("ViltForQuestionAnswering", "ViltConfig",
             {"vocab_size": 64, "image_size": 96, "patch_size": 16, "max_image_length": -1, **SMALL},
-            pair, Truth(SIZE, "", (Tokens(GRID, 9),), leak=10.0, behind=0.9), None),
+            pair, Truth(SIZE, "", (Tokens(GRID, 9),), behind=0.9), None),
         row("OwlViTForObjectDetection", "OwlViTConfig", {**both, "projection_dim": 32},
             lambda: {**pair(), "pixel_values": pair()["pixel_values"]},
-            Truth(SIZE, "channels_last", truth.tokens, leak=10.0, behind=0.95),
+            Truth(SIZE, "channels_last", truth.tokens, behind=0.95),
             lambda outputs: outputs.logits[:, :, 0].max(1).values),
         row("BlipForConditionalGeneration", "BlipConfig", blip, pair, many, next_token),
         row("GitForCausalLM", "GitConfig", {"vision_config": TOWER, **TEXT}, pair, many, next_token),
@@ -135,8 +135,8 @@ def qwen_inputs() -> dict[str, Any]:
 def language() -> list[Row]:
     """The logit of one token: its grid is found in the tower, or between the words."""
     text = {"model_type": "llama", "num_key_value_heads": 4, **TEXT}
-    llava = Truth(SIZE, "", (Tokens(GRID, 3, 3), *tokens(GRID, 1), *tokens(GRID)), leak=10.0, behind=0.9)
-    qwen = Truth((112, 168), "", (Tokens((4, 6), 4, 4),), leak=10.0, behind=0.9)
+    llava = Truth(SIZE, "", (Tokens(GRID, 3, 3), *tokens(GRID, 1), *tokens(GRID)), behind=0.9)
+    qwen = Truth((112, 168), "", (Tokens((4, 6), 4, 4),), behind=0.9)
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     ids = {"image_token_id": IMAGE, "video_token_id": 59, "vision_start_token_id": 61,
            "vision_end_token_id": 62, "tie_word_embeddings": False}  # fmt: skip
