@@ -84,7 +84,7 @@ class Truth:
     samples: int = 2
     frames: int = 1
     behind: float = 0.5
-    leak: float = 0.01
+    leak: float = 1e-4
     slack: float = 1.5
     torch: bool = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.foreign import torchvision_schemas  # noqa: F401
@@ -149,12 +150,12 @@ def pit(model: Any, size: tuple[int, ...]) -> Truth:
 
 
 def crossvit(model: Any, size: tuple[int, ...]) -> Truth:
-    """Two branches, each with its own size of patches and its own class token."""
+    """Two branches to the end, each with its own size of patches and its own class token."""
     stages = []
     for embedding in model.patch_embed:
         count = embedding.num_patches
         stages.append(Tokens((math.isqrt(count), math.isqrt(count)), 1))
-    return Truth(size, "", tuple(stages))
+    return Truth(size, "", tuple(stages), leak=10.0)
 
 
 def volo(model: Any, size: tuple[int, ...]) -> Truth:
@@ -167,8 +168,14 @@ def levit(_: Any, size: tuple[int, ...]) -> Truth:
     return pyramid(0, 16, 32, 64)(None, size)
 
 
+def coat(model: Any, size: tuple[int, ...]) -> Truth:
+    """A class token in every stage; with `parallel_blocks` the stages run side by side to the end."""
+    stages = tuple(Tokens(grid, 1) for grid in grids(size, STAGES))
+    return Truth(size, "channels_first", stages, leak=10.0 if model.parallel_blocks else 1e-4)
+
+
 FAMILIES: dict[str, Callable[[Any, tuple[int, ...]], Truth]] = {
-    "CoaT": pyramid(1, 4, 8, 16, 32),
+    "CoaT": coat,
     "CrossVit": crossvit,
     "EfficientFormer": pyramid(0, 32),
     "GlobalContextVit": blocks_last(r"stages\.\d+\.blocks"),
@@ -183,6 +190,7 @@ FAMILIES: dict[str, Callable[[Any, tuple[int, ...]], Truth]] = {
     "PyramidVisionTransformerV2": pyramid(0),
     "Sequencer2d": channels_last,
     "SwinTransformerV2Cr": blocks_last(r"blocks\.\d+(\.norm\d)?$"),
+    "TNT": lambda model, size: replace(plain(model, size), leak=0.05),  # pixels go on beside the patches
     "Twins": pyramid(0),
     "VOLO": volo,
     "VisionTransformerSAM": lambda model, size: Truth(
@@ -190,7 +198,7 @@ FAMILIES: dict[str, Callable[[Any, tuple[int, ...]], Truth]] = {
     ),
 }
 PLAIN = (
-    "Beit VisionTransformer VisionTransformerDistilled VisionTransformerRelPos Eva Cait ConVit MlpMixer TNT "
+    "Beit VisionTransformer VisionTransformerDistilled VisionTransformerRelPos Eva Cait ConVit MlpMixer "
     "Xcit NaFlexVit DeepseekVitClassifier Qwen3VitClassifier Gemma4VitClassifier"
 ).split()
 
