@@ -190,7 +190,9 @@ def test_to_ask_for_a_target_that_was_passed_does_not_help() -> None:
 
 
 def test_the_documented_axes_are_read_by_path_type_and_shape() -> None:
-    truth = Truth((32, 48), "channels_last", (Tokens((2, 3), 1, 4),), rules=((r"\.attn$", "inside attention"),), frames=3)
+    truth = Truth(
+        (32, 48), "channels_last", (Tokens((2, 3), 1, 4),), rules=((r"\.attn$", "inside attention"),), frames=3
+    )
     assert read(truth, "a.attn", "Linear", (2, 11, 8)) == "inside attention"
     assert read(truth, "a", "Linear", (2, 11, 8)) == Reading("tokens", (2, 3), 1)
     assert read(truth, "a", "LayerNorm", (2, 4, 6, 16)) == Reading("channels_last", (4, 6))

@@ -1,7 +1,7 @@
 """Runs the lists, a worker for each, and writes the table. See the package's docstring.
 
-A worker is a process that makes one model after another; where one crashes or takes too long, that row is noted as
-an error and another worker goes on with the next.
+A worker is a process that makes one model after another; where one crashes or takes too long, that
+row is noted as an error and another worker goes on with the next.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ class Worker:
     def __init__(self, which: str) -> None:
         command = [sys.executable, "-m", "benchmarks.foreign.worker", which]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.ready = selectors.DefaultSelector()
         assert self.process.stdout is not None
@@ -95,7 +99,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="lists, or parts of the rows' names")
     parser.add_argument("--list", action="store_true", help="name the rows and run none")
     parser.add_argument("--out", type=Path, default=Path("out/foreign.json"))
-    parser.add_argument("--page", type=Path, default=None, help="docs/foreign-models.md in a whole run")
+    parser.add_argument(
+        "--page", type=Path, default=None, help="docs/foreign-models.md in a whole run"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="how many lists run at a time")
     given = parser.parse_args()
     lists = [one for one in LISTS if one in given.only] or list(LISTS)

@@ -8,9 +8,8 @@ import traceback
 import warnings
 from typing import Any
 
-import numpy as np
-
 import gradcam
+import numpy as np
 from benchmarks.foreign.judge import Answer
 from benchmarks.foreign.rows import Case
 
@@ -50,7 +49,9 @@ def _called(case: Case, explainer: Any, passes: list[int]) -> Any:
 
 
 def asked(case: Case) -> tuple[Answer, dict[str, Any]]:
-    """The answer with no layer named; and the passes of the first and the second call, and the seconds of each."""
+    """The answer with no layer named; and the passes of the first and the second call, and the
+    seconds of each.
+    """
     first: list[int] = []
     second: list[int] = []
     figures: dict[str, Any] = {"passes": None, "again": None}

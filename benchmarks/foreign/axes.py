@@ -1,4 +1,5 @@
-"""How a layer's output lies in memory, as the model's own documentation says, and Grad-CAM's two lines over it.
+"""How a layer's output lies in memory, as the model's own documentation says, and Grad-CAM's two
+lines over it.
 
 NumPy alone, and nothing of gradcam: this is what gradcam's reading of the axes is compared with.
 """
@@ -25,8 +26,8 @@ CONVOLUTIONAL = re.compile(
 class Reading:
     """What the axes of one output are.
 
-    kind: "channels_first" (N, C, *grid), "channels_last" (N, *grid, C), "tokens" (N, T, C), "sequence_first" (T, N, C)
-        or "features_first" (N, C, T).
+    kind: "channels_first" (N, C, *grid), "channels_last" (N, *grid, C), "tokens" (N, T, C),
+        "sequence_first" (T, N, C) or "features_first" (N, C, T).
     grid: of the places; the shape tells it where channels are first or last.
     prefix: tokens before the places. Tokens behind them are left out, too.
     frames: N is a number of samples times that of frames; a map is for each frame then.
@@ -46,7 +47,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Tokens:
-    """One stage of a transformer: `prefix` tokens that are no place, a grid in row-major order, `suffix` tokens."""
+    """One stage of a transformer: `prefix` tokens that are no place, a grid in row-major order,
+    `suffix` tokens.
+    """
 
     grid: tuple[int, ...]
     prefix: int = 0
@@ -62,18 +65,21 @@ class Truth:
     """What a model's attributes and documentation say of its outputs.
 
     size: the input's spatial size.
-    images: how an output with one axis for each of the input's, and samples and channels, lies: "channels_first",
-        "channels_last", or "" where none of the model's own is a picture.
+    images: how an output with one axis for each of the input's, and samples and channels, lies:
+        "channels_first", "channels_last", or "" where none of the model's own is a picture.
     tokens: the stages whose outputs (N, T, C) are tokens; the first with T tokens is meant.
     sequences: how outputs with three axes lie: "tokens", "sequence_first", "features_first".
-    rules: (a regular expression that is searched in the layer's path, its reading), tried first; a text instead of
-        a reading is why the layer's output is no picture.
-    samples, frames: how many there are of each; where a layer has their product as samples, frames are folded in.
-    behind: at most such a share of all leaf modules may run after the layer: else it was chosen too early.
-    leak: such a share of a change of the input may reach the score round the layer; 1 or more where the model has no
-        layer that all goes through.
+    rules: (a regular expression that is searched in the layer's path, its reading), tried first; a
+        text instead of a reading is why the layer's output is no picture.
+    samples, frames: how many there are of each; where a layer has their product as samples, frames
+        are folded in.
+    behind: at most such a share of all leaf modules may run after the layer: else it was chosen too
+        early.
+    leak: such a share of a change of the input may reach the score round the layer; 1 or more where
+        the model has no layer that all goes through.
     slack: how many places a grid may differ from the input's size by its stride.
-    torch: whether it is a PyTorch model, whose convolutions and normalisations have the channels first.
+    torch: whether it is a PyTorch model, whose convolutions and normalisations have the channels
+        first.
     """
 
     size: tuple[int, ...]
@@ -95,7 +101,9 @@ def tokens(grid: tuple[int, ...], prefix: int = 0) -> tuple[Tokens, ...]:
 
 
 def fits(grid: tuple[int, ...], size: tuple[int, ...], slack: float = 1.5) -> bool:
-    """Whether one stride for all axes makes this grid of that size, but for `slack` places of padding."""
+    """Whether one stride for all axes makes this grid of that size, but for `slack` places of
+    padding.
+    """
     if len(grid) != len(size) or any(g > s + slack for g, s in zip(grid, size)):
         return False
     if len(size) > 2:
@@ -106,7 +114,9 @@ def fits(grid: tuple[int, ...], size: tuple[int, ...], slack: float = 1.5) -> bo
 
 
 def read(truth: Truth, path: str, kind: str, shape: tuple[int, ...]) -> Reading | str:
-    """The reading of the output of the layer at `path`, a module of type `kind`; or why it has none."""
+    """The reading of the output of the layer at `path`, a module of type `kind`; or why it has
+    none.
+    """
     for pattern, reading in truth.rules:
         if re.search(pattern, path):
             return reading
@@ -160,10 +170,14 @@ def places(array: Any, reading: Reading) -> tuple[np.ndarray, tuple[int, ...]]:
     return values.reshape(samples, reading.frames, -1, values.shape[-1]), tuple(grid)
 
 
-def grad_cam(activation: Any, gradient: Any, reading: Reading, together: bool = False) -> np.ndarray:
-    """The sum over channels of their mean gradient times their activation, (N, *grid) or (N, frames, *grid); no ReLU.
+def grad_cam(
+    activation: Any, gradient: Any, reading: Reading, together: bool = False
+) -> np.ndarray:
+    """The sum over channels of their mean gradient times their activation, (N, *grid) or (N,
+    frames, *grid); no ReLU.
 
-    Selvaraju et al. 2017, equations 1 and 2. `together`: the mean is over all frames, not over each by itself.
+    Selvaraju et al. 2017, equations 1 and 2. `together`: the mean is over all frames, not over each
+    by itself.
     """
     a, grid = places(activation, reading)
     g, _ = places(gradient, reading)

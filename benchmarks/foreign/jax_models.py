@@ -1,7 +1,7 @@
 """The JAX packages that pip has and that run with today's JAX: Flax linen and nnx, and Equinox.
 
-flaxmodels (ResNet, VGG), jax-models, jax-resnet: linen. jax-image-models (`jimm`): nnx. equimo: Equinox. All have
-the channels last but Equinox's, which are of one sample and have them first.
+flaxmodels (ResNet, VGG), jax-models, jax-resnet: linen. jax-image-models (`jimm`): nnx. equimo:
+Equinox. All have the channels last but Equinox's, which are of one sample and have them first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.foreign.rows import Case, Row
 
 __all__ = ["rows"]
 
-S, O = (64, 64), (64, 96)
+S, WIDE = (64, 64), (64, 96)
 
 
 def class_score(outputs: Any) -> Any:
@@ -33,7 +33,9 @@ def images(size: tuple[int, int], first: bool = False) -> Any:
 
 
 def filled(tree: Any, marks: tuple[str, ...] = ("bias", "mean", "var", "scale")) -> Any:
-    """The same weights, where a whole array of zeros is small noise: no head, and no branch, begins as nothing."""
+    """The same weights, where a whole array of zeros is small noise: no head, and no branch, begins
+    as nothing.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -68,20 +70,39 @@ def _counted(kind: type, passes: list[int]) -> Iterator[None]:
             type.__setattr__(kind, "__call__", own)
 
 
-# ---------------------------------------------------------------------------------------------- linen
+# ------------------------------------------------------------------------------------------- linen
 
 
 def _linen(package: str, name: str, truth: Truth, options: dict[str, Any]) -> Case:
     import jax
-
     from benchmarks.foreign.oracle_jax import linen_tap
 
     module = getattr(importlib.import_module(package), name)(**options)
+    if package == "flaxmodels":
+        module = _still(module)
     inputs = images(truth.size)
     key = jax.random.PRNGKey(0)
-    variables = filled(jax.jit(module.init)({"params": key, "dropout": key, "droppath": key}, inputs))
+    variables = filled(
+        jax.jit(module.init)({"params": key, "dropout": key, "droppath": key}, inputs)
+    )
     tap = linen_tap(module, variables, class_score, inputs)
-    return Case((module, variables), inputs, truth, tap, None, functools.partial(_linen_counted, module))
+    return Case(
+        (module, variables), inputs, truth, tap, None, functools.partial(_linen_counted, module)
+    )
+
+
+def _still(module: Any) -> Any:
+    """The module in evaluation mode, which it takes as an argument of its call."""
+    import flax.linen as nn
+
+    class Still(nn.Module):
+        inner: Any
+
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return self.inner(x, train=False)
+
+    return Still(module)
 
 
 @contextlib.contextmanager
@@ -116,36 +137,37 @@ def linen_rows() -> list[Row]:
     four = {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 2, 1)}
     return [
         row("flaxmodels", "ResNet18", last(S), **plain),
-        row("flaxmodels", "ResNet50", last(O), **plain),
-        row("flaxmodels", "VGG16", last((32, 48)), **plain),
-        row("jax_resnet", "ResNet18", last(O), n_classes=10),
+        row("flaxmodels", "ResNet50", last(WIDE), **plain),
+        row("flaxmodels", "VGG16", last((224, 224)), **plain),
+        row("jax_resnet", "ResNet18", last(WIDE), n_classes=10),
         row("jax_resnet", "ResNet50", last(S), n_classes=10),
         row("jax_resnet", "ResNetD50", last(S), n_classes=10),
         row("jax_resnet", "ResNeSt50", last(S), n_classes=10),
-        row(models + "convnext", "ConvNeXt", last(O), dims=(16, 24, 32, 48), depths=(1, 1, 2, 1),
+        row(models + "convnext", "ConvNeXt", last(WIDE), dims=(16, 24, 32, 48), depths=(1, 1, 2, 1),
             **still),
-        row(models + "van", "VAN", last(O), **four, **still),
+        row(models + "van", "VAN", last(WIDE), **four, **still),
         row(models + "poolformer", "PoolFormer", last(S), **still),
-        row(models + "conv_mixer", "ConvMixer", last((56, 84)), features=32, num_mixer_layers=4, **still),
-        row(models + "cait", "CaiT", patches(O, 16), embed_dim=48, depth=4, num_heads=4, **still),
-        row(models + "mlp_mixer", "MLPMixer", patches(O, 16), patch_size=16, hidden_size=48,
+        row(models + "conv_mixer", "ConvMixer", last((56, 84)), features=32,
+            num_mixer_layers=4, **still),
+        row(models + "cait", "CaiT", patches(WIDE, 16), embed_dim=48, depth=4,
+            num_heads=4, **still),
+        row(models + "mlp_mixer", "MLPMixer", patches(WIDE, 16), patch_size=16, hidden_size=48,
             num_mixers_layers=4, **still),
         row(models + "pvit", "PyramidViT", last(S, 4, 8, 16, 32), embed_dims=(16, 24, 32, 48),
             num_heads=(1, 2, 4, 8), depths=(1, 1, 2, 1), **still),
         row(models + "patchconvnet", "PatchConvNet", last(S, 16), depth=4, dim=48, **still),
-        row(models + "swin_transformer", "SwinTransformer", last((112, 112), 4, 8, 16, 32), emb_dim=24,
-            depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), **still),
+        row(models + "swin_transformer", "SwinTransformer", last((112, 112), 4, 8, 16, 32),
+            emb_dim=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), **still),
         row(models + "mpvit", "MPViT", last(S, 4, 8, 16, 32), **still),
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------- nnx, equinox
+# ------------------------------------------------------------------------------------ nnx, equinox
 
 
 def _nnx(package: str, name: str, truth: Truth, options: dict[str, Any]) -> Case:
-    from flax import nnx
-
     from benchmarks.foreign.oracle_jax import objects_tap
+    from flax import nnx
 
     model = getattr(importlib.import_module(package), name)(rngs=nnx.Rngs(0), **options)
     model.eval()
@@ -184,7 +206,6 @@ def nnx_rows() -> list[Row]:
 def _equinox(build: Callable[[Any], Any], truth: Truth) -> Case:
     import equinox as eqx
     import jax
-
     from benchmarks.foreign.oracle_jax import objects_tap
 
     model = eqx.nn.inference_mode(filled(build(jax.random.PRNGKey(0))))
@@ -221,18 +242,26 @@ def equinox_rows() -> list[Row]:
 
     def vit(models: Any, key: Any) -> Any:
         return models.VisionTransformer(
-            img_size=64, in_channels=3, dim=48, patch_size=16, num_heads=[4], depths=[4], num_classes=10, key=key
+            img_size=64,
+            in_channels=3,
+            dim=48,
+            patch_size=16,
+            num_heads=[4],
+            depths=[4],
+            num_classes=10,
+            key=key,
         )
 
+    ten = {"num_classes": 10}
     four = {"dims": [16, 24, 32, 48], "depths": [1, 1, 2, 1], "num_classes": 10}
     return [
         row("VisionTransformer", vit, Truth(S, "", tokens((4, 4), 1), torch=False)),
-        row("ConvNeXt", lambda m, key: m.ConvNeXt(3, **four, key=key), first(O)),
+        row("ConvNeXt", lambda m, key: m.ConvNeXt(3, **four, key=key), first(WIDE)),
         row("AttNet", lambda m, key: m.AttNet(3, **four, key=key), first(S)),
         row("SHViT", lambda m, key: m.SHViT(3, num_classes=10, key=key), first((128, 128))),
-        row("lowformer_backbone_b0", lambda m, key: m.lowformer_backbone_b0(num_classes=10, key=key), first(S)),
-        row("reduceformer_backbone_b1", lambda m, key: m.reduceformer_backbone_b1(num_classes=10, key=key),
-            first(S)),
+        row("lowformer_backbone_b0", lambda m, key: m.lowformer_backbone_b0(**ten, key=key), first(S)),
+        row("reduceformer_backbone_b1",
+            lambda m, key: m.reduceformer_backbone_b1(**ten, key=key), first(S)),
         row("iformer_t", lambda m, key: m.iformer_t(num_classes=10, key=key), first(S)),
     ]  # fmt: skip
 

@@ -1,9 +1,10 @@
 """The verdict on one answer: right, told, or wrong in silence. It imports nothing of gradcam.
 
-Right: the map is the oracle's to 1e-4 of its peak, is not blank, and the layer is one that the model's documentation
-reads as a picture, whose places the score can be reached from, and which was not chosen too early. Told: else, but an
-error or a warning says what is wrong and what to do, or the result says that its axes were guessed. All the rest is
-wrong in silence, also an error that helps nobody.
+Right: the map is the oracle's to 1e-4 of its peak, is not blank, and the layer is one that the
+model's documentation reads as a picture, whose places the score can be reached from, and which was
+not chosen too early. Told: else, but an error or a warning says what is wrong and what to do, or
+the result says that its axes were guessed. All the rest is wrong in silence, also an error that
+helps nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from benchmarks.foreign.axes import Reading, Truth, grad_cam, places, read
 
 __all__ = ["RIGHT", "TOLD", "WRONG", "Answer", "Tap", "Verdict", "apart", "helps", "judged"]
@@ -23,18 +23,23 @@ TOLERANCE = 1e-4
 RIGHT, TOLD, WRONG = "right", "told", "wrong in silence"
 
 _REMEDY = re.compile(
-    r"\b(pass|choose|say|name|call|explain|install|lists them|did you mean|see to it|take|use|set|load|give)\b"
+    r"\b(pass|choose|say|name|call|explain|install|lists them|did you mean|see to it|take|use|set)\b"
 )
-_CAUSE = re.compile(r"\b(layer|layout|axes|axis|target|inputs?|outputs?|map|tokens?|model|position|shape)\b", re.I)
+_CAUSE = re.compile(
+    r"\b(layer|layout|axes|axis|target|inputs?|outputs?|map|tokens?|model|position|shape)\b", re.I
+)
 
 
 @dataclass(frozen=True)
 class Answer:
     """What was found with no layer named.
 
-    layer: its path; maps: (N, *grid), after the ReLU; signed: a way to have the map without ReLU, at the same layer.
-    axes, told_how: what the result says of its axes, "-" where it says nothing; guessed: whether it says it guessed.
-    error, warnings: what was raised and warned; ours: whether the error was raised by the library itself.
+    layer: its path; maps: (N, *grid), after the ReLU; signed: a way to have the map without ReLU,
+        at the same layer.
+    axes, told_how: what the result says of its axes, "-" where it says nothing; guessed: whether it
+        says it guessed.
+    error, warnings: what was raised and warned; ours: whether the error was raised by the library
+        itself.
     """
 
     layer: str = ""
@@ -50,10 +55,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tap:
-    """The chosen layer's output and the score's gradient in it, from the oracle; no gradient: the score is not reached.
+    """The chosen layer's output and the score's gradient in it, from the oracle; no gradient: the
+    score is not reached.
 
     kind: the module's type; behind: the share of all leaf modules that run after it.
-    leak: how much of a change of the inputs still reaches the scores while the layer's output is held.
+    leak: how much of a change of the inputs still reaches the scores while the layer's output is
+        held.
     """
 
     activation: np.ndarray
@@ -75,13 +82,17 @@ class Verdict:
 
 
 def helps(message: str, passed_target: bool = False) -> bool:
-    """Whether a message names a cause and a remedy; to ask for a `target` that was passed is neither."""
+    """Whether a message names a cause and a remedy; to ask for a `target` that was passed is
+    neither.
+    """
     misleading = passed_target and re.search(r"pass (`target` as )?a function", message)
     return bool(not misleading and _REMEDY.search(message) and _CAUSE.search(message))
 
 
 def apart(found: Any, expected: np.ndarray) -> float:
-    """The largest difference, sample by sample in units of that sample's peak; another shape, or NaN, is infinite."""
+    """The largest difference, sample by sample in units of that sample's peak; another shape, or
+    NaN, is infinite.
+    """
     found = np.asarray(found, dtype=np.float64)
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
@@ -138,7 +149,9 @@ def _compared(
 
 
 def _distance(answer: Answer, kept: Tap, reading: Reading) -> float:
-    """How far the answer's map is from the nearest of the oracle's, with the sign where the ReLU leaves nothing."""
+    """How far the answer's map is from the nearest of the oracle's, with the sign where the ReLU
+    leaves nothing.
+    """
     found = []
     for together in (False, True) if reading.frames > 1 else (False,):
         signed = grad_cam(kept.activation, kept.gradient, reading, together)

@@ -13,10 +13,23 @@ from benchmarks.foreign.rows import Case, Row
 
 __all__ = ["rows"]
 
-NAMES = (
-    "MobileNet MobileNetV2 MobileNetV3Small EfficientNetB0 EfficientNetV2B0 DenseNet121 ResNet50 "
-    "ResNet50V2 VGG16 VGG19 Xception InceptionV3 InceptionResNetV2 NASNetMobile ConvNeXtTiny"
-).split()
+NAMES = [
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "DenseNet121",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+    "VGG19",
+    "Xception",
+    "InceptionV3",
+    "InceptionResNetV2",
+    "NASNetMobile",
+    "ConvNeXtTiny",
+]
 SIZES = {"InceptionV3": (96, 96), "InceptionResNetV2": (96, 96), "Xception": (96, 96),
          "MobileNet": (96, 64), "ResNet50": (64, 96)}  # fmt: skip
 """Of the input; 64 x 64 for the rest."""
@@ -48,7 +61,6 @@ def _counted(model: Any, passes: list[int]) -> Iterator[None]:
 def _torch_tap(model: Any, inputs: Any) -> Callable[[str], Tap]:
     """On torch: the same replaced calls, and torch's autograd."""
     import torch
-
     from benchmarks.foreign.oracle import disturbed
     from benchmarks.foreign.oracle_jax import keras_calls, keras_layers, split_path
 
@@ -91,7 +103,9 @@ def made(name: str, size: tuple[int, int]) -> Case:
         settings = {"include_preprocessing": False}
     settings |= SETTINGS.get(name, {})
     build = getattr(keras.applications, name)
-    model = build(weights=None, input_shape=(*size, 3), classes=10, classifier_activation=None, **settings)
+    model = build(
+        weights=None, input_shape=(*size, 3), classes=10, classifier_activation=None, **settings
+    )
     values = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
     truth = Truth(size, "channels_last", torch=False)
     counted = functools.partial(_counted, model)
@@ -101,7 +115,6 @@ def made(name: str, size: tuple[int, int]) -> Case:
         inputs: Any = torch.tensor(values)
         return Case(model, inputs, truth, _torch_tap(model, inputs), None, counted)
     import jax.numpy as jnp
-
     from benchmarks.foreign.oracle_jax import keras_tap
 
     inputs = jnp.asarray(values)

@@ -1,4 +1,6 @@
-"""A layer's output and the score's gradient in it, by a plain hook and `torch.autograd.grad`. Nothing of gradcam."""
+"""A layer's output and the score's gradient in it, by a plain hook and `torch.autograd.grad`.
+Nothing of gradcam.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-
 from benchmarks.foreign.judge import Tap
 
 __all__ = ["called", "disturbed", "located", "tapped"]
@@ -26,9 +27,11 @@ def called(model: Any, inputs: Any) -> Any:
 
 
 def located(model: torch.nn.Module, path: str) -> tuple[torch.nn.Module, int, list[Any]]:
-    """The module that a path begins with, which of its calls, and the keys of the item that it returns.
+    """The module that a path begins with, which of its calls, and the keys of the item that it
+    returns.
 
-    The longest name of a module that the path begins with is meant, so that a name may hold "#" or "[".
+    The longest name of a module that the path begins with is meant, so that a name may hold "#" or
+    "[".
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for end in range(len(path), 0, -1):
@@ -76,7 +79,7 @@ def _changed(
     keys: list[Any],
     change: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[None]:
-    """One call of a module gives another value for one item of its output, while the context lasts."""
+    """One call of a module gives another value for one item of its output, in this context."""
     calls = [0]
 
     def hook(_: Any, __: Any, output: Any) -> Any:
@@ -107,9 +110,11 @@ def disturbed(inputs: Any) -> Any:
 def tapped(
     model: torch.nn.Module, inputs: Any, score: Callable[[Any], torch.Tensor], path: str
 ) -> Tap:
-    """One forward pass with a hook on the layer, and the gradient of the scores' sum in what it kept.
+    """One forward pass with a hook on the layer, and the gradient of the scores' sum in what it
+    kept.
 
-    And two of other inputs, one of them with the layer's output held, for what reaches the score round the layer.
+    And two of other inputs, one of them with the layer's output held, for what reaches the score
+    round the layer.
     """
     module, wanted, keys = located(model, path)
     kept: list[torch.Tensor] = []
@@ -119,7 +124,9 @@ def tapped(
         before[0] = leaves[0]
         if not value.requires_grad:
             raise ValueError("the layer's output does not depend on any weight")
-        kept.append(value.clone())  # so that a copy that is returned beside the one in use has no gradient
+        kept.append(
+            value.clone()
+        )  # so that a copy that is returned beside the one in use has no gradient
         return kept[0].clone()  # for layers that then write in place
 
     def count(*_: Any) -> None:

@@ -1,4 +1,6 @@
-"""The oracle in JAX: a tap of this file's own in Flax, Equinox and Keras, and `jax.grad`. Nothing of gradcam."""
+"""The oracle in JAX: a tap of this file's own in Flax, Equinox and Keras, and `jax.grad`. Nothing
+of gradcam.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from benchmarks.foreign.judge import Tap
 
 __all__ = ["Place", "keras_tap", "linen_tap", "objects_tap", "split_path", "tapped"]
@@ -20,7 +21,8 @@ class Place:
     """One output in the model, and what is done to it while the model runs.
 
     name: of the layer; call: which of its calls; keys: of the item of what it returns.
-    change: from the value to what is put in its place. kept: the value itself. before, calls: of leaf layers.
+    change: from the value to what is put in its place. kept: the value itself. before, calls: of
+        leaf layers.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Place:
 
 
 def split_path(path: str, names: set[str]) -> Place:
-    """The place that a path means: the longest name that it begins with, and then "#1" and "[0]"."""
+    """The place that a path means: the longest name it begins with, and then "#1" and "[0]"."""
     for end in range(len(path), 0, -1):
         rest = re.fullmatch(r"(?:#(\d+))?((?:\[[^\]]+\])*)", path[end:])
         if path[:end] in names and rest is not None:
@@ -72,14 +74,20 @@ Run = Callable[[Any], Any]
 """From inputs to each sample's score, while a `Place` is in effect."""
 
 
-def tapped(run: Callable[[Place, Any, Any, str], tuple[Any, Any]], place: Place, inputs: Any) -> Tap:
-    """`run(place, inputs, extra, how)` gives scores (N,) and the value there; how: "free", "added" or "held"."""
+def tapped(
+    run: Callable[[Place, Any, Any, str], tuple[Any, Any]], place: Place, inputs: Any
+) -> Tap:
+    """`run(place, inputs, extra, how)` gives scores (N,) and the value there; how: "free", "added"
+    or "held".
+    """
     import jax
     import jax.numpy as jnp
 
     key = jax.random.PRNGKey(7)
     others = jax.tree.map(
-        lambda x: jax.random.normal(key, x.shape) * x.std() + x.mean() if x.dtype == "float32" else x,
+        lambda x: (
+            jax.random.normal(key, x.shape) * x.std() + x.mean() if x.dtype == "float32" else x
+        ),
         inputs,
     )
     _, shape = jax.eval_shape(lambda x: run(place, x, None, "free"), inputs)
@@ -106,10 +114,12 @@ def _how(extra: Any, how: str) -> Callable[[Any], Any]:
     return changes[how]
 
 
-# ---------------------------------------------------------------------------------------------- flax.linen
+# -------------------------------------------------------------------------------------- flax.linen
 
 
-def linen_tap(module: Any, variables: Any, score: Callable[[Any], Any], inputs: Any) -> Callable[[str], Tap]:
+def linen_tap(
+    module: Any, variables: Any, score: Callable[[Any], Any], inputs: Any
+) -> Callable[[str], Tap]:
     """Of a linen module: its own interceptors."""
     import flax.linen as nn
 
@@ -150,12 +160,14 @@ def linen_tap(module: Any, variables: Any, score: Callable[[Any], Any], inputs: 
     return tap
 
 
-# ---------------------------------------------------------------------------------------------- nnx, equinox
+# ------------------------------------------------------------------------------------ nnx, equinox
 
 
 @contextlib.contextmanager
 def patched(modules: dict[str, Any], method: str, around: Callable[..., Any]) -> Iterator[None]:
-    """Every class of these modules calls `around(module, its own method, *args)` while the context lasts."""
+    """Every class of these modules calls `around(module, its own method, *args)` while the context
+    lasts.
+    """
     with contextlib.ExitStack() as stack:
         for kind in {type(module) for module in modules.values()}:
             own = kind.__dict__.get(method)
@@ -173,7 +185,10 @@ def patched(modules: dict[str, Any], method: str, around: Callable[..., Any]) ->
 
 
 def objects_tap(
-    modules: dict[str, Any], forward: Callable[[Any], Any], score: Callable[[Any], Any], inputs: Any,
+    modules: dict[str, Any],
+    forward: Callable[[Any], Any],
+    score: Callable[[Any], Any],
+    inputs: Any,
     mapped: bool = False,
 ) -> Callable[[str], Tap]:
     """Of modules that are objects, by their paths: the one that is meant is known by its identity.
@@ -205,7 +220,7 @@ def objects_tap(
     return lambda path: tapped(run, split_path(path, set(modules)), inputs)
 
 
-# ---------------------------------------------------------------------------------------------- keras
+# ------------------------------------------------------------------------------------------- keras
 
 
 def keras_layers(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -235,7 +250,10 @@ def keras_calls(layers: dict[str, Any], place: Place) -> Iterator[None]:
 def keras_tap(model: Any, score: Callable[[Any], Any], inputs: Any) -> Callable[[str], Tap]:
     """Of a Keras model on its JAX backend."""
     layers = dict(keras_layers(model))
-    values = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+    values = (
+        [v.value for v in model.trainable_variables],
+        [v.value for v in model.non_trainable_variables],
+    )
 
     def run(place: Place, inputs: Any, extra: Any, how: str) -> tuple[Any, Any]:
         place.reset(_how(extra, how))

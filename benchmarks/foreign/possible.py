@@ -1,8 +1,10 @@
-"""For the lists' authors: the last layer of a row that the judge would accept, found with the oracle alone.
+"""For the lists' authors: the last layer of a row that the judge would accept, found with the
+oracle alone.
 
     python -m benchmarks.foreign.possible LIST [WORD ...]
 
-A row for which none is printed has a truth that is wrong, or a model in which no layer is a picture.
+A row for which none is printed has a truth that is wrong, or a model in which no layer is a
+picture.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import traceback
 from typing import Any
 
 import numpy as np
-
 from benchmarks.foreign.axes import grad_cam, read
 from benchmarks.foreign.judge import RIGHT, Answer, judged
 from benchmarks.foreign.rows import Case
@@ -26,7 +27,6 @@ MOST = 150
 def order(case: Case) -> list[str]:
     """The paths of a PyTorch model's modules and of the items that they return, last first."""
     import torch
-
     from benchmarks.foreign.oracle import called
 
     found: list[str] = []

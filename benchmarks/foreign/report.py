@@ -26,10 +26,14 @@ def summary(rows: list[dict[str, Any]]) -> str:
     """A few lines of text."""
     lines = []
     for name, each in counts(rows).items():
-        lines.append(f"{name}: {sum(each.values())} rows; " + ", ".join(f"{each[k]} {k}" for k in KINDS))
+        lines.append(
+            f"{name}: {sum(each.values())} rows; " + ", ".join(f"{each[k]} {k}" for k in KINDS)
+        )
     passes = [row["passes"] for row in rows if row.get("passes")]
     oblong = sum(len(set(row.get("size") or [0])) > 1 for row in rows)
-    lines.append(f"inputs that are not square: {oblong}; most forward passes: {max(passes, default=0)}")
+    lines.append(
+        f"inputs that are not square: {oblong}; most forward passes: {max(passes, default=0)}"
+    )
     return "\n".join(lines)
 
 
@@ -77,17 +81,18 @@ def page(rows: list[dict[str, Any]], seconds: float) -> str:
     lines = [
         "# Models that nobody here wrote, with no layer named",
         "",
-        "Written by `make foreign` (`python -m benchmarks.foreign`), random weights, small inputs, batches of two.",
-        f"{day}, {seconds / 60:.0f} minutes; {_versions()}.",
+        "Written by `make foreign` (`python -m benchmarks.foreign`): random weights, small inputs, "
+        f"batches of two. {day}, {seconds / 60:.0f} minutes; {_versions()}.",
         "",
-        "Each model is explained by `gradcam.explain(model, inputs)`. *Right*: the map equals, to 1e-4 of its peak, that"
-        " of an oracle which",
-        "takes the layer's output with a plain hook, its gradient with the framework's own autograd, and the axes from"
-        " the model's own",
-        "attributes; it is not blank; the score is reached from the layer's places, and the layer was not chosen too"
-        " early. *Told*: not so, but an error",
-        "or a warning names the cause and a remedy, or the result says that its axes were guessed. *Wrong in silence*:"
-        " all else.",
+        "Each model is explained by `gradcam.explain(model, inputs)`. *Right*: the map equals, to "
+        "1e-4 of its peak, that of an oracle which takes the layer's output with a plain hook, its "
+        "gradient with the framework's own autograd, and the axes from the model's own attributes. "
+        "It is not blank, the score is reached from the layer's places, all that the input says "
+        "passes through the layer (where the model has such a layer), and it was not chosen too "
+        "early. *Told*: not so, but an error or a warning names the cause and a remedy, or the "
+        "result says that its axes were guessed. *Wrong in silence*: all else.",
+        "",
+        "In the column of passes: those of the first call and those of the second; in JAX, traces.",
         "",
         "| list | rows | right | told | wrong in silence |",
         "|---|---|---|---|---|",
@@ -101,8 +106,8 @@ def page(rows: list[dict[str, Any]], seconds: float) -> str:
             "",
             f"## {which}",
             "",
-            "| model | input | layer | axes as found | how told | axes as documented | verdict | why | passes,"
-            " again | s |",
+            "| model | input | layer | axes as found | how told | axes as documented | verdict "
+            "| why | passes, again | s |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [_row(row) for row in rows if row["list"] == which]

@@ -53,8 +53,6 @@ def torch_case(
     """A PyTorch model's case, whose forward passes are counted by a hook."""
     import contextlib
 
-    import torch
-
     from benchmarks.foreign.oracle import tapped
 
     @contextlib.contextmanager
@@ -72,14 +70,16 @@ def torch_case(
 
 
 def revived(model: Any) -> Any:
-    """The same model, whose weights that begin as zeros are small numbers: a blank head would make blank maps.
+    """The same model, whose weights that begin as zeros are small numbers: a blank head would make
+    blank maps.
 
-    Zeros of biases and of normalisations stay; gains that begin as zeros, of whole branches, are set as well.
+    Zeros of biases and of normalisations stay; gains that begin as zeros, of whole branches, are
+    set as well.
     """
     import torch
 
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.detach().any()):
-            if parameter.ndim >= 2 or "gamma" in name or name.endswith("weight"):
-                torch.nn.init.normal_(parameter, std=0.02)
+        weight = parameter.ndim >= 2 or "gamma" in name or name.endswith("weight")
+        if weight and parameter.is_floating_point() and not bool(parameter.detach().any()):
+            torch.nn.init.normal_(parameter, std=0.02)
     return model

@@ -16,21 +16,21 @@ __all__ = ["rows"]
 
 SQUARE = {
     64: "vgg11 vgg11_bn",
-    96: """beit_base_patch16_224 cait_xxs24_224 coat_lite_tiny coat_tiny convit_tiny convmixer_768_32
-        davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 gmixer_12_224
+    96: """beit_base_patch16_224 cait_xxs24_224 coat_lite_tiny coat_tiny convit_tiny
+        convmixer_768_32 davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 gmixer_12_224
         vit_small_patch16_rope_224 vit_small_patch16_dinov3 vit_pe_core_tiny_patch16_384
         vit_pe_spatial_tiny_patch16_512 gmlp_ti16_224 mixer_s32_224 resmlp_12_224 mvitv2_tiny
         mvitv2_small_cls naflexvit_base_patch16_gap naflexvit_base_patch16_map
         naflexvit_base_patch16_par_gap qwen3_vit_88m gemma4_vit_167m sequencer2d_s test_byobnet
         tnt_s_patch16_224 tnt_s_legacy_patch16_224 vit_tiny_patch16_224 vit_medium_patch16_gap_240
-        vit_base_patch16_siglip_224 vit_base_patch16_xp_224 vit_base_patch16_rpn_224 test_vit test_vit2
-        test_vit3 test_vit4 vit_relpos_small_patch16_224 vit_relpos_medium_patch16_cls_224
+        vit_base_patch16_siglip_224 vit_base_patch16_xp_224 vit_base_patch16_rpn_224 test_vit
+        test_vit2 test_vit3 test_vit4 vit_relpos_small_patch16_224 vit_relpos_medium_patch16_cls_224
         vit_relpos_base_patch16_clsgap_224 vit_srelpos_small_patch16_224 volo_d1_224
         xcit_nano_12_p16_224 vit_base_patch32_clip_224 vit_dwee_patch16_reg1_gap_256
         vit_pwee_patch16_reg1_gap_256 samvit_base_patch16_224""",
     112: "eva02_tiny_patch14_224 vit_small_patch14_dinov2 vit_small_patch14_reg4_dinov2",
-    128: """botnet26t_256 eca_botnext26ts_256 lambda_resnet26t gcresnet33ts gcresnext26ts eca_resnext26ts
-        seresnext26ts gernet_s mobileone_s0 regnetz_b16 regnetz_b16_evos repvgg_a0 resnet32ts
+    128: """botnet26t_256 eca_botnext26ts_256 lambda_resnet26t gcresnet33ts gcresnext26ts
+        eca_resnext26ts seresnext26ts gernet_s mobileone_s0 regnetz_b16 regnetz_b16_evos repvgg_a0 resnet32ts
         resnet50_clip resnet50_clip_gap resnet50_mlp resnet51q convnext_zepto_rms convnextv2_atto
         cpubone_nano cs3darknet_focus_s cs3sedarknet_l cspdarknet53 cspresnet50 cspresnext50
         darknet17 sedarknet21 cspnext_tiny densenet121 dla46_c dpn48b edgenext_xx_small
@@ -62,12 +62,18 @@ SQUARE = {
         maxxvitv2_nano_rw_256 swinv2_tiny_window8_256""",
 }
 OBLONG = {
-    (96, 64): """deit_tiny_distilled_patch16_224 beitv2_base_patch16_224 vit_wee_patch16_reg1_gap_256
-        vit_small_patch16_lingbot xcit_tiny_12_p16_224 vit_base_patch16_siglip_gap_224 flexivit_small
-        beit3_base_patch16_224 gmixer_24_224 deit_tiny_patch16_224 vit_tiny_patch16_224
+    (
+        96,
+        64,
+    ): """deit_tiny_distilled_patch16_224 beitv2_base_patch16_224 vit_wee_patch16_reg1_gap_256
+        vit_small_patch16_lingbot xcit_tiny_12_p16_224 vit_base_patch16_siglip_gap_224
+        flexivit_small beit3_base_patch16_224 gmixer_24_224 deit_tiny_patch16_224 vit_tiny_patch16_224
         naflexvit_base_patch16_par_gap qwen3_vit_88m""",
     (112, 84): "eva_large_patch14_196 aimv2_large_patch14_224",
-    (128, 96): """mobilenetv1_100 mobilenetv2_050 semnasnet_075 spnasnet_100 tinynet_e tf_efficientnet_b0
+    (
+        128,
+        96,
+    ): """mobilenetv1_100 mobilenetv2_050 semnasnet_075 spnasnet_100 tinynet_e tf_efficientnet_b0
         mobilenetv4_conv_small_035 mobilenetv4_hybrid_medium_075 regnetz_005 resnetblur18
         res2next50 seresnet18 rexnetr_100 starnet_s050 cs3edgenet_x resnet18 convnext_atto
         mambaout_femto focalnet_tiny_srf""",
@@ -97,7 +103,9 @@ def patches(model: Any, size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def plain(model: Any, size: tuple[int, ...]) -> Truth:
-    """A transformer of one grid: `num_prefix_tokens` and then the patches; some blocks work on the patches alone."""
+    """A transformer of one grid: `num_prefix_tokens` and then the patches; some blocks work on the
+    patches alone.
+    """
     grid, prefix = patches(model, size), int(getattr(model, "num_prefix_tokens", 0) or 0)
     stages = tokens(grid, prefix) + (tokens(grid, 0) if prefix else ())
     last = "channels_last" if getattr(model, "output_fmt", None) == "NHWC" else ""
@@ -128,6 +136,7 @@ def channels_last(_: Any, size: tuple[int, ...]) -> Truth:
 
 def blocks_last(pattern: str) -> Callable[[Any, tuple[int, ...]], Truth]:
     """Channels first, but for the paths of a pattern, whose pictures have them last."""
+
     def truth(_: Any, size: tuple[int, ...]) -> Truth:
         return Truth(size, rules=((pattern, Reading("channels_last")),))
 
@@ -135,12 +144,16 @@ def blocks_last(pattern: str) -> Callable[[Any, tuple[int, ...]], Truth]:
 
 
 def hiera(_: Any, size: tuple[int, ...]) -> Truth:
-    """Its tokens lie in units of the mask, 8 x 8 patches: in the order of rows in the last stage alone."""
+    """Its tokens lie in units of the mask, 8 x 8 patches: in the order of rows in the last stage
+    alone.
+    """
     return Truth(size, "", tokens(grids(size, (32,))[0]))
 
 
 def pit(model: Any, size: tuple[int, ...]) -> Truth:
-    """16 x 16 patches with a stride of 8, then pooled twice; the class token (and a second) in front."""
+    """16 x 16 patches with a stride of 8, then pooled twice; the class token (and a second) in
+    front.
+    """
     grid = tuple(int(n) for n in model.patch_embed.grid_size)
     prefix, stages = int(model.cls_token.shape[1]), []
     for _ in range(3):
@@ -169,7 +182,7 @@ def levit(_: Any, size: tuple[int, ...]) -> Truth:
 
 
 def coat(model: Any, size: tuple[int, ...]) -> Truth:
-    """A class token in every stage; with `parallel_blocks` the stages run side by side to the end."""
+    """A class token in every stage; with `parallel_blocks` stages run side by side to the end."""
     stages = tuple(Tokens(grid, 1) for grid in grids(size, STAGES))
     return Truth(size, "channels_first", stages, leak=10.0 if model.parallel_blocks else 1e-4)
 
@@ -190,17 +203,30 @@ FAMILIES: dict[str, Callable[[Any, tuple[int, ...]], Truth]] = {
     "PyramidVisionTransformerV2": pyramid(0),
     "Sequencer2d": channels_last,
     "SwinTransformerV2Cr": blocks_last(r"blocks\.\d+(\.norm\d)?$"),
-    "TNT": lambda model, size: replace(plain(model, size), leak=0.05),  # pixels go on beside the patches
+    "TNT": lambda model, size: replace(
+        plain(model, size), leak=0.05
+    ),  # pixels go on beside the patches
     "Twins": pyramid(0),
     "VOLO": volo,
     "VisionTransformerSAM": lambda model, size: Truth(
         size, rules=((r"(blocks|patch_embed)", Reading("channels_last")),)
     ),
 }
-PLAIN = (
-    "Beit VisionTransformer VisionTransformerDistilled VisionTransformerRelPos Eva Cait ConVit MlpMixer "
-    "Xcit NaFlexVit DeepseekVitClassifier Qwen3VitClassifier Gemma4VitClassifier"
-).split()
+PLAIN = [
+    "Beit",
+    "VisionTransformer",
+    "VisionTransformerDistilled",
+    "VisionTransformerRelPos",
+    "Eva",
+    "Cait",
+    "ConVit",
+    "MlpMixer",
+    "Xcit",
+    "NaFlexVit",
+    "DeepseekVitClassifier",
+    "Qwen3VitClassifier",
+    "Gemma4VitClassifier",
+]
 
 
 def truth_of(model: Any, size: tuple[int, ...]) -> Truth:

@@ -12,7 +12,9 @@ from benchmarks.foreign.rows import Case, Row, revived, torch_case
 __all__ = ["rows"]
 
 SIZES = {"vit_h": 56, "vit": 64, "maxvit": 224, "inception": 160, "swin": 112}
-"""Of the input, by the beginning of the name; 96 for the rest. A ViT is made for the size, MaxViT takes no other."""
+"""Of the input, by the beginning of the name; 96 for the rest. A ViT is made for the size, MaxViT
+takes no other.
+"""
 OBLONG = {"resnet18": (96, 160), "mobilenet_v2": (128, 96), "swin_t": (96, 160), "vgg11": (64, 96)}
 FEW = {"vit_h_14": 2, "vit_l_16": 4, "vit_l_32": 4}
 """The large ones with fewer blocks."""

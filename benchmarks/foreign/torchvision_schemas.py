@@ -1,4 +1,6 @@
-"""Import before torchvision: the CPU build of PyTorch lacks two operators that it registers shapes for."""
+"""Import before torchvision: the CPU build of PyTorch lacks two operators that it registers shapes
+for.
+"""
 
 import torch
 

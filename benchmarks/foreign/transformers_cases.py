@@ -1,4 +1,6 @@
-"""How a transformers model of a tiny configuration is made, and the truths that its configuration gives."""
+"""How a transformers model of a tiny configuration is made, and the truths that its configuration
+gives.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def built(config: str, model: str, options: dict[str, Any]) -> Any:
 def calibrated(model: Any, inputs: dict[str, Any]) -> Any:
     """The model whose batch normalisations know the statistics of these inputs.
 
-    Without, the small weights that these networks begin with let every value vanish on its way (scores of 1e-32).
+    Without, the small weights that these networks begin with let every value vanish on its way
+    (scores of 1e-32).
     """
     import torch
 
@@ -105,7 +108,9 @@ def image_row(
     keyword: str = "pixel_values",
     **options: Any,
 ) -> Row:
-    """The row of a class that is called with images alone; its configuration's name is the usual one unless told."""
+    """The row of a class that is called with images alone; its configuration's name is the usual
+    one unless told.
+    """
     usual = re.split(r"For(?=[A-Z])|Model", name.split(" ")[0])[0] + "Config"
     make = functools.partial(
         _image, config or usual, name.split(" ")[0], truth, options, channels, target, keyword

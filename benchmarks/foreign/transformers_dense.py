@@ -6,11 +6,18 @@ from typing import Any
 
 from benchmarks.foreign.axes import Tokens, Truth
 from benchmarks.foreign.rows import Row
-from benchmarks.foreign.transformers_cases import SMALL, image_row, patch_grid, pictures, stages, vit
+from benchmarks.foreign.transformers_cases import (
+    SMALL,
+    image_row,
+    patch_grid,
+    pictures,
+    stages,
+    vit,
+)
 
 __all__ = ["rows"]
 
-S, O = (96, 96), (64, 96)
+S, WIDE = (96, 96), (64, 96)
 FOUR = (4, 8, 16, 32)
 BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 24, 32, 48],
             "depths": [1, 1, 2, 1], "out_features": ["stage4"]}  # fmt: skip
@@ -41,19 +48,24 @@ def masked(outputs: Any) -> Any:
 
 
 def segmentation() -> list[Row]:
-    many = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    many = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     four = [1, 2, 3, 4]
     beit = vit(S, 16, **LATE)
     beit = Truth(S, "channels_first", beit.tokens, **LATE)
     return [
-        image_row("SegformerForSemanticSegmentation", stages(O, *FOUR, **LATE), target=segmented,
+        image_row("SegformerForSemanticSegmentation", stages(WIDE, *FOUR, **LATE), target=segmented,
                   depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 40, 64], num_attention_heads=[1, 2, 4, 4],
                   decoder_hidden_size=32),
         image_row("BeitForSemanticSegmentation", beit, target=segmented, image_size=96,
                   out_indices=four, use_auxiliary_head=False, **many),
         image_row("Data2VecVisionForSemanticSegmentation", beit, target=segmented, image_size=96,
                   out_indices=four, use_auxiliary_head=False, **many),
-        image_row("MobileNetV2ForSemanticSegmentation", pictures(O, **LATE), target=segmented,
+        image_row("MobileNetV2ForSemanticSegmentation", pictures(WIDE, **LATE), target=segmented,
                   depth_multiplier=0.25),
         image_row("MobileViTForSemanticSegmentation", pictures((128, 128), **LATE), target=segmented,
                   image_size=128, hidden_sizes=[24, 32, 40], aspp_out_channels=16,
@@ -67,7 +79,7 @@ def segmentation() -> list[Row]:
         image_row("DPTForDepthEstimation", beit, target=deep, image_size=96,
                   neck_hidden_sizes=[8, 16, 24, 32], fusion_hidden_size=16,
                   backbone_out_indices=[0, 1, 2, 3], **many),
-        image_row("GLPNForDepthEstimation", stages(O, *FOUR, **LATE), target=deep,
+        image_row("GLPNForDepthEstimation", stages(WIDE, *FOUR, **LATE), target=deep,
                   depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 40, 64], num_attention_heads=[1, 2, 4, 4],
                   decoder_hidden_size=16),
         image_row("DepthAnythingForDepthEstimation",

@@ -18,7 +18,7 @@ from benchmarks.foreign.transformers_cases import (
 
 __all__ = ["rows"]
 
-S, O, L = (96, 96), (64, 96), (224, 224)
+S, WIDE, L = (96, 96), (64, 96), (224, 224)
 """A small square, an oblong, and the size that some want."""
 CONV = {"depths": [1, 1, 2, 1], "hidden_sizes": [16, 24, 32, 48], "embedding_size": 16}
 
@@ -29,15 +29,15 @@ def transformers() -> list[Row]:
         image_row("ViTForImageClassification", vit(S, 16), image_size=96, **SMALL),
         image_row("ViTForImageClassification eager", vit(S, 16), image_size=96,
                   attn_implementation="eager", **SMALL),
-        image_row("ViTForImageClassification oblong", vit(O, 16), image_size=O, **SMALL),
+        image_row("ViTForImageClassification oblong", vit(WIDE, 16), image_size=WIDE, **SMALL),
         image_row("DeiTForImageClassification", vit(S, 16, 2), image_size=96, **SMALL),
-        image_row("DeiTForImageClassificationWithTeacher", vit(O, 16, 2), "DeiTConfig", image_size=O,
+        image_row("DeiTForImageClassificationWithTeacher", vit(WIDE, 16, 2), "DeiTConfig", image_size=WIDE,
                   **SMALL),
         image_row("BeitForImageClassification", vit(S, 16), image_size=96, **SMALL),
         image_row("Data2VecVisionForImageClassification", vit(S, 16), image_size=96, **SMALL),
         image_row("Dinov2ForImageClassification", vit(S, 16), image_size=96, patch_size=16,
                   num_labels=5, **SMALL),
-        image_row("Dinov2ForImageClassification oblong", vit(O, 16), image_size=96, patch_size=16,
+        image_row("Dinov2ForImageClassification oblong", vit(WIDE, 16), image_size=96, patch_size=16,
                   num_labels=5, **SMALL),
         image_row("Dinov2WithRegistersForImageClassification", vit(S, 16, 5), image_size=96,
                   patch_size=16, num_labels=5, **SMALL),
@@ -88,18 +88,20 @@ def pyramids() -> list[Row]:
 
 def networks() -> list[Row]:
     """Convolutional networks, and those with attention on pictures."""
-    last = ((r"stages\.\d+\.layers\.\d+\.(layernorm|pwconv|act|grn)", "channels last inside a block"),)
+    last = (
+        (r"stages\.\d+\.layers\.\d+\.(layernorm|pwconv|act|grn)", "channels last inside a block"),
+    )
     inner = ((r"transformer", "unfolded patches are no picture"),)
     return [
         image_row("ResNetForImageClassification", pictures(S), **CONV),
-        image_row("RegNetForImageClassification", pictures(O), groups_width=8, **CONV),
+        image_row("RegNetForImageClassification", pictures(WIDE), groups_width=8, **CONV),
         image_row("BitForImageClassification", pictures(S), num_groups=4, **CONV),
         image_row("ConvNextForImageClassification", pictures(S, rules=last), depths=[1, 1, 2, 1],
                   hidden_sizes=[16, 24, 32, 48]),
         image_row("ConvNextV2ForImageClassification", pictures((96, 160), rules=last),
                   depths=[1, 1, 2, 1], hidden_sizes=[16, 24, 32, 48]),
         image_row("MobileNetV1ForImageClassification", pictures(S), depth_multiplier=0.25),
-        image_row("MobileNetV2ForImageClassification", pictures(O), depth_multiplier=0.25),
+        image_row("MobileNetV2ForImageClassification", pictures(WIDE), depth_multiplier=0.25),
         image_row("MobileViTForImageClassification", pictures((128, 128), rules=inner), image_size=128,
                   hidden_sizes=[24, 32, 40], neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64]),
         image_row("MobileViTV2ForImageClassification", pictures((128, 128), rules=inner),
@@ -154,7 +156,9 @@ def videos() -> list[Row]:
     ]  # fmt: skip
 
 
-def _sound(config: str, model: str, shape: tuple[int, ...], truth: Truth, options: dict[str, Any]) -> Case:
+def _sound(
+    config: str, model: str, shape: tuple[int, ...], truth: Truth, options: dict[str, Any]
+) -> Case:
     import torch
 
     made = built(config, model, options)

@@ -1,4 +1,6 @@
-"""transformers' models of images and words: two towers, questions, captions, and vision-language models."""
+"""transformers' models of images and words: two towers, questions, captions, and vision-language
+models.
+"""
 
 from __future__ import annotations
 
@@ -74,11 +76,17 @@ def pair(count: int = 8) -> dict[str, Any]:
 
     ids = words(count)
     ids[:, -1] = 2
-    return {"input_ids": ids, "pixel_values": torch.randn(2, 3, *SIZE), "attention_mask": ids * 0 + 1}
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.randn(2, 3, *SIZE),
+        "attention_mask": ids * 0 + 1,
+    }
 
 
 def towers() -> list[Row]:
-    """Two towers: the score depends on both, so nothing holds all that the input says but in the image's own."""
+    """Two towers: the score depends on both, so nothing holds all that the input says but in the
+    image's own.
+    """
     truth = Truth(SIZE, "", tokens(GRID, 1) + tokens(GRID), behind=0.9)
     both = {"text_config": TEXT, "vision_config": TOWER}
     blip = {"text_config": {**TEXT, "encoder_hidden_size": 32}, "vision_config": TOWER}
@@ -114,7 +122,11 @@ def llava_inputs() -> dict[str, Any]:
     import torch
 
     ids = words(42, *range(3, 39))
-    return {"input_ids": ids, "pixel_values": torch.randn(2, 3, *SIZE), "attention_mask": ids * 0 + 1}
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.randn(2, 3, *SIZE),
+        "attention_mask": ids * 0 + 1,
+    }
 
 
 def qwen_inputs() -> dict[str, Any]:

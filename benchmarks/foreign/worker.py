@@ -1,6 +1,7 @@
-"""One process of one list: makes a model for each name on its input, has it explained, and prints the verdict.
+"""One process of one list: makes a model for each name on its input, has it explained, and prints
+the verdict.
 
-    python -m benchmarks.foreign.worker LIST [--names]
+python -m benchmarks.foreign.worker LIST [--names]
 """
 
 from __future__ import annotations
