@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 RIGHT, TOLD, WRONG = "right", "told", "wrong in silence"
 
 _REMEDY = re.compile(
-    r"\b(pass|choose|say|name|call|explain|install|lists them|did you mean|see to it|take|use|set)\b"
+    r"\b(pass|choose|say|name|call|explain|install|lists them|did you mean|see to it|take|use)\b"
 )
 _CAUSE = re.compile(
     r"\b(layer|layout|axes|axis|target|inputs?|outputs?|map|tokens?|model|position|shape)\b", re.I

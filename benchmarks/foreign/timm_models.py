@@ -30,7 +30,8 @@ SQUARE = {
         vit_pwee_patch16_reg1_gap_256 samvit_base_patch16_224""",
     112: "eva02_tiny_patch14_224 vit_small_patch14_dinov2 vit_small_patch14_reg4_dinov2",
     128: """botnet26t_256 eca_botnext26ts_256 lambda_resnet26t gcresnet33ts gcresnext26ts
-        eca_resnext26ts seresnext26ts gernet_s mobileone_s0 regnetz_b16 regnetz_b16_evos repvgg_a0 resnet32ts
+        eca_resnext26ts seresnext26ts gernet_s mobileone_s0 regnetz_b16 regnetz_b16_evos
+        repvgg_a0 resnet32ts
         resnet50_clip resnet50_clip_gap resnet50_mlp resnet51q convnext_zepto_rms convnextv2_atto
         cpubone_nano cs3darknet_focus_s cs3sedarknet_l cspdarknet53 cspresnet50 cspresnext50
         darknet17 sedarknet21 cspnext_tiny densenet121 dla46_c dpn48b edgenext_xx_small
@@ -67,7 +68,8 @@ OBLONG = {
         64,
     ): """deit_tiny_distilled_patch16_224 beitv2_base_patch16_224 vit_wee_patch16_reg1_gap_256
         vit_small_patch16_lingbot xcit_tiny_12_p16_224 vit_base_patch16_siglip_gap_224
-        flexivit_small beit3_base_patch16_224 gmixer_24_224 deit_tiny_patch16_224 vit_tiny_patch16_224
+        flexivit_small beit3_base_patch16_224 gmixer_24_224 deit_tiny_patch16_224
+        vit_tiny_patch16_224
         naflexvit_base_patch16_par_gap qwen3_vit_88m""",
     (112, 84): "eva_large_patch14_196 aimv2_large_patch14_224",
     (

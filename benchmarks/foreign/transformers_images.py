@@ -31,13 +31,15 @@ def transformers() -> list[Row]:
                   attn_implementation="eager", **SMALL),
         image_row("ViTForImageClassification oblong", vit(WIDE, 16), image_size=WIDE, **SMALL),
         image_row("DeiTForImageClassification", vit(S, 16, 2), image_size=96, **SMALL),
-        image_row("DeiTForImageClassificationWithTeacher", vit(WIDE, 16, 2), "DeiTConfig", image_size=WIDE,
+        image_row("DeiTForImageClassificationWithTeacher", vit(WIDE, 16, 2), "DeiTConfig",
+                  image_size=WIDE,
                   **SMALL),
         image_row("BeitForImageClassification", vit(S, 16), image_size=96, **SMALL),
         image_row("Data2VecVisionForImageClassification", vit(S, 16), image_size=96, **SMALL),
         image_row("Dinov2ForImageClassification", vit(S, 16), image_size=96, patch_size=16,
                   num_labels=5, **SMALL),
-        image_row("Dinov2ForImageClassification oblong", vit(WIDE, 16), image_size=96, patch_size=16,
+        image_row("Dinov2ForImageClassification oblong", vit(WIDE, 16), image_size=96,
+                  patch_size=16,
                   num_labels=5, **SMALL),
         image_row("Dinov2WithRegistersForImageClassification", vit(S, 16, 5), image_size=96,
                   patch_size=16, num_labels=5, **SMALL),
@@ -67,7 +69,8 @@ def pyramids() -> list[Row]:
                   embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], window_size=7),
         image_row("Swinv2ForImageClassification", stages((256, 256), *four), image_size=256,
                   embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], window_size=8),
-        image_row("PvtForImageClassification", stages(L, *four, prefix=1), image_size=224, depths=[1, 1, 1, 1],
+        image_row("PvtForImageClassification", stages(L, *four, prefix=1), image_size=224,
+                  depths=[1, 1, 1, 1],
                   hidden_sizes=[16, 32, 40, 64], num_attention_heads=[1, 2, 4, 4]),
         image_row("PvtV2ForImageClassification", stages((96, 128), *four), image_size=96,
                   depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 40, 64],
@@ -102,7 +105,8 @@ def networks() -> list[Row]:
                   depths=[1, 1, 2, 1], hidden_sizes=[16, 24, 32, 48]),
         image_row("MobileNetV1ForImageClassification", pictures(S), depth_multiplier=0.25),
         image_row("MobileNetV2ForImageClassification", pictures(WIDE), depth_multiplier=0.25),
-        image_row("MobileViTForImageClassification", pictures((128, 128), rules=inner), image_size=128,
+        image_row("MobileViTForImageClassification", pictures((128, 128), rules=inner),
+                  image_size=128,
                   hidden_sizes=[24, 32, 40], neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64]),
         image_row("MobileViTV2ForImageClassification", pictures((128, 128), rules=inner),
                   image_size=128, width_multiplier=0.5),
@@ -152,7 +156,8 @@ def videos() -> list[Row]:
             _video, "TimesformerConfig", "TimesformerForVideoClassification",
             # a position's frames lie side by side: places first, then frames
             Truth(size, "", (Tokens((4, 4, 8), 1), Tokens((4, 4, 8))),
-                  rules=((r"attention|dense|temporal|norm", "frames or places folded in"),)), 8, small)),
+                  rules=((r"attention|dense|temporal|norm", "frames or places folded in"),)), 8,
+                  small)),
     ]  # fmt: skip
 
 
@@ -174,9 +179,11 @@ def sounds() -> list[Row]:
     time = Truth((3200,), "channels_first", (Tokens((9,)),))
     wave = {"conv_dim": [16, 16, 16, 16, 16, 16, 16], "num_conv_pos_embeddings": 4,
             "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16, **SMALL}  # fmt: skip
-    whisper = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 1, "encoder_attention_heads": 4,
+    whisper = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 1,
+        "encoder_attention_heads": 4,
                "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
-               "num_mel_bins": 20, "max_source_positions": 50, "classifier_proj_size": 16}  # fmt: skip
+               "num_mel_bins": 20, "max_source_positions": 50,
+               "classifier_proj_size": 16}  # fmt: skip
     found = [
         Row("ASTForAudioClassification", functools.partial(
             _sound, "ASTConfig", "ASTForAudioClassification", (100, 32), ast,

@@ -98,7 +98,8 @@ def towers() -> list[Row]:
         row("MetaClip2Model", "MetaClip2Config", both, pair, truth, alike),
         row("ChineseCLIPModel", "ChineseCLIPConfig", both, pair, truth, alike),
         row("AltCLIPModel", "AltCLIPConfig",
-            {"text_config": {**TEXT, "project_dim": 32}, "vision_config": TOWER, "projection_dim": 32},
+            {"text_config": {**TEXT, "project_dim": 32}, "vision_config": TOWER,
+            "projection_dim": 32},
             pair, truth, alike),
         row("BlipModel", "BlipConfig", {**blip, "projection_dim": 32}, pair, truth, alike),
         row("CLIPSegForImageSegmentation", "CLIPSegConfig",
@@ -114,7 +115,8 @@ def towers() -> list[Row]:
             Truth(SIZE, "channels_last", truth.tokens, behind=0.95),
             lambda outputs: outputs.logits[:, :, 0].max(1).values),
         row("BlipForConditionalGeneration", "BlipConfig", blip, pair, many, next_token),
-        row("GitForCausalLM", "GitConfig", {"vision_config": TOWER, **TEXT}, pair, many, next_token),
+        row("GitForCausalLM", "GitConfig", {"vision_config": TOWER, **TEXT}, pair, many,
+            next_token),
     ]  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def llava_inputs() -> dict[str, Any]:
 
 
 def qwen_inputs() -> dict[str, Any]:
-    """Two images of 8 x 12 patches of 14 pixels, which the tower merges to 4 x 6 image tokens each."""
+    """Two images of 8 x 12 patches of 14 pixels; the tower merges them to 4 x 6 tokens each."""
     import torch
 
     ids = words(32, *range(4, 28))
@@ -162,11 +164,13 @@ def language() -> list[Row]:
             llava_inputs, llava, next_token),
         row("VipLlavaForConditionalGeneration", "VipLlavaConfig",
             {"vision_config": {"model_type": "clip_vision_model", **TOWER}, "text_config": text,
-             "image_token_id": IMAGE, "image_token_index": IMAGE, "vision_feature_layers": [-2, -1]},
+             "image_token_id": IMAGE, "image_token_index": IMAGE, "vision_feature_layers": [-2,
+             -1]},
             llava_inputs, llava, next_token),
         row("PaliGemmaForConditionalGeneration", "PaliGemmaConfig",
             {"vision_config": {"model_type": "siglip_vision_model", "projection_dim": 32, **TOWER},
-             "text_config": {"model_type": "gemma", "num_key_value_heads": 4, "head_dim": 8, **TEXT},
+             "text_config": {"model_type": "gemma", "num_key_value_heads": 4, "head_dim": 8,
+             **TEXT},
              "image_token_id": IMAGE, "image_token_index": IMAGE, "projection_dim": 32},
             lambda: {**llava_inputs(), "token_type_ids": words(42) * 0}, llava, next_token),
         row("Qwen2VLForConditionalGeneration", "Qwen2VLConfig",

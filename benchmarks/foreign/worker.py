@@ -27,7 +27,7 @@ MODULES = {
 
 
 def rows(which: str) -> list[Any]:
-    """The rows of a list. One thread: with more, cores that others use make every operation wait."""
+    """The rows of a list. One thread: with two, cores that others use make operations wait."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     if which.startswith("keras"):
