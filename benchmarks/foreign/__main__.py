@@ -94,6 +94,19 @@ def run(which: str, wanted: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def merged(
+    rows: list[dict[str, Any]], seconds: float, files: list[Path]
+) -> tuple[list[dict[str, Any]], float]:
+    """These rows and those of earlier results, in the order of the lists, and the time of all."""
+    found = {}
+    for path in files:
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            found[row["list"], row["name"]] = row
+    kept = [row for key, row in found.items() if key not in {(r["list"], r["name"]) for r in rows}]
+    together = sorted([*rows, *kept], key=lambda row: LISTS.index(row["list"]))
+    return together, seconds + sum(row["seconds"] for row in kept)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.foreign")
     parser.add_argument("--only", nargs="*", default=[], help="lists, or parts of the rows' names")
@@ -103,6 +116,8 @@ def main() -> int:
         "--page", type=Path, default=None, help="docs/foreign-models.md in a whole run"
     )
     parser.add_argument("--jobs", type=int, default=1, help="how many lists run at a time")
+    parser.add_argument("--merge", nargs="*", type=Path, default=[], metavar="FILE",
+                        help="earlier results, whose rows are kept where they are not run again")  # fmt: skip
     given = parser.parse_args()
     lists = [one for one in LISTS if one in given.only] or list(LISTS)
     words = [one for one in given.only if one not in LISTS]
@@ -120,6 +135,7 @@ def main() -> int:
         parts = list(pool.map(lambda one: run(one, wanted[one]), wanted))
     rows = [row for part in parts for row in part]
     seconds = time.perf_counter() - start
+    rows, seconds = merged(rows, seconds, given.merge)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"seconds": seconds, "rows": rows}, indent=1), encoding="utf-8")
     print(summary(rows))

@@ -111,22 +111,24 @@ def judged(
     if answer.error is not None:
         told = answer.ours and helps(answer.error, passed_target)
         return Verdict(TOLD if told else WRONG, f"an error: {answer.error}")
+    pooled = False
     try:
-        why, reading, far = _compared(answer, truth, tap)
+        kept = tap(answer.layer)
+        pooled = "Pool" in kept.kind
+        why, reading, far = _compared(answer, truth, kept)
     except Exception as error:  # the oracle does not know the layer
         why, reading, far = f"the oracle cannot tap it: {type(error).__name__}: {error}", "-", None
     helpful = tuple(one for one in answer.warnings if helps(one, passed_target))
     if not why:
+        if pooled:
+            helpful += ("a layer that only pools",)
         return Verdict(RIGHT, "", reading, far, helpful)
     told = bool(helpful) or answer.guessed
     return Verdict(TOLD if told else WRONG, why, reading, far, helpful)
 
 
-def _compared(
-    answer: Answer, truth: Truth, tap: Callable[[str], Tap]
-) -> tuple[str, str, float | None]:
+def _compared(answer: Answer, truth: Truth, kept: Tap) -> tuple[str, str, float | None]:
     """What is wrong with the answer, "" for nothing; the reading; how far the maps are apart."""
-    kept = tap(answer.layer)
     shape = tuple(int(n) for n in kept.activation.shape)
     reading = read(truth, answer.layer, kept.kind, shape)
     if isinstance(reading, str):

@@ -48,7 +48,7 @@ def _row(row: dict[str, Any]) -> str:
     found = row.get("axes", "-")
     maps = " x ".join(map(str, (row.get("maps") or [])[1:]))
     layer = f"`{row['layer']}`" if row.get("layer") else "-"
-    why = row.get("why", "")
+    why = row.get("why", "") or "; ".join(row.get("notes", []))
     why = why if len(why) < 160 else why[:157] + "..."
     cells = [
         row["name"],

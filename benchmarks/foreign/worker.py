@@ -59,6 +59,7 @@ def verdict(row: Any) -> dict[str, Any]:
         "apart": found.apart,
         "maps": [] if answer.maps is None else list(answer.maps.shape),
         "warnings": list(answer.warnings),
+        "notes": list(found.notes),
         "passes": figures["passes"],
         "again": figures["again"],
         "explain_seconds": figures["seconds"],
