@@ -1,7 +1,8 @@
 """The JAX packages that pip has and that run with today's JAX: Flax linen and nnx, and Equinox.
 
-flaxmodels (ResNet, VGG), jax-models, jax-resnet: linen. jax-image-models (`jimm`): nnx. equimo:
-Equinox. All have the channels last but Equinox's, which are of one sample and have them first.
+flaxmodels (ResNet; its VGG takes 224 x 224 alone, which is slow), jax-models, jax-resnet: linen.
+jax-image-models (`jimm`): nnx. equimo: Equinox. All have the channels last but Equinox's, which are
+of one sample and have them first.
 """
 
 from __future__ import annotations
@@ -138,7 +139,6 @@ def linen_rows() -> list[Row]:
     return [
         row("flaxmodels", "ResNet18", last(S), **plain),
         row("flaxmodels", "ResNet50", last(WIDE), **plain),
-        row("flaxmodels", "VGG16", last((224, 224)), **plain),
         row("jax_resnet", "ResNet18", last(WIDE), n_classes=10),
         row("jax_resnet", "ResNet50", last(S), n_classes=10),
         row("jax_resnet", "ResNetD50", last(S), n_classes=10),
