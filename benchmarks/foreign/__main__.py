@@ -103,7 +103,8 @@ def merged(
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
             found[row["list"], row["name"]] = row
     again = {(row["list"], row["name"]) for row in rows}
-    kept = [row for key, row in found.items() if key not in again]
+    known = {(one, name) for one in LISTS for name in names(one)} if found else set()
+    kept = [row for key, row in found.items() if key in known - again]
     together = sorted([*rows, *kept], key=lambda row: LISTS.index(row["list"]))
     return together, seconds + sum(row["seconds"] for row in kept)
 

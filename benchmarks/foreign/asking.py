@@ -8,8 +8,9 @@ import traceback
 import warnings
 from typing import Any
 
-import gradcam
 import numpy as np
+
+import gradcam
 from benchmarks.foreign.judge import Answer
 from benchmarks.foreign.rows import Case
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from benchmarks.foreign.axes import Reading, Truth, grad_cam, places, read
 
 __all__ = ["RIGHT", "TOLD", "WRONG", "Answer", "Tap", "Verdict", "apart", "helps", "judged"]

@@ -61,6 +61,7 @@ def _counted(model: Any, passes: list[int]) -> Iterator[None]:
 def _torch_tap(model: Any, inputs: Any) -> Callable[[str], Tap]:
     """On torch: the same replaced calls, and torch's autograd."""
     import torch
+
     from benchmarks.foreign.oracle import disturbed
     from benchmarks.foreign.oracle_jax import keras_calls, keras_layers, split_path
 
@@ -115,6 +116,7 @@ def made(name: str, size: tuple[int, int]) -> Case:
         inputs: Any = torch.tensor(values)
         return Case(model, inputs, truth, _torch_tap(model, inputs), None, counted)
     import jax.numpy as jnp
+
     from benchmarks.foreign.oracle_jax import keras_tap
 
     inputs = jnp.asarray(values)

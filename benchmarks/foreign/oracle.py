@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
 from benchmarks.foreign.judge import Tap
 
 __all__ = ["called", "disturbed", "located", "tapped"]

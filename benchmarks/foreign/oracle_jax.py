@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from benchmarks.foreign.judge import Tap
 
 __all__ = ["Place", "keras_tap", "linen_tap", "objects_tap", "split_path", "tapped"]

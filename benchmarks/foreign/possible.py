@@ -14,6 +14,7 @@ import traceback
 from typing import Any
 
 import numpy as np
+
 from benchmarks.foreign.axes import grad_cam, read
 from benchmarks.foreign.judge import RIGHT, Answer, judged
 from benchmarks.foreign.rows import Case
@@ -27,6 +28,7 @@ MOST = 150
 def order(case: Case) -> list[str]:
     """The paths of a PyTorch model's modules and of the items that they return, last first."""
     import torch
+
     from benchmarks.foreign.oracle import called
 
     found: list[str] = []
