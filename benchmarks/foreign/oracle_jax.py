@@ -186,39 +186,43 @@ def patched(modules: dict[str, Any], method: str, around: Callable[..., Any]) ->
 
 
 def objects_tap(
-    modules: dict[str, Any],
-    forward: Callable[[Any], Any],
+    build: Callable[[], tuple[dict[str, Any], Callable[[Any], Any]]],
     score: Callable[[Any], Any],
     inputs: Any,
     mapped: bool = False,
 ) -> Callable[[str], Tap]:
     """Of modules that are objects, by their paths: the one that is meant is known by its identity.
 
-    mapped: `forward` takes one sample, as Equinox's models do.
+    build: the modules of a private copy of the model, by their paths, and what it is called with.
+    mapped: the model takes one sample, as Equinox's models do.
     """
     import jax
 
+    names = set(build()[0])
+
     def run(place: Place, inputs: Any, extra: Any, how: str) -> tuple[Any, Any]:
-        target = modules[place.name]
-
-        def around(module: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
-            output = call(module, *args, **kwargs)
-            place.calls += 1
-            return place.of(output, type(module).__name__) if module is target else output
-
         def one(inputs: Any, extra: Any) -> Any:
+            modules, forward = build()
+            target = modules[place.name]
+
+            def around(module: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+                output = call(module, *args, **kwargs)
+                place.calls += 1
+                return place.of(output, type(module).__name__) if module is target else output
+
             place.reset(_how(extra, how))
             with patched(modules, "__call__", around):
                 output = forward(inputs)
             return output, place.kept[0]
 
         if mapped:
-            output, value = jax.vmap(one, in_axes=(0, None if extra is None else 0))(inputs, extra)
+            axes = (0, None if extra is None else 0)
+            output, value = jax.vmap(one, in_axes=axes)(inputs, extra)
         else:
             output, value = one(inputs, extra)
         return score(output), value
 
-    return lambda path: tapped(run, split_path(path, set(modules)), inputs)
+    return lambda path: tapped(run, split_path(path, names), inputs)
 
 
 # ------------------------------------------------------------------------------------------- keras
