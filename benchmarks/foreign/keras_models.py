@@ -86,7 +86,7 @@ def _torch_tap(model: Any, inputs: Any) -> Callable[[str], Tap]:
         (gradient,) = torch.autograd.grad(scores.sum(), used[0], allow_unused=True)
         with torch.no_grad():
             free = run(disturbed(inputs), lambda value: value)
-            held = run(disturbed(inputs), lambda _: used[0])
+            held = run(disturbed(inputs), lambda _: used[0].clone())
         leak = float((held - scores).abs().max() / (free - scores).abs().max())
         found = None if gradient is None else gradient.numpy()
         return Tap(used[0].detach().numpy(), found, place.kind, behind, leak)

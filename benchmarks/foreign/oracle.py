@@ -145,7 +145,7 @@ def tapped(
     with torch.no_grad():
         others = disturbed(inputs)
         free = score(called(model, others))
-        with _changed(module, wanted, keys, lambda now: value.to(now.dtype)):
+        with _changed(module, wanted, keys, lambda _: value.clone()):
             held = score(called(model, others))
         leak = float((held - scores).abs().max() / (free - scores).abs().max())
     return Tap(
