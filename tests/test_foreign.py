@@ -229,6 +229,16 @@ def test_names_with_brackets_and_hashes_are_located() -> None:
     assert located(model, "a#1[0]#2['x'][1]") == (inner, 2, ["x", 1])
 
 
+def test_a_network_that_writes_in_place_does_not_change_what_the_oracle_kept(network: Judging) -> None:
+    class Rectified(Network):
+        def forward(self, x: Any) -> Any:
+            return self.head(self.features[:3](x).relu_().mean((-2, -1)))
+
+    kept = tapped(Rectified().eval(), network.inputs, top, "features.2")
+    assert kept.activation.min() < 0
+    assert kept.leak == 0
+
+
 def test_a_returned_copy_that_is_not_used_has_no_gradient(network: Judging) -> None:
     class Returns(Network):
         def forward(self, x: Any) -> Any:

@@ -142,11 +142,11 @@ def linen_rows() -> list[Row]:
         row("jax_resnet", "ResNet18", last(WIDE), n_classes=10),
         row("jax_resnet", "ResNet50", last(S), n_classes=10),
         row("jax_resnet", "ResNetD50", last(S), n_classes=10),
-        row(models + "cait", "CaiT", patches(WIDE, 16), embed_dim=48, depth=4,
+        row(models + "cait", "CaiT", patches(WIDE, 16, 1), embed_dim=48, depth=4,
             num_heads=4, **still),
         row(models + "mlp_mixer", "MLPMixer", patches(WIDE, 16), patch_size=16, hidden_size=48,
             num_mixers_layers=4, **still),
-        row(models + "patchconvnet", "PatchConvNet", last(S, 16), depth=4, dim=48, **still),
+        row(models + "patchconvnet", "PatchConvNet", patches(S, 16, 1), depth=4, dim=48, **still),
     ]  # fmt: skip
 
 
@@ -159,14 +159,18 @@ def _nnx(package: str, name: str, truth: Truth, options: dict[str, Any]) -> Case
 
     from benchmarks.foreign.oracle_jax import objects_tap
 
-    jax.set_mesh(jax.make_mesh((1, 1), ("fsdp", "tp")))  # jimm's weights name its axes
+    automatic = (jax.sharding.AxisType.Auto,) * 2
+    jax.set_mesh(
+        jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=automatic)
+    )  # jimm's weights name its axes
     model = getattr(importlib.import_module(package), name)(rngs=nnx.Rngs(0), **options)
     model.eval()
     nnx.update(model, filled(nnx.state(model)))
     graph, state = nnx.split(model)
 
     def build() -> tuple[dict[str, Any], Any]:
-        copy = nnx.merge(graph, state)
+        # mapped: new variables, which belong to the trace that they are made in
+        copy = nnx.merge(graph, jax.tree.map(lambda leaf: leaf, state))
         found = {}
         for path, one in nnx.iter_graph(copy):
             if isinstance(one, nnx.Module) and path and callable(one):

@@ -205,14 +205,39 @@ def objects_tap(
             modules, forward = build()
             target = modules[place.name]
 
+            inside = [False]
+
             def around(module: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
                 output = call(module, *args, **kwargs)
                 place.calls += 1
-                return place.of(output, type(module).__name__) if module is target else output
+                if module is not target or inside[0]:
+                    return output
+                return place.of(output, type(module).__name__)
+
+            def vmap(function: Any, *args: Any, **kwargs: Any) -> Any:
+                """`jax.vmap(norm)(tokens)`: the layer's output is that of all tokens."""
+                mapped = own_vmap(function, *args, **kwargs)
+                if function is not target:
+                    return mapped
+
+                def whole(*args: Any, **kwargs: Any) -> Any:
+                    inside[0] = True
+                    try:
+                        output = mapped(*args, **kwargs)
+                    finally:
+                        inside[0] = False
+                    return place.of(output, type(target).__name__)
+
+                return whole
 
             place.reset(_how(extra, how))
-            with patched(modules, "__call__", around):
-                output = forward(inputs)
+            own_vmap = jax.vmap
+            jax.vmap = vmap
+            try:
+                with patched(modules, "__call__", around):
+                    output = forward(inputs)
+            finally:
+                jax.vmap = own_vmap
             return output, place.kept[0]
 
         if mapped:

@@ -11,10 +11,18 @@ from benchmarks.foreign.rows import Case, Row, revived, torch_case
 
 __all__ = ["rows"]
 
-SIZES = {"vit_h": 56, "vit": 64, "maxvit": 224, "inception": 160, "swin": 112}
-"""Of the input, by the beginning of the name; 96 for the rest. A ViT is made for the size, MaxViT
-takes no other.
-"""
+SIZES = {
+    "vit_h": 56,
+    "vit": 64,
+    "maxvit": 224,
+    "inception": 160,
+    "swin": 112,
+    "regnet_y_128gf": 64,
+    "regnet_x_32gf": 64,
+    "regnet_y_32gf": 64,
+    "convnext_large": 64,
+}
+"""Of the input, by the beginning of the name; 96 for the rest."""
 OBLONG = {"resnet18": (96, 160), "mobilenet_v2": (128, 96), "swin_t": (96, 160), "vgg11": (64, 96)}
 FEW = {"vit_h_14": 2, "vit_l_16": 4, "vit_l_32": 4}
 """The large ones with fewer blocks."""
