@@ -159,10 +159,9 @@ def _nnx(package: str, name: str, truth: Truth, options: dict[str, Any]) -> Case
 
     from benchmarks.foreign.oracle_jax import objects_tap
 
+    # jimm's weights name the axes of a mesh
     automatic = (jax.sharding.AxisType.Auto,) * 2
-    jax.set_mesh(
-        jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=automatic)
-    )  # jimm's weights name its axes
+    jax.set_mesh(jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=automatic))
     model = getattr(importlib.import_module(package), name)(rngs=nnx.Rngs(0), **options)
     model.eval()
     nnx.update(model, filled(nnx.state(model)))
