@@ -65,8 +65,6 @@ def pyramids() -> list[Row]:
     return [
         image_row("SwinForImageClassification", stages(L, *four), image_size=224, embed_dim=24,
                   depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], window_size=7),
-        image_row("SwinForImageClassification oblong", stages((128, 192), *four), image_size=224,
-                  embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], window_size=7),
         image_row("Swinv2ForImageClassification", stages((256, 256), *four), image_size=256,
                   embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 3, 4], window_size=8),
         image_row("PvtForImageClassification", stages(L, *four, prefix=1), image_size=224,
