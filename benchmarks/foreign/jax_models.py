@@ -255,7 +255,8 @@ def equinox_rows() -> list[Row]:
     ten = {"num_classes": 10}
     four = {"dims": [16, 24, 32, 48], "depths": [1, 1, 2, 1], "num_classes": 10}
     return [
-        row("VisionTransformer", vit, Truth(S, "", tokens((4, 4), 1), torch=False)),
+        # a class token and four registers
+        row("VisionTransformer", vit, Truth(S, "", tokens((4, 4), 5), torch=False)),
         row("ConvNeXt", lambda m, key: m.ConvNeXt(3, **four, key=key), first(WIDE)),
         row("reduceformer_backbone_b1",
             lambda m, key: m.reduceformer_backbone_b1(**ten, key=key), first(S)),
