@@ -14,7 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo bench growth choices measures study format clean
+.PHONY: demo docs test check networks zoo foreign bench growth choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -43,6 +43,18 @@ zoo: .venv-bench/.zoo
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch rich pillow
 	.venv-bench/bin/pip install --quiet --no-deps torchvision==0.28.0
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# likewise; the packages without their dependencies pin torch, or things that their models do not need
+foreign: .venv-foreign/.installed
+	.venv-foreign/bin/python -m benchmarks.foreign --out out/foreign.json
+
+.venv-foreign/.installed: constraints.txt benchmarks/foreign/requirements.txt benchmarks/foreign/alone.txt
+	$(PYTHON) -m venv .venv-foreign
+	.venv-foreign/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-foreign/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/foreign/requirements.txt
+	.venv-foreign/bin/pip install --quiet --no-deps --requirement benchmarks/foreign/alone.txt
+	.venv-foreign/bin/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 bench: .venv-bench/.bench
@@ -78,4 +90,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench demo-out out
+	rm -rf $(VENV) .venv-bench .venv-foreign demo-out out

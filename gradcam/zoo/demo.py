@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["main", "photograph"]
+
 PHOTOGRAPHS = ("chelsea", "coffee", "camera", "rocket")
 """scikit-image's; chelsea, coffee and camera are CC0, rocket is in the public domain."""
 
