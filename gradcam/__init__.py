@@ -1,10 +1,11 @@
-"""Class-activation maps you can check, for any PyTorch or JAX model, at the price of one forward pass.
+"""Class-activation maps you can check, for any PyTorch or JAX model, at the price of one forward
+pass.
 
 >>> e = gradcam.explain(model, images, layer="layer4", target=281)    # doctest: +SKIP
 >>> e.maps, e.heatmaps(), e.figure(photos)                            # doctest: +SKIP
 
-Importing this imports no framework; each is used where the model that you pass comes from it. Nor does it import the
-rest of the library, which is there when it is first asked for.
+Importing this imports no framework; each is used where the model that you pass comes from it. Nor
+does it import the rest of the library, which is there when it is first asked for.
 """
 
 from __future__ import annotations

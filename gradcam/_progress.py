@@ -8,13 +8,17 @@ from typing import Any, TypeAlias
 __all__ = ["Progress", "tell", "track"]
 
 Progress: TypeAlias = bool | Callable[[str], Any]
-"""True: a bar in the terminal (needs rich). A function: called with a line on what comes next. False: nothing."""
+"""True: a bar in the terminal (needs rich). A function: called with a line on what comes next.
+False: nothing.
+"""
 
 
 def track(
     progress: Progress, steps: Iterable[Any], doing: str, total: int | None = None
 ) -> Iterable[Any]:
-    """The steps one by one, with a bar named `doing` where progress is True; a function is told `doing` once."""
+    """The steps one by one, with a bar named `doing` where progress is True; a function is told
+    `doing` once.
+    """
     if callable(progress):
         progress(doing)
         return steps

@@ -11,7 +11,9 @@ Array: TypeAlias = Any
 """An array of any framework that the array API standard covers: NumPy, PyTorch, JAX."""
 
 Inputs: TypeAlias = Any
-"""What the model is called with: an array, a tuple of positional or a mapping of keyword arguments."""
+"""What the model is called with: an array, a tuple of positional or a mapping of keyword
+arguments.
+"""
 
 Outputs: TypeAlias = Any
 """Whatever the model returns."""

@@ -2,11 +2,13 @@
 
 Two steps, so that no method ever knows how many axes space has or where the samples are:
 
-- `Samples` puts the samples first: a sequence-first array (T, N, C) becomes (N, T, C), and frames or windows that
+- `Samples` puts the samples first: a sequence-first array (T, N, C) becomes (N, T, C), and frames
+or windows that
   were folded into the batch, (N F, C, h, w), become (N, F, C, h, w).
-- `Layout` says where the channels and positions of one sample (or of one frame of it) are: channels first (C, *grid),
-  channels last (*grid, C), tokens (T, C) or (C, T), of which some in front and behind may be class and register
-  tokens.
+- `Layout` says where the channels and positions of one sample (or of one frame of it) are: channels
+first (C, *grid),
+  channels last (*grid, C), tokens (T, C) or (C, T), of which some in front and behind may be class
+  and register tokens.
 
 >>> layout = Layout("tokens", grid=(14, 14), prefix=1)
 >>> layout.view(np.ones((2, 197, 768))).shape        # one class token is left out
@@ -37,13 +39,16 @@ __all__ = [
 ]
 
 MAX_PREFIX = 16
-"""So many class, distillation and register tokens at most are looked for where patches tile the input exactly;
-models that exist have 0 to 9. Where patches do not tile it, 5: else almost any number of tokens would fit."""
+"""So many class, distillation and register tokens at most are looked for where patches tile the
+input exactly; models that exist have 0 to 9. Where patches do not tile it, 5: else almost any
+number of tokens would fit."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Say how a transformer's tokens lie: `prefix` tokens (class, registers) before a `grid`, in row-major order."""
+    """Say how a transformer's tokens lie: `prefix` tokens (class, registers) before a `grid`, in
+    row-major order.
+    """
 
     grid: Shape
     prefix: int = 1
@@ -53,7 +58,8 @@ Spec = Literal["channels_first", "channels_last"] | Tokens | None
 """What a user may say of a layer's layout; None: find out."""
 
 
-# ------------------------------------------------------------------------------------------ where the samples are
+# ------------------------------------------------------------------------------------------ where
+# the samples are
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,11 @@ class Samples:
         return self.axis == 0 and self.folded == 1
 
     def arrange(self, array: Array, lead: int = 0) -> Array:
-        """The layer's array with the samples first: (N, *sample), or (N, F, *sample) where F frames were folded.
+        """The layer's array with the samples first: (N, *sample), or (N, F, *sample) where F frames
+        were folded.
 
-        lead: axes behind the first that do not belong to the layer: 1 for gradients of K targets, (s0, K, s1, ...),
+        lead: axes behind the first that do not belong to the layer: 1 for gradients of K targets,
+            (s0, K, s1, ...),
         which become (N, K, ...).
         """
         if self.first:
@@ -112,7 +120,8 @@ class Samples:
         return tuple(sizes)
 
 
-# ------------------------------------------------------------------------------------------ where the positions are
+# ------------------------------------------------------------------------------------------ where
+# the positions are
 
 Kind = Literal["channels_first", "channels_last", "tokens", "tokens_last"]
 
@@ -121,7 +130,8 @@ Kind = Literal["channels_first", "channels_last", "tokens", "tokens_last"]
 class Layout:
     """Where the channels and the positions of one layer's samples are.
 
-    kind: "channels_first": (C, *grid); "channels_last": (*grid, C); "tokens": (T, C), whose positions are the
+    kind: "channels_first": (C, *grid); "channels_last": (*grid, C); "tokens": (T, C), whose
+        positions are the
         `prod(grid)` tokens after the first `prefix`; "tokens_last": the same of (C, T).
     suffix: tokens behind the grid.
     samples: where the samples are in the whole array; everything else here is of one sample.
@@ -184,12 +194,16 @@ class Layout:
         return array_namespace(array).moveaxis(array, array.ndim - len(self.grid) - 1, -1)
 
     def broadcast(self, positions: Array) -> Array:
-        """(..., *grid) -> what broadcasts with samples (..., *sample): the same for every channel."""
+        """(..., *grid) -> what broadcasts with samples (..., *sample): the same for every
+        channel.
+        """
         axis = -len(self.grid) - 1 if self.channels_in_front else positions.ndim
         return array_namespace(positions).expand_dims(positions, axis=axis)
 
     def unview(self, array: Array) -> Array:
-        """(..., C, P) -> (..., *sample), the inverse of `view` for a layout whose tokens are all positions."""
+        """(..., C, P) -> (..., *sample), the inverse of `view` for a layout whose tokens are all
+        positions.
+        """
         if self.prefix or self.suffix:
             raise ValueError(
                 "a layout with prefix tokens has no inverse: their values are not in the view"
@@ -228,7 +242,8 @@ class Layout:
         return " ".join(axes)
 
 
-# ------------------------------------------------------------------------------------------ what shapes say
+# ------------------------------------------------------------------------------------------ what
+# shapes say
 
 
 def fits(grid: Shape, size: Shape) -> bool:
@@ -242,7 +257,9 @@ def fits(grid: Shape, size: Shape) -> bool:
 
 
 def token_grids(count: int, size: Shape) -> list[Tokens]:
-    """Every (prefix, grid) that a square patch could make of `size` with `count` tokens, likeliest first."""
+    """Every (prefix, grid) that a square patch could make of `size` with `count` tokens, likeliest
+    first.
+    """
     ranks: dict[Tokens, tuple[bool, int]] = {}
     for patch in range(1, min(size) + 1):
         inexact = any(n % patch != 0 for n in size)
@@ -257,7 +274,9 @@ def token_grids(count: int, size: Shape) -> list[Tokens]:
 
 
 class ChannelOrder(NamedTuple):
-    """Where a layer's channels are: the framework's default, or, where it is sure, what the layer's type says."""
+    """Where a layer's channels are: the framework's default, or, where it is sure, what the layer's
+    type says.
+    """
 
     channels_first: bool
     sure: bool = False
@@ -266,7 +285,8 @@ class ChannelOrder(NamedTuple):
 def infer(
     shape: Sequence[int], size: Shape | None, order: bool | ChannelOrder, spec: Spec = None
 ) -> Layout | None:
-    """The layout of a layer whose samples have `shape`, in a model whose input has the spatial `size`.
+    """The layout of a layer whose samples have `shape`, in a model whose input has the spatial
+    `size`.
 
     The channel order decides where the shapes alone do not. In one dimension, where nearly any
     shape fits, an order that is sure decides, and else the axis that is exactly as long as the
@@ -336,7 +356,8 @@ def _inferred_tokens(shape: Shape, size: Shape) -> Layout:
 def input_layout(shape: Sequence[int], channels_first: bool) -> Layout | None:
     """The layout of the samples of an input (N, ...), where they have channels and space.
 
-    The framework's channel order says where the channels are, unless only the other end has 4 channels or fewer.
+    The framework's channel order says where the channels are, unless only the other end has 4
+    channels or fewer.
     """
     sample = tuple(int(n) for n in shape[1:])
     if len(sample) < 2:
@@ -349,7 +370,9 @@ def input_layout(shape: Sequence[int], channels_first: bool) -> Layout | None:
 
 
 def input_size(shape: Sequence[int], channels_first: bool) -> Shape | None:
-    """The spatial size of an input (N, ...): None for a batch of numbers, (T,) for one of token ids or vectors."""
+    """The spatial size of an input (N, ...): None for a batch of numbers, (T,) for one of token ids
+    or vectors.
+    """
     layout = input_layout(shape, channels_first)
     if layout is not None:
         return layout.grid

@@ -1,15 +1,17 @@
-"""The seam between this library and the frameworks: a model that can be tapped, its two verbs and their laws.
+"""The seam between this library and the frameworks: a model that can be tapped, its two verbs and
+their laws.
 
-A backend is an object with the two verbs `capture` and `replay`. Your own object, with nothing more, can be
-passed wherever a model can. The laws, which one test suite holds for every backend:
+A backend is an object with the two verbs `capture` and `replay`. Your own object, with nothing
+more, can be passed wherever a model can. The laws, which one test suite holds for every backend:
 
 - Replaying the captured activations gives the captured outputs.
 - One sample's result does not depend on the others in its batch.
 - Finite differences of `replay`, along any direction, agree with the gradients.
 - Nothing that the caller owns has changed afterwards, also when something raised.
 
-What a backend can do besides is one small protocol for each power, below. A backend offers a power by having its
-methods; the rest of the library asks `isinstance(model, HasLayers)` and never for a framework.
+What a backend can do besides is one small protocol for each power, below. A backend offers a power
+by having its methods; the rest of the library asks `isinstance(model, HasLayers)` and never for a
+framework.
 """
 
 from __future__ import annotations
@@ -60,15 +62,18 @@ __all__ = [
 ]
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
-"""From the shape of a layer's sample to its axes, from the end, over which only the gradient's mean will be used."""
+"""From the shape of a layer's sample to its axes, from the end, over which only the gradient's mean
+will be used.
+"""
 
 
 @dataclass(frozen=True)
 class Layer:
     """One output of one layer, in the order in which they run.
 
-    `path` is the layer's name as the framework spells it; "path#1" is the layer's second call, "path[0]" the first
-    item of what it returns. `shape` is that of its output, samples first; `kind` the layer's type.
+    `path` is the layer's name as the framework spells it; "path#1" is the layer's second call,
+    "path[0]" the first item of what it returns. `shape` is that of its output, samples first;
+    `kind` the layer's type.
     """
 
     path: str
@@ -81,8 +86,9 @@ class Capture:
     """What one forward pass, and one backward pass from the score to the layers, found.
 
     `activations` and `gradients` hold one array for each layer asked for, as the layer lays it out:
-    (N, ...) and (N, ...), or (N, K, ...) for scores (N, K). `curvatures`, where asked for, hold the product of the
-    scores' Hessian in a layer's activations with these activations, in the gradients' shapes.
+    (N, ...) and (N, ...), or (N, K, ...) for scores (N, K). `curvatures`, where asked for, hold the
+    product of the scores' Hessian in a layer's activations with these activations, in the
+    gradients' shapes.
     """
 
     outputs: Outputs
@@ -105,14 +111,18 @@ class Model(Protocol):
         at: Sequence[Array] | None = None,
         curvature: bool = False,
     ) -> Capture:
-        """One forward pass, and the gradients of each sample's score from the first of the layers up.
+        """One forward pass, and the gradients of each sample's score from the first of the layers
+        up.
 
         With no target the activations alone: `scores` is None, `gradients` is empty.
 
-        Below that layer no graph is kept and nothing is differentiated; no weight gradient is ever computed.
-        With `pooled`, gradients may come already averaged over those axes, as size 1, where that is cheaper.
-        `at` are activations to put in place of the layers' own before the gradients are taken; `curvature` asks for
-        `curvatures`. Both, and the path INPUT, are asked for by some methods alone; a model need not know them.
+        Below that layer no graph is kept and nothing is differentiated; no weight gradient is ever
+        computed. With `pooled`, gradients may come already averaged over those axes, as size 1,
+        where that is cheaper.
+        `at` are activations to put in place of the layers' own before the gradients are taken;
+        `curvature` asks for
+        `curvatures`. Both, and the path INPUT, are asked for by some methods alone; a model need
+        not know them.
         Law: finite differences of `replay` along any direction agree with the gradients.
         """
 
@@ -125,7 +135,7 @@ class Model(Protocol):
         """
 
 
-# ------------------------------------------------------------------------------------------ optional powers
+# ---------------------------------------------------------------------------------- optional powers
 
 
 @runtime_checkable
@@ -146,8 +156,8 @@ class HasReach(Protocol):
     def reach(
         self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
     ) -> tuple[Array, Sequence[Array]]:
-        """Scores, and their gradient at each layer: that of `capture`, but zeros where the score does not depend
-        on a layer, in place of an error.
+        """Scores, and their gradient at each layer: that of `capture`, but zeros where the score
+        does not depend on a layer, in place of an error.
         """
 
 
@@ -178,7 +188,9 @@ class HasScorer(Protocol):
     """Scores of many variants are cheaper than as many replays."""
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
-        """See the function `scorer`. Law: the scores are those of `replay`, one variant at a time."""
+        """See the function `scorer`. Law: the scores are those of `replay`, one variant at a
+        time.
+        """
 
 
 @runtime_checkable
@@ -188,7 +200,8 @@ class HasInputGradients(Protocol):
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
     ) -> Capture:
-        """The gradient at the input by that rule, `first_array` standing in for the one layer of a capture.
+        """The gradient at the input by that rule, `first_array` standing in for the one layer of a
+        capture.
 
         `rule` and `smooth` are those of `gradcam.guided_backprop`.
         """
@@ -199,7 +212,9 @@ class HasBiases(Protocol):
     """Its layers' biases are known, which full-grad needs."""
 
     def biases(self, inputs: Inputs) -> Sequence[tuple[str, Array]]:
-        """(path, the layer's output at an input of zeros) of every affine layer, in the order in which they run."""
+        """(path, the layer's output at an input of zeros) of every affine layer, in the order in
+        which they run.
+        """
 
 
 @runtime_checkable
@@ -207,7 +222,9 @@ class HasAttention(Protocol):
     """Its attention weights can be tapped."""
 
     def attentions(self, inputs: Inputs) -> Sequence[Layer]:
-        """The attention weights (N, heads, T, T), in the order in which they run. Their paths can be captured."""
+        """The attention weights (N, heads, T, T), in the order in which they run. Their paths can
+        be captured.
+        """
 
 
 @runtime_checkable
@@ -218,7 +235,9 @@ class HasChannelOrder(Protocol):
     """What the framework's layers do unless they say otherwise."""
 
     def channels_first_at(self, path: str) -> bool | None:
-        """What the type of this layer says, or of the input for the path INPUT; None where it says nothing."""
+        """What the type of this layer says, or of the input for the path INPUT; None where it says
+        nothing.
+        """
 
 
 @runtime_checkable
@@ -235,10 +254,14 @@ class HasWeights(Protocol):
     """Its weights are known by name, for checks that randomise or hash them."""
 
     def weights(self) -> Mapping[str, Array]:
-        """The trained arrays, without running statistics, by names that begin with their layer's path."""
+        """The trained arrays, without running statistics, by names that begin with their layer's
+        path.
+        """
 
     def with_weights(self, weights: Mapping[str, Array]) -> Any:
-        """A copy of the user's own model with these weights replaced. Law: the model itself stays as it is."""
+        """A copy of the user's own model with these weights replaced. Law: the model itself stays
+        as it is.
+        """
 
 
 @runtime_checkable
@@ -273,7 +296,9 @@ def channel_order(model: Model, path: str) -> ChannelOrder:
 
 
 def input_channels_first(model: Model, inputs: Inputs) -> bool:
-    """Whether the input's channels come first. Of sequences (N, ., .) the first layer's type tells."""
+    """Whether the input's channels come first. Of sequences (N, ., .) the first layer's type
+    tells.
+    """
     if len(first_array(inputs).shape) == 3:
         return channel_order(model, INPUT).channels_first
     return bool(getattr(model, "channels_first", True))
@@ -284,16 +309,21 @@ def input_size(model: Model, inputs: Inputs) -> Shape | None:
     return layouts.input_size(first_array(inputs).shape, input_channels_first(model, inputs))
 
 
-# ------------------------------------------------------------------------------------------ many variants
+# ------------------------------------------------------------------------------------------ many
+# variants
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M, N) or (M, N, K).
+    """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M,
+    N) or (M, N, K).
 
-    value: the array to make variants of, where a copy in another memory format is faster than the original.
-    axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing else of them.
-    averaged: then the same for variants of that mean, of size 1 over these axes: as many times smaller.
+    value: the array to make variants of, where a copy in another memory format is faster than the
+        original.
+    axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing
+        else of them.
+    averaged: then the same for variants of that mean, of size 1 over these axes: as many times
+        smaller.
     """
 
     run: Callable[[Array], Array]
@@ -335,7 +365,8 @@ def merged_scores(
     return xp.stack([target(rows(outputs, m * samples, samples)) for m in range(count)])
 
 
-# ------------------------------------------------------------------------------------------ errors of all backends
+# ------------------------------------------------------------------------------------------ errors
+# of all backends
 
 
 def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
@@ -348,7 +379,9 @@ def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
 
 
 def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
-    """The error where no ReLU was on the way from the score to the input; `smooth` names what was there instead."""
+    """The error where no ReLU was on the way from the score to the input; `smooth` names what was
+    there instead.
+    """
     names = sorted(set(smooth))
     hint = "guided backpropagation is made for models with ReLUs"
     if names:

@@ -32,7 +32,9 @@ NEEDS = {
 
 @pytest.fixture(autouse=True)
 def same_every_time() -> None:
-    """Weights and noise that a test draws from the global generators are the same in every run and in any order."""
+    """Weights and noise that a test draws from the global generators are the same in every run and
+    in any order.
+    """
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002, the legacy generator is what third parties draw from
     if "torch" in sys.modules:

@@ -1,7 +1,8 @@
 """One small network, written once for each framework, with the same weights in float64.
 
-conv 3x3 (3 -> 4), ReLU [layer "first"], conv 3x3 stride 2 (4 -> 6), softplus [layer "second"], mean, linear (6 -> 5),
-tanh. The last tanh makes gradients differ between samples; softplus keeps the second layer's head smooth.
+conv 3x3 (3 -> 4), ReLU [layer "first"], conv 3x3 stride 2 (4 -> 6), softplus [layer "second"],
+mean, linear (6 -> 5), tanh. The last tanh makes gradients differ between samples; softplus keeps
+the second layer's head smooth.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def images(count: int = 3, size: tuple[int, int] = (8, 10)) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Case:
-    """A model of one backend. `first` and `second` are its layers; `give` and `take` convert arrays (N, C, H, W)."""
+    """A model of one backend. `first` and `second` are its layers; `give` and `take` convert arrays
+    (N, C, H, W).
+    """
 
     name: str
     model: Any
@@ -92,7 +95,7 @@ def case(name: str) -> Case:
     return _jax(name)
 
 
-# ---------------------------------------------------------------------------------------------- numpy
+# -------------------------------------------------------------------------------------------- numpy
 
 
 def _conv_numpy(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int) -> np.ndarray:
@@ -114,7 +117,7 @@ def head_numpy(a: np.ndarray) -> np.ndarray:
     return np.tanh(a.mean(axis=(2, 3)) @ weights()["w3"] + weights()["b3"])
 
 
-# ---------------------------------------------------------------------------------------------- torch
+# -------------------------------------------------------------------------------------------- torch
 
 
 def _torch(name: str) -> Case:
@@ -265,7 +268,7 @@ def nnx_network() -> Any:
     return Network()
 
 
-# ---------------------------------------------------------------------------------------------- Equinox, Haiku, Keras
+# ---------------------------------------------------------------------------- Equinox, Haiku, Keras
 
 
 def _last(x: np.ndarray) -> Any:
@@ -368,7 +371,9 @@ def _keras() -> Case:
 
 
 def keras_network() -> Any:
-    """On whichever backend Keras runs; some of its own operations (tanh, means, Dense) round float64 to float32."""
+    """On whichever backend Keras runs; some of its own operations (tanh, means, Dense) round
+    float64 to float32.
+    """
     import keras
 
     if keras.backend.backend() == "torch":
@@ -382,7 +387,8 @@ def keras_network() -> Any:
             super().__init__(dtype="float64")
             self.conv1 = layers.Conv2D(4, 3, padding="same", name="conv1", dtype="float64")
             self.first = layers.Activation("relu", name="first", dtype="float64")
-            # Keras pads a convolution of stride 2 at the end alone: here zeros are put around it, and it pads nothing
+            # Keras pads a convolution of stride 2 at the end alone: here zeros are put around it,
+            # and it pads nothing
             self.padding = layers.ZeroPadding2D(1, name="padding", dtype="float64")
             self.conv2 = layers.Conv2D(6, 3, strides=2, name="conv2", dtype="float64")
             self.second = layers.Activation("softplus", name="second", dtype="float64")

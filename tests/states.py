@@ -1,4 +1,6 @@
-"""The states in which models come, each as a function that explains one: the rows of docs/models.md."""
+"""The states in which models come, each as a function that explains one: the rows of
+docs/models.md.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Explained = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class State:
-    """`run` gives the maps found and the maps expected, or raises `error`, whose message holds `says`."""
+    """`run` gives the maps found and the maps expected, or raises `error`, whose message holds
+    `says`.
+    """
 
     framework: str
     group: str

@@ -62,7 +62,7 @@ def of(function: Any, path: str | None = "layer") -> Explained:
 
 jax_state = functools.partial(state, "JAX")
 
-# ---------------------------------------------------------------------------------------------- transformations
+# ---------------------------------------------------------------------------------- transformations
 
 inside = functools.partial(jax_state, "The layer inside a transformation")
 cached = jax.jit(layer)
@@ -155,7 +155,9 @@ def below_cond() -> Explained:
 
 
 def at_the_end() -> Any:
-    """The maps of tanh's values, the last that everything flows through: behind them all is linear."""
+    """The maps of tanh's values, the last that everything flows through: behind them all is
+    linear.
+    """
     a = jnp.tanh(conv(jax.nn.relu(conv(images(), W[0])), W[1], 2))
     return jax.nn.relu(jnp.einsum("ck,nhwc->nkhw", W[2][:, [1, 3]] / 20, a))
 
@@ -181,13 +183,15 @@ def automatic_inside() -> Explained:
     return of(jax.jit(bare), None)[0], at_the_end()
 
 
-# ---------------------------------------------------------------------------------------------- flax modules
+# ------------------------------------------------------------------------------------- flax modules
 
 flax = functools.partial(jax_state, "Modules of Flax")
 
 
 class Linen(nn.Module):
-    """conv1, batch norm, dropout, the layer "conv2", dropout, head; as `model` where the norm does nothing."""
+    """conv1, batch norm, dropout, the layer "conv2", dropout, head; as `model` where the norm does
+    nothing.
+    """
 
     dtype: Any = jnp.float32
 
@@ -278,7 +282,7 @@ def nnx_jit() -> Explained:
     return explain(module, images(), "conv2").maps, plain()
 
 
-# ---------------------------------------------------------------------------------------------- numbers and inputs
+# ------------------------------------------------------------------------------- numbers and inputs
 
 numbers = functools.partial(jax_state, "Numbers, inputs and outputs")
 

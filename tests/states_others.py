@@ -1,4 +1,6 @@
-"""States of models of Equinox, Haiku and Keras (here on JAX): the suite's one network, its maps worked by hand."""
+"""States of models of Equinox, Haiku and Keras (here on JAX): the suite's one network, its maps
+worked by hand.
+"""
 
 from __future__ import annotations
 

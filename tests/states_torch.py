@@ -65,7 +65,7 @@ def plain(layer: str = LAYER, dtype: torch.dtype = torch.float32) -> torch.Tenso
 
 torch_state = functools.partial(state, "PyTorch")
 
-# ---------------------------------------------------------------------------------------------- parameters and modes
+# ----------------------------------------------------------------------------- parameters and modes
 
 parameters = functools.partial(torch_state, "Parameters and modes")
 
@@ -178,7 +178,8 @@ def training_allowed() -> Explained:
     return explain(model, images(), LAYER, allow_training=True).maps, plain()
 
 
-# ---------------------------------------------------------------------------------------------- the layer
+# ---------------------------------------------------------------------------------------------- the
+# layer
 
 layer = functools.partial(torch_state, "The layer")
 
@@ -287,7 +288,7 @@ def parametrised() -> Explained:
     return explain(model.eval(), images(), LAYER).maps, plain()
 
 
-# ---------------------------------------------------------------------------------------------- wrappers
+# ----------------------------------------------------------------------------------------- wrappers
 
 wrappers = functools.partial(torch_state, "Wrapped and compiled")
 
@@ -457,7 +458,7 @@ def reentrant() -> Explained:
     return torch.stack([outside, inside[0]]), torch.stack([plain(), plain()])
 
 
-# ---------------------------------------------------------------------------------------------- inputs and outputs
+# ------------------------------------------------------------------------------- inputs and outputs
 
 ends = functools.partial(torch_state, "Inputs and outputs")
 
@@ -512,7 +513,9 @@ def token_ids() -> Explained:
 
 
 class Encoder(nn.Module):
-    """Token ids -> classes, by PyTorch's own transformer layers, which have a fused path for inference."""
+    """Token ids -> classes, by PyTorch's own transformer layers, which have a fused path for
+    inference.
+    """
 
     def __init__(self) -> None:
         super().__init__()

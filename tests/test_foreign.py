@@ -1,4 +1,6 @@
-"""The judge of `make foreign` is itself judged: four mistakes are each caught, and the right answer passes."""
+"""The judge of `make foreign` is itself judged: four mistakes are each caught, and the right answer
+passes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Block(torch.nn.Module):
 
 
 class Transformer(torch.nn.Module):
-    """A class token, 3 x 3 or 2 x 3 patches of 4 pixels, three blocks, and a head on the class token."""
+    """A class token, 3 x 3 or 2 x 3 patches of 4 pixels, three blocks, and a head on the class
+    token.
+    """
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -75,7 +79,9 @@ def top(outputs: Any) -> Any:
 
 
 class Judging:
-    """A model, its inputs and its truth; `verdict` is that on a layer and maps that somebody found."""
+    """A model, its inputs and its truth; `verdict` is that on a layer and maps that somebody
+    found.
+    """
 
     def __init__(self, model: Any, size: tuple[int, int], truth: Truth) -> None:
         torch.manual_seed(0)

@@ -20,7 +20,8 @@ def test_relu_keeps_the_positive_part_and_nan():
 
 
 def test_resize_by_hand():
-    # from 2 to 4 with half-pixel centres: outputs sit at -0.25, 0.25, 0.75, 1.25 of the inputs, clamped to [0, 1]
+    # from 2 to 4 with half-pixel centres: outputs sit at -0.25, 0.25, 0.75, 1.25 of the inputs,
+    # clamped to [0, 1]
     np.testing.assert_allclose(maps.resize(np.array([[0.0, 4.0]]), (4,)), [[0, 1, 3, 4]])
     # from 4 to 2: at 0.5 and 2.5
     np.testing.assert_allclose(maps.resize(np.array([0.0, 1.0, 5.0, 7.0]), (2,)), [0.5, 6.0])

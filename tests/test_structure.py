@@ -102,7 +102,9 @@ def test_importing_gradcam_imports_no_framework_and_no_pictures():
 
 
 def test_importing_gradcam_imports_nothing_else():
-    """What it costs is held by what is loaded, not by a clock: the rest comes when it is asked for."""
+    """What it costs is held by what is loaded, not by a clock: the rest comes when it is asked
+    for.
+    """
     code = (
         "import sys; before = set(sys.modules); import gradcam; print(*(set(sys.modules) - before))"
     )
@@ -168,7 +170,8 @@ def test_what_serves_no_model_says_what_would():
         gradcam.explain(lambda x: x, "photo.jpg")
 
 
-# ------------------------------------------------------------------------------------------ who may import whom
+# ------------------------------------------------------------------------------------------ who may
+# import whom
 
 FLOORS = [
     {"_types", "_arrays", "_progress"},
@@ -184,7 +187,9 @@ FLOORS = [
     {"zoo"},
     {"cli"},
 ]
-"""The rooms of the house, lowest first. A module imports from its own floor and from those below."""
+"""The rooms of the house, lowest first. A module imports from its own floor and from those
+below.
+"""
 
 
 def floor_of(room):
@@ -295,7 +300,8 @@ def test_no_framework_is_asked_for_by_name_outside_backends(path):
     assert not (strings - docstrings) & FRAMEWORKS
 
 
-# ------------------------------------------------------------------------------------------ what is public
+# ------------------------------------------------------------------------------------------ what is
+# public
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -328,12 +334,15 @@ def test_explain_and_explainer_take_the_same():
 
 
 def test_every_methods_parameters_can_be_checked():
-    """`MethodParameters`, which editors and type checkers read, has those of all methods and no others."""
+    """`MethodParameters`, which editors and type checkers read, has those of all methods and no
+    others.
+    """
     own = {name for spec in gradcam.methods.TABLE for name in spec.parameters}
     assert own <= set(gradcam.methods.MethodParameters.__annotations__)
 
 
-# ------------------------------------------------------------------------------------------ the language of the code
+# ------------------------------------------------------------------------------------------ the
+# language of the code
 
 PRONOUNS = frozenset(
     [
@@ -367,7 +376,9 @@ PRONOUNS = frozenset(
 
 
 def measured():
-    """Per 1000 lines of code: conditional expressions, comprehensions, double assignments; share of pronouns."""
+    """Per 1000 lines of code: conditional expressions, comprehensions, double assignments; share of
+    pronouns.
+    """
     lines = conditional = comprehensions = doubles = names = pronouns = 0
     for path in modules():
         text = path.read_text(encoding="utf-8")

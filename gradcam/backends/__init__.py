@@ -1,6 +1,8 @@
-"""Which backend serves a model: found from the model's type, through modules that are already imported.
+"""Which backend serves a model: found from the model's type, through modules that are already
+imported.
 
-A model of a framework can only exist where that framework was imported, so nothing is imported here before that.
+A model of a framework can only exist where that framework was imported, so nothing is imported here
+before that.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ __all__ = [
 
 
 class Split:
-    """A model made of two functions: `features`, whose result is explained, and `head`, which scores it.
+    """A model made of two functions: `features`, whose result is explained, and `head`, which
+    scores it.
 
-    Over torch tensors or JAX arrays the gradient comes from their autograd. Over NumPy arrays `head` may be a black
-    box: its gradient comes from finite differences, 2 C evaluations of the head for Grad-CAM on C channels, made in
+    Over torch tensors or JAX arrays the gradient comes from their autograd. Over NumPy arrays
+    `head` may be a black
+    box: its gradient comes from finite differences, 2 C evaluations of the head for Grad-CAM on C
+        channels, made in
     batches of `chunk`.
 
     >>> import numpy as np, gradcam

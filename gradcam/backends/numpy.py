@@ -1,7 +1,8 @@
 """Plain functions on NumPy arrays, differentiated by finite differences: a black box is enough.
 
-Grad-CAM needs no autograd: alpha_k is 1/Z times the derivative of the score as channel k is lifted everywhere by the
-same amount, so 2 C evaluations of the head, batched, are enough. Methods that look at single positions need 2 C Z.
+Grad-CAM needs no autograd: alpha_k is 1/Z times the derivative of the score as channel k is lifted
+everywhere by the same amount, so 2 C evaluations of the head, batched, are enough. Methods that
+look at single positions need 2 C Z.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ __all__ = ["NumpyModel"]
 
 @dataclass(frozen=True)
 class NumpyModel:
-    """`model.Model` for `features` and `head`, two plain functions (the laws are in `gradcam.model`).
+    """`model.Model` for `features` and `head`, two plain functions (the laws are in
+    `gradcam.model`).
 
-    `chunk` perturbed copies of one sample are evaluated at a time; `step` is the finite difference's step relative to
-    the activations' root mean square (None: the cube root of the dtype's precision, which central differences like).
+    `chunk` perturbed copies of one sample are evaluated at a time; `step` is the finite
+    difference's step relative to the activations' root mean square (None: the cube root of the
+    dtype's precision, which central differences like).
     """
 
     features: Callable[..., np.ndarray]
@@ -89,7 +92,9 @@ class NumpyModel:
     def _differences(
         self, activations: np.ndarray, target: Callable[[Outputs], Array], axes: tuple[int, ...]
     ) -> np.ndarray:
-        """Central differences of the scores, averaged over `axes`: (N, [K,] *sample with those axes 1)."""
+        """Central differences of the scores, averaged over `axes`: (N, [K,] *sample with those axes
+        1).
+        """
         samples, sample = activations.shape[0], activations.shape[1:]
         pooled = tuple(1 if axis - len(sample) in axes else n for axis, n in enumerate(sample))
         count = math.prod(pooled)

@@ -18,7 +18,8 @@ from gradcam.targets import TargetLike, logits
 
 __all__ = ["Concepts", "Words", "factorise", "words"]
 
-# ------------------------------------------------------------------------------------------ in words
+# ------------------------------------------------------------------------------------------ in
+# words
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ def words(
     layout: layouts.Spec = None,
     allow_training: bool = False,
 ) -> list[Words]:
-    """The k channels of largest and of smallest alpha for each sample's score, with `names` where you have them.
+    """The k channels of largest and of smallest alpha for each sample's score, with `names` where
+    you have them.
 
-    Grad-CAM's textual explanations: Selvaraju et al. 2017, section 7, https://arxiv.org/abs/1610.02391. The paper
-    takes k = 5 and names channels by network dissection. One target for each sample.
+    Grad-CAM's textual explanations: Selvaraju et al. 2017, section 7,
+    https://arxiv.org/abs/1610.02391. The paper takes k = 5 and names channels by network
+    dissection. One target for each sample.
     """
     prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
     path = prepared.layer
@@ -107,7 +110,8 @@ def _first(
     )
 
 
-# ------------------------------------------------------------------------------------------ in parts
+# ------------------------------------------------------------------------------------------ in
+# parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +119,9 @@ class Concepts:
     """A layer's activations as non-negative concepts.
 
     maps: where each is, (N, K, *grid). vectors: what each is, (K, C), of unit length.
-    scores: what the model's head makes of the samples' share of each concept alone, (N, K, classes); None where
-        the outputs have no class scores or the layer has class tokens, which no concept accounts for.
+    scores: what the model's head makes of the samples' share of each concept alone, (N, K,
+        classes); None where the outputs have no class scores or the layer has class tokens, which
+        no concept accounts for.
     """
 
     maps: Array
@@ -151,9 +156,11 @@ def factorise(
     layout: layouts.Spec = None,
     allow_training: bool = False,
 ) -> Concepts:
-    """Deep feature factorisation: the concepts that a layer sees in all samples together, and where.
+    """Deep feature factorisation: the concepts that a layer sees in all samples together, and
+    where.
 
-    See `gradcam.methods.factorise` for the equation. Collins et al. 2018, https://arxiv.org/abs/1806.10206
+    See `gradcam.methods.factorise` for the equation. Collins et al. 2018,
+    https://arxiv.org/abs/1806.10206
     """
     prepared = prepare(model, inputs, layer, layout=layout, allow_training=allow_training)
     path = prepared.layer
@@ -170,7 +177,9 @@ def factorise(
 def _concept_scores(
     prepared: Prepared, layout: Layout, positions: Array, vectors: Array, dtype: Any
 ) -> Array | None:
-    """(N, K, classes): the scores when the layer holds one concept alone; None for outputs without class scores."""
+    """(N, K, classes): the scores when the layer holds one concept alone; None for outputs without
+    class scores.
+    """
     xp = array_namespace(positions)
     scores = []
     for k in range(int(vectors.shape[0])):

@@ -45,19 +45,21 @@ class Explainer:
     >>> explainer = gradcam.Explainer(model, layer="layer4")     # doctest: +SKIP
     >>> explainer(images).maps                                   # doctest: +SKIP
 
-    model: a torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, variables), a
-        function of JAX arrays, `gradcam.Split`, a `gradcam.Classifier`, or any object with `capture` and `replay`.
+    model: a torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module,
+        variables), a function of JAX arrays, `gradcam.Split`, a `gradcam.Classifier`, or any object
+        with `capture` and `replay`.
     layer: a path, the module itself, several of them, or None: the last layer that still has space.
-    method: a name in `gradcam.METHODS`, a function of (..., C, P) activations and gradients, or one of these with its
-        own parameters, `("layer-cam", {"gamma": 2.0})`.
+    method: a name in `gradcam.METHODS`, a function of (..., C, P) activations and gradients, or one
+        of these with its own parameters, `("layer-cam", {"gamma": 2.0})`.
     relu: keep only evidence for the target (the paper's choice); False keeps the signed map.
     layout: None (found out), "channels_first", "channels_last" or `gradcam.Tokens(grid, prefix)`.
     fusion: how the maps of several layers become one: "mean", "max" or "product".
     smoothing: `gradcam.Smoothing(...)`: the mean over flips, scalings and noise.
     batch: how many variants of the inputs or activations run at a time, for methods that run many.
     progress: True shows a bar while they do; a function is told what comes next.
-    check: raise where activations or gradients are NaN or infinite, and warn, `BlankMapWarning`, of a map that is 0
-        everywhere. This blocks until the result is ready; pass False to keep asynchronous dispatch.
+    check: raise where activations or gradients are NaN or infinite, and warn, `BlankMapWarning`, of
+        a map that is 0 everywhere. This blocks until the result is ready; pass False to keep
+        asynchronous dispatch.
     allow_training: explain a PyTorch model that is in training mode all the same.
     parameters: the method's own, such as `gamma` of "layer-cam" or `channels` of "score-cam".
 
@@ -103,8 +105,9 @@ class Explainer:
         """Explain the score of `target` for each sample of `inputs`.
 
         inputs: what the model is called with, samples first: an array, a tuple or a mapping.
-        target: None (each sample's top class), an int, (N,) ints, (1, K) or (N, K) ints for K maps per sample from
-            one forward pass, a function `outputs -> (N,)` or `(N, K)` scores, or one of `gradcam.targets`.
+        target: None (each sample's top class), an int, (N,) ints, (1, K) or (N, K) ints for K maps
+            per sample from one forward pass, a function `outputs -> (N,)` or `(N, K)` scores, or
+            one of `gradcam.targets`.
         """
         prepared, pipeline = self._prepare(inputs, target)
         return self._explain(prepared, pipeline)[0]
@@ -116,7 +119,9 @@ class Explainer:
         size: Sequence[int] | None = None,
         how: Scaling = "max",
     ) -> Array:
-        """From inputs to pictures, (N, *size) or (N, K, *size), in one compiled program where the backend compiles."""
+        """From inputs to pictures, (N, *size) or (N, K, *size), in one compiled program where the
+        backend compiles.
+        """
         prepared, pipeline = self._prepare(inputs, target)
         picture = pipeline.size if size is None else tuple(int(n) for n in size)
         if picture is None:
@@ -129,11 +134,11 @@ class Explainer:
         target: TargetLike = None,
         methods: Sequence[MethodLike] = (),
     ) -> dict[str, Explanation]:
-        """Several methods, by name: all that need only activations and gradients from one forward and one backward
-        pass, each of the others by itself.
+        """Several methods, by name: all that need only activations and gradients from one forward
+        and one backward pass, each of the others by itself.
 
-        methods: as `method` of an explainer; pairs of a method and its own parameters are named with these,
-            "layer-cam(gamma=2.0)".
+        methods: as `method` of an explainer; pairs of a method and its own parameters are named
+            with these, "layer-cam(gamma=2.0)".
         """
         if isinstance(methods, str):
             methods = (methods,)
@@ -219,7 +224,9 @@ class Explainer:
         )
 
     def _peaks(self, result: dict[str, Any], sources: Sequence[Source]) -> np.ndarray | None:
-        """(M, L + 1, N) or (M, L + 1, N, K), on the host: all that is waited for. None where nothing is checked."""
+        """(M, L + 1, N) or (M, L + 1, N, K), on the host: all that is waited for. None where
+        nothing is checked.
+        """
         if not self._check:
             return None
         return to_numpy(result["peaks"]).reshape(len(sources), -1, *result["scores"].shape)
@@ -320,7 +327,9 @@ def _not_finite(
 
 
 def _name(model: Any) -> str:
-    """The name of the model's class or function; of a linen pair its first part's, of a partial its function's."""
+    """The name of the model's class or function; of a linen pair its first part's, of a partial its
+    function's.
+    """
     model = model[0] if isinstance(model, tuple) else getattr(model, "func", model)
     return str(getattr(model, "__name__", type(model).__name__))
 
@@ -344,8 +353,9 @@ def explain(
 ) -> Explanation:
     """Where did the model look to give this score? One line; see `Explainer` for all that it takes.
 
-    `maps` of the result are (N, *grid), or (N, K, *grid) for (N, K) targets: raw, in the model's own framework.
-    A JAX program is compiled once for models of equal structure, also over many calls of this function.
+    `maps` of the result are (N, *grid), or (N, K, *grid) for (N, K) targets: raw, in the model's
+    own framework. A JAX program is compiled once for models of equal structure, also over many
+    calls of this function.
     """
     explainer = Explainer(
         model,
@@ -382,7 +392,8 @@ def compare(
 ) -> dict[str, Explanation]:
     """Several methods on one layer from one forward and one backward pass: {method: Explanation}.
 
-    methods: names, functions, or pairs `("layer-cam", {"gamma": 2.0})`, which are named with their parameters.
+    methods: names, functions, or pairs `("layer-cam", {"gamma": 2.0})`, which are named with their
+        parameters.
     The rest is that of `Explainer`.
     """
     explainer = Explainer(

@@ -1,20 +1,23 @@
-r"""Gradients at the input itself, with ReLUs that pass evidence for the target alone: fine detail for a coarse map.
+r"""Gradients at the input itself, with ReLUs that pass evidence for the target alone: fine detail
+for a coarse map.
 
-Where a ReLU $y = \max(x, 0)$ lies on the way back from the score, what comes in, $R_\text{out}$, goes on as
+Where a ReLU $y = \max(x, 0)$ lies on the way back from the score, what comes in, $R_\text{out}$,
+goes on as
 
 - guided backpropagation: $R_\text{in} = R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$
   (Springenberg et al. 2014, section 3.4, https://arxiv.org/abs/1412.6806)
 - deconvnet: $R_\text{in} = R_\text{out} \, [R_\text{out} > 0]$
   (Zeiler and Fergus 2013, section 2.1, https://arxiv.org/abs/1311.2901)
 
-and all other layers as in the gradient. The model stays as it is; ReLUs are found in what it computes. In both
-frameworks these are the module, function, method and in-place forms of ReLU, ReLU6 and hardtanh from 0, a clamp or
-maximum at 0 and `where(x > 0, x, 0)`. One that is multiplied out, `x * (x > 0)`, or hidden in an autograd function of
-your own, passes its plain derivative.
+and all other layers as in the gradient. The model stays as it is; ReLUs are found in what it
+computes. In both frameworks these are the module, function, method and in-place forms of ReLU,
+ReLU6 and hardtanh from 0, a clamp or maximum at 0 and `where(x > 0, x, 0)`. One that is multiplied
+out, `x * (x > 0)`, or hidden in an autograd function of your own, passes its plain derivative.
 
-GELU, SiLU, Softplus, ELU, LeakyReLU and their kind are no ReLUs. With `smooth="plain"` they pass their derivative;
-with `smooth="guided"` a smooth activation $f$ follows the generalised rule
-$R_\text{in} = f'(x) \, R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$, or for deconvnet the same rule as a ReLU.
+GELU, SiLU, Softplus, ELU, LeakyReLU and their kind are no ReLUs. With `smooth="plain"` they pass
+their derivative; with `smooth="guided"` a smooth activation $f$ follows the generalised rule
+$R_\text{in} = f'(x) \, R_\text{out} \, [x > 0] \, [R_\text{out} > 0]$, or for deconvnet the same
+rule as a ReLU.
 """
 
 from __future__ import annotations
@@ -87,14 +90,16 @@ def guided_backprop(
     See the module `gradcam.guided` for the equations, the papers, and what is found to be a ReLU.
 
     model, target: as in `gradcam.Explainer`; the model is one of PyTorch or JAX.
-    inputs: what the model is called with. Of several arrays the gradient is that of the first with three or more axes,
-        else of the first; it must be of floating point: for token ids, pass embeddings to the layers behind them.
+    inputs: what the model is called with. Of several arrays the gradient is that of the first with
+        three or more axes, else of the first; it must be of floating point: for token ids, pass
+        embeddings to the layers behind them.
     rule: "guided" or "deconvnet".
     smooth: what activations such as GELU do: "plain", their derivative, or "guided".
     allow_training: take a PyTorch model that is in training mode all the same.
 
-    Every ReLU between the input and the score follows the rule, those of a target function too. It is an error where
-    there is none (or only smooth activations, and these are plain): it would be the gradient by another name.
+    Every ReLU between the input and the score follows the rule, those of a target function too. It
+    is an error where there is none (or only smooth activations, and these are plain): it would be
+    the gradient by another name.
     """
     _check_choice("rule", rule, Rule)
     _check_choice("smooth", smooth, Smooth)
@@ -124,10 +129,12 @@ def guided_grad_cam(
 ) -> Guided:
     """Guided Grad-CAM: guided backpropagation times the Grad-CAM map, resized to the input.
 
-    Selvaraju et al. 2017, section 3.2, https://arxiv.org/abs/1610.02391. The map is raw and ReLU'd, and interpolated
-    linearly, as in the paper: its amplitude stays in the product. All channels of the input share it.
+    Selvaraju et al. 2017, section 3.2, https://arxiv.org/abs/1610.02391. The map is raw and ReLU'd,
+    and interpolated linearly, as in the paper: its amplitude stays in the product. All channels of
+    the input share it.
 
-    rule, smooth: as in `guided_backprop`. The rest is that of `gradcam.Explainer`, but the input must have channels
+    rule, smooth: as in `guided_backprop`. The rest is that of `gradcam.Explainer`, but the input
+        must have channels
     and as many spatial axes as the map.
     """
     prepared = _prepared(model, inputs, target, allow_training)

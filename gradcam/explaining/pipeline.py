@@ -1,4 +1,6 @@
-"""Capture, method, ReLU and, where a picture is wanted, resize and scale: what one call of an explainer computes."""
+"""Capture, method, ReLU and, where a picture is wanted, resize and scale: what one call of an
+explainer computes.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,20 @@ ChosenMethod = tuple[MethodSpec, tuple[tuple[str, Any], ...]]
 """A method and its own parameters."""
 
 LayerArrays = tuple[Array, ...]
-"""A layer's activations, gradients and curvatures as (..., C, P), as far as the methods need them."""
+"""A layer's activations, gradients and curvatures as (..., C, P), as far as the methods need
+them.
+"""
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """One function of a model, its inputs and a target, which JAX compiles as a whole.
 
-    It holds all that is no array; pipelines that are equal share a compiled program. A call returns a mapping:
-    "maps", one array for each method; "scores"; "outputs"; and "peaks", (M (L + 1), N) or (..., N, K), the largest
-    magnitude of each method's map of each layer and of the map made of them: NaN or infinite where the map is, and 0
-    where the map is 0 everywhere. All checks of a result need only this one small array on the host.
+    It holds all that is no array; pipelines that are equal share a compiled program. A call returns
+    a mapping: "maps", one array for each method; "scores"; "outputs"; and "peaks", (M (L + 1), N)
+    or (..., N, K), the largest magnitude of each method's map of each layer and of the map made of
+    them: NaN or infinite where the map is, and 0 where the map is 0 everywhere. All checks of a
+        result need only this one small array on the host.
     """
 
     layers: tuple[str, ...]
@@ -54,7 +59,9 @@ class Pipeline:
     """The axes that left no doubt, by layer, as they were found: not part of the program."""
 
     def layout_of(self, path: str, shape: Sequence[int], model: Model, samples: int) -> Layout:
-        """Where the axes of a layer's array are. Raises NeedsEvidence, for the explainer to ask, where in doubt."""
+        """Where the axes of a layer's array are. Raises NeedsEvidence, for the explainer to ask,
+        where in doubt.
+        """
         for known_path, layout in self.known:
             if known_path == path:
                 return layout
@@ -72,7 +79,9 @@ class Pipeline:
         return self.result(raw, scores, outputs)
 
     def result(self, raw: list[list[Array]], scores: Array, outputs: Any) -> dict[str, Any]:
-        """The mapping that a call returns, from raw[method][layer], maps (N, *grid) or (N, K, *grid)."""
+        """The mapping that a call returns, from raw[method][layer], maps (N, *grid) or (N, K,
+        *grid).
+        """
         lead = scores.ndim
         maps = []
         peaks = []
@@ -113,7 +122,9 @@ class Pipeline:
         return capture.outputs, scores, layers
 
     def _pooled(self, model: Model, samples: int) -> PooledAxes | None:
-        """The axes over which only the gradient's mean is used, where that holds for all methods."""
+        """The axes over which only the gradient's mean is used, where that holds for all
+        methods.
+        """
         if not all(spec.uses_mean_gradient for spec, _ in self.methods):
             return None
 
@@ -171,7 +182,9 @@ def _note(prepared: Prepared, pipeline: Pipeline) -> None:
 
 @dataclass(frozen=True)
 class Runs:
-    """How a pipeline runs: in one capture or by a procedure, and once or for each variant of the inputs."""
+    """How a pipeline runs: in one capture or by a procedure, and once or for each variant of the
+    inputs.
+    """
 
     smoothing: Smoothing | None
     batch: int
@@ -198,7 +211,9 @@ class Runs:
     def _one_capture(
         self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any
     ) -> dict[str, Any]:
-        """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and it runs again."""
+        """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and
+        it runs again.
+        """
         prepared = Prepared(
             model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
         )
@@ -217,7 +232,8 @@ class Runs:
     def smoothed(
         self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any, plain: dict[str, Any]
     ) -> dict[str, Any]:
-        """The result with smoothed maps; `plain`, the result without smoothing, gives scores and outputs.
+        """The result with smoothed maps; `plain`, the result without smoothing, gives scores and
+        outputs.
 
         Signed maps of every variant are mapped back, and their mean goes the way of a raw map.
         """

@@ -1,8 +1,9 @@
 """The one door: from what a user gives to what can be explained.
 
-Everything that explains, verifies or takes a model apart comes through `prepare`. It unwraps a classifier, finds the
-backend, the layer and its path, turns class names into indices and the target into a function of the outputs. What
-it returns answers where the axes of a layer are (`gradcam.space`).
+Everything that explains, verifies or takes a model apart comes through `prepare`. It unwraps a
+classifier, finds the backend, the layer and its path, turns class names into indices and the target
+into a function of the outputs. What it returns answers where the axes of a layer are
+(`gradcam.space`).
 
 >>> prepared = prepare(model, images, layer=None, target="tabby")    # doctest: +SKIP
 >>> prepared.layers, prepared.size                                   # doctest: +SKIP
@@ -39,7 +40,8 @@ class Prepared:
 
     model: the backend's view of the user's model, with the weights that it has now.
     layers: the paths of the layers. size: the inputs' spatial size, None where they have none.
-    target: a function of the outputs; classes that are only known from the outputs are still open, see `settle`.
+    target: a function of the outputs; classes that are only known from the outputs are still open,
+        see `settle`.
     layout: what the user said of the layers' layout.
     known: what was found out about the model before.
     choice: how the layer was chosen, where none was named.
@@ -64,7 +66,8 @@ class Prepared:
         return self.layers[0]
 
     def axes(self, path: str, shape: Sequence[int]) -> LayerAxes:
-        """Where samples, channels and positions are in a layer's array of that shape; the network is asked if need be.
+        """Where samples, channels and positions are in a layer's array of that shape; the network
+        is asked if need be.
 
         A guess that could as well have been another comes with a `GuessedAxesWarning`.
         """
@@ -121,7 +124,8 @@ def prepare(
 ) -> Prepared:
     """What can be explained, from what the user gave: see `gradcam.Explainer` for what that may be.
 
-    A layer of None is the classifier's own, or else the one that `gradcam.space.choice` takes; an empty tuple is none.
+    A layer of None is the classifier's own, or else the one that `gradcam.space.choice` takes; an
+    empty tuple is none.
     """
     model, classifier = unwrap(model)
     if classifier is not None:
@@ -146,7 +150,9 @@ def prepare(
 
 
 def _kind_of_target(target: Any) -> Hashable:
-    """Targets of one kind reach the same layers: classes among each other, a function of your own by itself."""
+    """Targets of one kind reach the same layers: classes among each other, a function of your own
+    by itself.
+    """
     if isinstance(target, Target):
         return type(target).__qualname__
     return getattr(target, "__qualname__", ""), id(target)
@@ -166,7 +172,9 @@ def layer_paths(model: Any, layer: LayerLike) -> tuple[str, ...]:
 
 
 def settle(target: Any, outputs: Outputs) -> Any:
-    """The target with its classes known: checked against the outputs, and each sample's top class settled."""
+    """The target with its classes known: checked against the outputs, and each sample's top class
+    settled.
+    """
     if not isinstance(target, Target):
         return target
     target.check(outputs)
@@ -174,5 +182,7 @@ def settle(target: Any, outputs: Outputs) -> Any:
 
 
 def shown_target(target: Any) -> Any:
-    """The target as a result shows it: class indices where it is of classes, else what was passed."""
+    """The target as a result shows it: class indices where it is of classes, else what was
+    passed.
+    """
     return target.index if isinstance(target, ClassScore) else target

@@ -1,4 +1,6 @@
-"""A model at one layer as a few plain functions of arrays: `gradcam.methods.run.Run` for a `Prepared`."""
+"""A model at one layer as a few plain functions of arrays: `gradcam.methods.run.Run` for a
+`Prepared`.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class _Captured:
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One prepared model at one of its layers (what each verb gives is said in `gradcam.methods.run`)."""
+    """One prepared model at one of its layers (what each verb gives is said in
+    `gradcam.methods.run`).
+    """
 
     prepared: Prepared
     path: str

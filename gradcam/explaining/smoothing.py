@@ -17,7 +17,8 @@ __all__ = ["Smoothing"]
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Explain flips, scalings and noisy copies of the inputs too, and give the mean of the signed maps.
+    """Explain flips, scalings and noisy copies of the inputs too, and give the mean of the signed
+    maps.
 
     flips: also each input mirrored left to right; its map is mirrored back, which is exact.
     scales: factors of the inputs' values (1 is the input as it is).
@@ -25,8 +26,8 @@ class Smoothing:
     samples: noisy copies of each flip and scaling.
     seed: of the noise, which is the same for every sample of a batch and in every framework.
 
-    Of `flips` x `scales` x `samples` variants each is one more explanation. SmoothGrad: Smilkov et al. 2017,
-    https://arxiv.org/abs/1706.03825
+    Of `flips` x `scales` x `samples` variants each is one more explanation. SmoothGrad: Smilkov et
+    al. 2017, https://arxiv.org/abs/1706.03825
     """
 
     flips: bool = True

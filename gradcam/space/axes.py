@@ -39,8 +39,8 @@ __all__ = [
 How = Literal["given", "type", "shape", "evidence", "guess"]
 
 ENOUGH = 0.1
-"""Agreement from which on a reading is believed. Right readings of real layers have 0.3 to 0.95, wrong ones under
-0.08."""
+"""Agreement from which on a reading is believed. Right readings of real layers have 0.3 to 0.95,
+wrong ones under 0.08."""
 
 
 class GuessedAxesWarning(UserWarning):
@@ -55,10 +55,13 @@ class GuessedAxesWarning(UserWarning):
 class LayerAxes:
     """Where the samples, channels and positions of a layer's output are.
 
-    layout: the axes; in words "N C 7 7", or "N (1 + 14 x 14) C" for one class token before a grid of tokens.
+    layout: the axes; in words "N C 7 7", or "N (1 + 14 x 14) C" for one class token before a grid
+        of tokens.
     how: how it was told: "given", "type", "shape", "evidence" or "guess".
-    agreement: of evidence, how well the reading agrees with it: at most 1, below 0.1 nothing is believed.
-    input: which of several inputs the positions are of, its position or keyword; None: the only one.
+    agreement: of evidence, how well the reading agrees with it: at most 1, below 0.1 nothing is
+        believed.
+    input: which of several inputs the positions are of, its position or keyword; None: the only
+        one.
     size: that input's size along the grid's axes, and its frames where there are any.
     """
 
@@ -75,7 +78,9 @@ class LayerAxes:
 
 
 class NeedsEvidence(Exception):  # noqa: N818, it is a question and no error
-    """The axes of this layer are in doubt: the network must be asked, which compiled code cannot do."""
+    """The axes of this layer are in doubt: the network must be asked, which compiled code cannot
+    do.
+    """
 
     def __init__(self, path: str, shape: Shape) -> None:
         super().__init__(path)
@@ -83,7 +88,8 @@ class NeedsEvidence(Exception):  # noqa: N818, it is a question and no error
         self.shape = shape
 
 
-# ------------------------------------------------------------------------------------------ without asking
+# ------------------------------------------------------------------------------------------ without
+# asking
 
 
 def sure_axes(
@@ -94,7 +100,8 @@ def sure_axes(
     size: Shape | None,
     spec: layouts.Spec = None,
 ) -> LayerAxes | None:
-    """The axes of a layer's whole array, where they are given or leave no doubt; None where the network must be asked.
+    """The axes of a layer's whole array, where they are given or leave no doubt; None where the
+    network must be asked.
 
     samples: N of the batch. size: the input's spatial size, None where it has none.
     """
@@ -122,13 +129,16 @@ def _how_by(order: ChannelOrder) -> How:
 def _sure_order(
     path: str, sample: Shape, samples: int, size: Shape, order: ChannelOrder
 ) -> LayerAxes | None:
-    """Channels in front or behind, where the layer's type or, of images and volumes, its shape says so."""
+    """Channels in front or behind, where the layer's type or, of images and volumes, its shape says
+    so.
+    """
     first = Layout("channels_first", sample[1:])
     last = Layout("channels_last", sample[:-1])
     expected = first if order.channels_first else last
     other = last if order.channels_first else first
     if order.sure:
-        # A sequence (T, N, C) with T = N looks the same, and only convolutions have the samples first for sure.
+        # A sequence (T, N, C) with T = N looks the same, and only convolutions have the samples
+        # first for sure.
         maybe_sequence_first = len(size) == 1 and not order.channels_first and sample[0] == samples
         return None if maybe_sequence_first else LayerAxes(path, expected, "type")
     if len(size) > 1 and layouts.fits(expected.grid, size) and not layouts.fits(other.grid, size):
@@ -149,7 +159,9 @@ def _with_space(layout: Layout | None, path: str, sample: Shape) -> Layout:
 
 
 def evidence_of(model: Model, inputs: Inputs, paths: Sequence[str]) -> Evidence | None:
-    """What the network answers for these layers; None where it cannot be asked, such as a model of fixed batch size."""
+    """What the network answers for these layers; None where it cannot be asked, such as a model of
+    fixed batch size.
+    """
     try:
         return ask(model, inputs, paths, lambda key: _disturbed_axes(model, inputs, key))
     except CannotAskError:
@@ -177,7 +189,8 @@ def axes_by_evidence(
     channels_first = channel_order(model, INPUT).channels_first
     responses = seen.responses(samples)
     sample = seen.sample_shape(samples)
-    # The likeliest axes of the input come first: others are tried only where no reading of these agrees.
+    # The likeliest axes of the input come first: others are tried only where no reading of these
+    # agrees.
     for space in spaces_of(evidence.input_shape, sure, channels_first):
         candidates = list(readings(sample, samples, space, evidence.input_shape))
         best, value = best_reading(candidates, responses)
@@ -201,7 +214,9 @@ def guessed_axes(
     size: Shape | None,
     evidence: Evidence | None,
 ) -> LayerAxes:
-    """The likeliest reading of the shape; where the samples are is taken from the evidence, if that tells."""
+    """The likeliest reading of the shape; where the samples are is taken from the evidence, if that
+    tells.
+    """
     samples = evidence.layers[path].samples() if evidence is not None else None
     samples = Samples() if samples is None else samples
     sample = samples.shape(shape)
@@ -222,7 +237,8 @@ def is_ambiguous(axes: LayerAxes, size: Shape | None, shape: Sequence[int]) -> b
     return len(first) == 1 or layouts.fits(first, size) == layouts.fits(last, size)
 
 
-# ------------------------------------------------------------------------------------------ the input's own axes
+# ------------------------------------------------------------------------------------------ the
+# input's own axes
 
 
 def sure_space(model: Model, inputs: Inputs, key: InputKey) -> Shape | None:

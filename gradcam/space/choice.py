@@ -2,14 +2,14 @@
 
 It is the last layer, in the order in which they run, such that
 
-1. everything that the input says passes through it: with its output held, another input gives the same outputs;
-2. the gradient of the target reaches its positions;
+1. everything that the input says passes through it: with its output held, another input gives the
+same outputs; 2. the gradient of the target reaches its positions;
 3. its positions answer to positions of the input, or its type leaves no doubt of them;
 
-and then the last one before trailing pooling, as in the paper, whose maps are of the last convolution. Behind a
-transformer's last attention only the class token counts, which 2 leaves out; heads' inner values, one of two
-branches, and values that are returned but not used fail 1. Where no layer passes 1, as with several branches down to
-the score, it is the last that passes 2 and 3.
+and then the last one before trailing pooling, as in the paper, whose maps are of the last
+convolution. Behind a transformer's last attention only the class token counts, which 2 leaves out;
+heads' inner values, one of two branches, and values that are returned but not used fail 1. Where no
+layer passes 1, as with several branches down to the score, it is the last that passes 2 and 3.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class LayerChoice:
 
 
 def layers(model: Any, inputs: Inputs, *, allow_training: bool = False) -> list[Layer]:
-    """The outputs of the model's layers in the order in which they run: records with `.path`, `.shape`, `.kind`.
+    """The outputs of the model's layers in the order in which they run: records with `.path`,
+    `.shape`, `.kind`.
 
     One forward pass in PyTorch, none in JAX, where shapes are found without computing.
     """
@@ -162,7 +163,9 @@ class _Search:
         return None
 
     def otherwise(self) -> LayerChoice:
-        """Where nothing passes through one layer alone: the last layer whose positions the score reaches."""
+        """Where nothing passes through one layer alone: the last layer whose positions the score
+        reaches.
+        """
         if self.second_best is None:
             raise ValueError(
                 "the score's gradient reaches no position of any layer that has some: the way may be cut (detach, "
@@ -184,7 +187,9 @@ class _Window:
     # -------------------------------------------------------------------------------- rule 3: axes
 
     def axes(self, n: int) -> LayerAxes | None:
-        """The layer's axes: by type and shape, by evidence, or guessed; None where it has no space."""
+        """The layer's axes: by type and shape, by evidence, or guessed; None where it has no
+        space.
+        """
         known = self._sure[n]
         return self._asked[n] if known is None else known
 
@@ -226,7 +231,8 @@ class _Window:
                 return None
         return axes if math.prod(axes.layout.grid) > 1 else None
 
-    # -------------------------------------------------------------------------------- rule 2: the gradient
+    # -------------------------------------------------------------------------------- rule 2: the
+    # gradient
 
     def reached(self, n: int, axes: LayerAxes) -> bool:
         """Whether the score's gradient reaches any of the layer's positions."""
@@ -243,10 +249,13 @@ class _Window:
         paths = [layer.path for layer in self.layers]
         return gradients_at(search.model, search.inputs, paths, search.target)
 
-    # -------------------------------------------------------------------------------- rule 1: everything
+    # -------------------------------------------------------------------------------- rule 1:
+    # everything
 
     def passes_through(self, n: int) -> bool:
-        """Whether everything that the input says passes through the layer; False after too many were held."""
+        """Whether everything that the input says passes through the layer; False after too many
+        were held.
+        """
         if self._flow is None:  # the model cannot be asked
             return True
         self.held += 1
@@ -259,7 +268,9 @@ class _Window:
         return Flow.of(search.model, search.inputs, paths, search.target)
 
     def before_pooling(self, n: int) -> int:
-        """The layer in front of trailing pooling, where the chosen layer's output is that of a pooling."""
+        """The layer in front of trailing pooling, where the chosen layer's output is that of a
+        pooling.
+        """
         if self._flow is None:
             return n
         output = self.layers[n].path

@@ -1,8 +1,9 @@
 """The passes that ask a network where space is.
 
-A batch of two copies of one sample runs through the model: once as it is, once with all of the second copy
-disturbed, which tells where the samples are, and once for each pattern, with the odd stripes of the first copy and
-the even stripes of the second disturbed by the same noise. For an image these are six passes, each of a batch of two.
+A batch of two copies of one sample runs through the model: once as it is, once with all of the
+second copy disturbed, which tells where the samples are, and once for each pattern, with the odd
+stripes of the first copy and the even stripes of the second disturbed by the same noise. For an
+image these are six passes, each of a batch of two.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class LayerEvidence:
         return bool(self.second_copy.any())
 
     def samples(self) -> Samples | None:
-        """Where the samples are: where the second copy's elements changed and the first's did not; None: nowhere."""
+        """Where the samples are: where the second copy's elements changed and the first's did not;
+        None: nowhere.
+        """
         total = float(self.second_copy.sum())
         if not total > 0:
             return None
@@ -76,7 +79,9 @@ class LayerEvidence:
         return None
 
     def sample_shape(self, samples: Samples) -> Shape:
-        """The shape of one sample, with its frames in front where some were folded into the samples' axis."""
+        """The shape of one sample, with its frames in front where some were folded into the
+        samples' axis.
+        """
         return tuple(samples.arrange(self.second_copy).shape[1:])
 
     def frames(self, samples: Samples, reading: Reading) -> int | None:
@@ -146,7 +151,9 @@ def ask(
 
 
 def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Squared changes relative to the largest, so that none overflows; 0 where one is not a number."""
+    """Squared changes relative to the largest, so that none overflows; 0 where one is not a
+    number.
+    """
     with np.errstate(all="ignore"):
         difference = np.nan_to_num(after - before, nan=0.0, posinf=0.0, neginf=0.0)
     largest = np.abs(difference).max(initial=0.0)
@@ -158,9 +165,11 @@ def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 def _answering_input(
     copies: Inputs, first: Array, changes: Callable[[InputKey, Array], list[np.ndarray]]
 ) -> tuple[InputKey, list[np.ndarray]]:
-    """The input that the last of the layers answers to, and the changes when its second copy is disturbed.
+    """The input that the last of the layers answers to, and the changes when its second copy is
+    disturbed.
 
-    Inputs with three or more axes are asked first, as in `first_array`; where none is answered to, the first.
+    Inputs with three or more axes are asked first, as in `first_array`; where none is answered to,
+    the first.
     """
     arrays = {k: a for k, a in arrays_of(copies).items() if a.ndim > 1 and a.shape[0] == COPIES}
     if not arrays:
@@ -199,8 +208,8 @@ def paired(inputs: Inputs) -> Inputs:
 def disturbed(array: Array, masks: np.ndarray) -> Array:
     """The batch of two with the same noise in both copies, where the masks (2, ...) are 1.
 
-    The noise is normal, of the sample's own deviation. Of integers, such as token ids, each is replaced by another
-    that the sample holds.
+    The noise is normal, of the sample's own deviation. Of integers, such as token ids, each is
+    replaced by another that the sample holds.
     """
     random = np.random.default_rng(0)
     sample = to_numpy(array[:1])

@@ -1,7 +1,8 @@
 """What flows through a layer: all that the input says, and the score's gradient.
 
-Everything that the input says passes through a layer where the outputs stay what they are when its output is held
-and the input is another one. That is a replay of the layer's own activations, and needs no knowledge of the model.
+Everything that the input says passes through a layer where the outputs stay what they are when its
+output is held and the input is another one. That is a replay of the layer's own activations, and
+needs no knowledge of the model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ RELATIVE = 1e-3
 def gradients_at(
     model: Model, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
 ) -> tuple[list[Array | None], int]:
-    """The score's gradient at each layer, from one backward pass, and whether it has an axis of targets (1 or 0).
+    """The score's gradient at each layer, from one backward pass, and whether it has an axis of
+    targets (1 or 0).
 
     Zeros where the score does not depend on a layer; None where the model cannot say.
     """
@@ -43,7 +45,9 @@ def gradients_at(
 
 @dataclass(frozen=True)
 class Flow:
-    """Two copies of one sample, the activations they give, and the same copies with another input."""
+    """Two copies of one sample, the activations they give, and the same copies with another
+    input.
+    """
 
     model: Model
     another: Inputs
@@ -57,7 +61,9 @@ class Flow:
     def of(
         model: Model, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
     ) -> Flow | None:
-        """What can be asked of these layers; None where the model takes no batch of two, or heeds no input."""
+        """What can be asked of these layers; None where the model takes no batch of two, or heeds
+        no input.
+        """
         try:
             copies = paired(inputs)
             capture = model.capture(copies, tuple(layers), None)

@@ -1,7 +1,7 @@
 """What was found out about a model's axes and layers, kept for as long as the model lives.
 
-A network is asked once for each kind of input. `gradcam.explain` makes a new explainer at each call, so the answers
-are kept here and not there.
+A network is asked once for each kind of input. `gradcam.explain` makes a new explainer at each
+call, so the answers are kept here and not there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ _MODELS: dict[int, tuple[weakref.ref[Any], Known]] = {}
 
 
 def known_of(model: Any) -> Known:
-    """What is known of the user's model; forgotten with it. Of a pair of module and weights, the module's."""
+    """What is known of the user's model; forgotten with it. Of a pair of module and weights, the
+    module's.
+    """
     if isinstance(model, tuple) and model:
         model = model[0]
     entry = _MODELS.get(id(model))
@@ -57,7 +59,9 @@ def known_of(model: Any) -> Known:
 
 
 def kind_of(inputs: Inputs) -> Hashable:
-    """Shapes without the samples' axis, and types: inputs of one kind take the same way through a model."""
+    """Shapes without the samples' axis, and types: inputs of one kind take the same way through a
+    model.
+    """
     return tuple(
         (key, tuple(int(n) for n in array.shape[1:]), str(array.dtype))
         for key, array in arrays_of(inputs).items()

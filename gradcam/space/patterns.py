@@ -1,8 +1,8 @@
 """Which parts of the input are disturbed: along each axis its halves, and its alternating quarters.
 
-Like structured light. Where an element of a layer answers more to noise in one half of an axis than in the other, it
-lies on that side; two patterns along an axis tell four places apart, and a wrong reading of the axes agrees with
-neither.
+Like structured light. Where an element of a layer answers more to noise in one half of an axis than
+in the other, it lies on that side; two patterns along an axis tell four places apart, and a wrong
+reading of the axes agrees with neither.
 
 >>> Pattern(axis=1, stripes=2).mask(8)
 array([0., 0., 0., 0., 1., 1., 1., 1.])
@@ -21,14 +21,18 @@ __all__ = ["Pattern", "patterns_of", "sides"]
 
 
 def sides(count: int, stripes: int) -> np.ndarray:
-    """-1 or 1 for each of `count` positions: whether the stripe that its centre lies in is even or odd."""
+    """-1 or 1 for each of `count` positions: whether the stripe that its centre lies in is even or
+    odd.
+    """
     centres = (np.arange(count) + 0.5) / count
     return 2.0 * (np.floor(centres * stripes) % 2) - 1.0
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Every second of `stripes` equal stripes along one axis of the input (the samples' axis is 0)."""
+    """Every second of `stripes` equal stripes along one axis of the input (the samples' axis is
+    0).
+    """
 
     axis: int
     stripes: int
@@ -45,7 +49,9 @@ class Pattern:
 
 
 def patterns_of(shape: Sequence[int], axes: Sequence[int]) -> list[Pattern]:
-    """The patterns for these axes of an input of that shape; an axis of fewer than four positions has halves alone."""
+    """The patterns for these axes of an input of that shape; an axis of fewer than four positions
+    has halves alone.
+    """
     patterns = []
     for axis in axes:
         if shape[axis] >= 2:

@@ -1,14 +1,15 @@
 """Every way to read a layer's array, and how well each agrees with what the network answered.
 
-Pure NumPy. What is known of a layer is a `Response` for each pattern: how much each element changed when the even
-and when the odd stripes of the input were disturbed. At a position that lies in an odd stripe the share
+Pure NumPy. What is known of a layer is a `Response` for each pattern: how much each element changed
+when the even and when the odd stripes of the input were disturbed. At a position that lies in an
+odd stripe the share
 
     r = (odd - even) / (odd + even)
 
-is positive, at most 1. A reading (say: one class token, then 14 x 14 tokens) says where each position lies, and so
-which sign r should have. Its agreement along an axis of the input is the mean of r times that sign; its agreement is
-the lowest over the axes. Dividing by the sum takes each position's own gain out, so that quiet borders and channels
-count like loud ones.
+is positive, at most 1. A reading (say: one class token, then 14 x 14 tokens) says where each
+position lies, and so which sign r should have. Its agreement along an axis of the input is the mean
+of r times that sign; its agreement is the lowest over the axes. Dividing by the sum takes each
+position's own gain out, so that quiet borders and channels count like loud ones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ MAX_SUFFIX = 4
 
 @dataclass(frozen=True)
 class Response:
-    """How much each element of a sample, (*sample) or (F, *sample), answered to the two halves of a pattern."""
+    """How much each element of a sample, (*sample) or (F, *sample), answered to the two halves of a
+    pattern.
+    """
 
     pattern: Pattern
     even: np.ndarray
@@ -51,8 +54,8 @@ class Response:
 class Reading:
     """A layout, and the axes of the input that its grid runs along, in this order.
 
-    frame_axis: the axis of the input that a leading axis of frames runs along; None where there is none, or where
-        the frames are no axis of the input.
+    frame_axis: the axis of the input that a leading axis of frames runs along; None where there is
+        none, or where the frames are no axis of the input.
     """
 
     layout: Layout
@@ -60,11 +63,13 @@ class Reading:
     frame_axis: int | None = None
 
 
-# ------------------------------------------------------------------------------------------ agreement
+# ---------------------------------------------------------------------------------------- agreement
 
 
 def agreement(reading: Reading, responses: Sequence[Response]) -> float:
-    """How well the reading agrees with what was seen, from -1 to 1: the lowest over the axes of its grid."""
+    """How well the reading agrees with what was seen, from -1 to 1: the lowest over the axes of its
+    grid.
+    """
     along: dict[int, list[float]] = {}
     for response in responses:
         axis = response.pattern.axis
@@ -89,7 +94,9 @@ def _share(even: np.ndarray, odd: np.ndarray) -> np.ndarray:
 
 
 def _positions_agree(response: Response, layout: Layout, grid_axis: int) -> float:
-    """The mean of r times the expected sign over the grid's positions, summed over channels and frames first."""
+    """The mean of r times the expected sign over the grid's positions, summed over channels and
+    frames first.
+    """
     even = layout.view(response.even).sum(-2)
     odd = layout.view(response.odd).sum(-2)
     lead = tuple(range(even.ndim - 1))
@@ -109,7 +116,7 @@ def _frames_agree(response: Response) -> float:
     return float((share * sides(len(share), response.pattern.stripes)).mean())
 
 
-# ------------------------------------------------------------------------------------------ candidates
+# --------------------------------------------------------------------------------------- candidates
 
 
 def sample_arrangements(shape: Sequence[int], count: int) -> Iterator[Samples]:
@@ -130,12 +137,14 @@ def readings(
 ) -> Iterator[Reading]:
     """Every reading of a sample of that shape, for an input whose positions run along these axes.
 
-    sample: the shape of one sample; with frames, (F, *sample). space: axes of the input, such as (2, 3).
+    sample: the shape of one sample; with frames, (F, *sample). space: axes of the input, such as
+        (2, 3).
     """
     yield from _unframed(sample, samples, space, input_shape)
     if len(sample) < 3:
         return
-    # The first axis may be frames. They run along an axis of the input, or were cut out of it as windows.
+    # The first axis may be frames. They run along an axis of the input, or were cut out of it as
+    # windows.
     for frame_axis in space:
         rest = tuple(axis for axis in space if axis != frame_axis)
         if rest and input_shape[frame_axis] == sample[0]:
@@ -197,7 +206,8 @@ def best_reading(
     by_kind = {"tokens": _summed(responses, -1), "tokens_last": _summed(responses, -2)}
     for reading in candidates:
         value = agreement(reading, by_kind.get(reading.layout.kind, responses))
-        # A later reading must agree better by more than rounding and chance: fewer extra tokens come first.
+        # A later reading must agree better by more than rounding and chance: fewer extra tokens
+        # come first.
         if value > highest + 0.02:
             best = reading
             highest = value
@@ -215,7 +225,8 @@ def _summed(responses: Sequence[Response], axis: int) -> list[Response]:
 def spaces_of(input_shape: Sequence[int], sure: Shape | None, channels_first: bool) -> list[Shape]:
     """The sets of axes of an input (N, ...) that its positions may run along, likeliest first.
 
-    sure: the one that is known, if it is. channels_first: the framework's own order, which comes first.
+    sure: the one that is known, if it is. channels_first: the framework's own order, which comes
+        first.
     """
     if sure is not None:
         return [sure]

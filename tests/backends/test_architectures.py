@@ -1,4 +1,6 @@
-"""Random networks, layers, targets and methods: the right map, checked by finite differences, or a clear error."""
+"""Random networks, layers, targets and methods: the right map, checked by finite differences, or a
+clear error.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ TARGETS = {
     "function": lambda outputs: outputs[:, 0] * outputs[:, 1],
 }
 
-# ---------------------------------------------------------------------------------------------- the same in both
+# ---------------------------------------------------------------------------------------------- the
+# same in both
 
 
 def torch_network(spec):
@@ -202,7 +205,8 @@ def check(spec, model, x, path, target, method, grid):
     assert heatmaps.min() >= 0
     assert heatmaps.max() <= 1
     report = gradcam.verify(model, x, path, TARGETS[target], directions=2, channels=1)
-    # where a norm makes all values of a channel equal, ReLUs lie on their kinks, and no derivative exists
+    # where a norm makes all values of a channel equal, ReLUs lie on their kinks, and no derivative
+    # exists
     assert report.verdict == "passed" or (report.verdict == "inconclusive" and bends(spec)), str(
         report
     )

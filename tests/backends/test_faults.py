@@ -1,4 +1,6 @@
-"""Whatever raises, wherever: afterwards model, inputs and the frameworks' global state are as they were."""
+"""Whatever raises, wherever: afterwards model, inputs and the frameworks' global state are as they
+were.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ class Fuse:
                 raise self.error
 
 
-# ---------------------------------------------------------------------------------------------- torch
+# -------------------------------------------------------------------------------------------- torch
 
 
 def torch_state(model, inputs):
@@ -198,7 +200,7 @@ def test_torch_is_left_as_it_was_when_the_target_raises(torch_case, entry, grad)
             assert torch_state(model, inputs) == before
 
 
-# ---------------------------------------------------------------------------------------------- both
+# --------------------------------------------------------------------------------------------- both
 
 
 def jax_state(case):

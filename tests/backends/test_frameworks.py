@@ -1,4 +1,6 @@
-"""The table of frameworks: versions, accelerators and their memory, on machines that have none as well."""
+"""The table of frameworks: versions, accelerators and their memory, on machines that have none as
+well.
+"""
 
 from __future__ import annotations
 

@@ -202,7 +202,9 @@ def test_a_model_that_is_not_built_says_so():
 
 @pytest.mark.skipif(ON_TORCH, reason="this is the run on torch")
 def test_the_same_on_keras_torch_backend():
-    """The shared suite and this file, in a process of its own: Keras's backend is set once for each."""
+    """The shared suite and this file, in a process of its own: Keras's backend is set once for
+    each.
+    """
     pytest.importorskip("torch")
     here = Path(__file__).parent.parent
     names = (

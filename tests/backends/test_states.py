@@ -1,4 +1,6 @@
-"""Every state of docs/models.md: the right map, or the sentence that says what to do. The page is made by this run."""
+"""Every state of docs/models.md: the right map, or the sentence that says what to do. The page is
+made by this run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`gradcam.bench`: what it times, how it sums up, and that the price does not grow, by counts that do not vary."""
+"""`gradcam.bench`: what it times, how it sums up, and that the price does not grow, by counts that
+do not vary.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,8 @@ def test_a_batch_is_made_of_the_samples_over_and_over():
 
 def test_memory_is_of_a_process_of_its_own():
     (price,) = gradcam.bench({"big": big}, layer="c", repeats=1).prices
-    # the forward pass holds the 64 MiB of the layer's output at least; an explanation not twice as much as that
+    # the forward pass holds the 64 MiB of the layer's output at least; an explanation not twice as
+    # much as that
     assert price.forward_megabytes > 60
     assert price.megabytes > 60
     assert price.megabytes < 3 * price.forward_megabytes

@@ -1,4 +1,6 @@
-"""The price of an explanation in PyTorch, held by counts that do not vary; of JAX in test_jax.py."""
+"""The price of an explanation in PyTorch, held by counts that do not vary; of JAX in
+test_jax.py.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Largest(TorchDispatchMode):
 
 
 class Network(nn.Module):
-    """conv [layer "conv"], then what `pool` makes of it, then a linear head of 60 classes, then tanh."""
+    """conv [layer "conv"], then what `pool` makes of it, then a linear head of 60 classes, then
+    tanh.
+    """
 
     def __init__(self, pool):
         super().__init__()

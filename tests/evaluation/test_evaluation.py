@@ -20,7 +20,9 @@ SMALL = ("average-drop", "insertion", "deletion", "pointing-game", "energy")
 
 
 def classifier():
-    """A NumPy network whose first class is red, seen at a quarter of the size; photographs are 32 x 40."""
+    """A NumPy network whose first class is red, seen at a quarter of the size; photographs are 32 x
+    40.
+    """
 
     def features(x):
         return x
@@ -59,7 +61,7 @@ def run(**options):
     return gradcam.evaluate(classifier(), photographs(), **given)
 
 
-# ------------------------------------------------------------------------------------------------ what it finds
+# ------------------------------------------------------------------------------------ what it finds
 
 
 def test_the_object_that_makes_the_score_is_found_and_controls_do_worse():
@@ -68,7 +70,8 @@ def test_the_object_that_makes_the_score_is_found_and_controls_do_worse():
     assert found.controls == tuple(CONTROLS)
     assert len(found.rows) == 2 * 6
     energy = {who: found.results[who, "energy"].value for who in (*found.methods, *found.controls)}
-    # the map is the red channel, 255 on the square and 40 or 60 off it: on 16 of 80 and 24 of 80 pixels
+    # the map is the red channel, 255 on the square and 40 or 60 off it: on 16 of 80 and 24 of 80
+    # pixels
     by_hand = [16 * 255 / (16 * 255 + 64 * 40), 24 * 255 / (24 * 255 + 56 * 60)]
     np.testing.assert_allclose(found.results["grad-cam", "energy"].values, by_hand, rtol=1e-6)
     np.testing.assert_allclose(found.results["uniform", "energy"].values, [0.2, 0.3], rtol=1e-6)
@@ -147,7 +150,7 @@ def test_a_bare_model_and_its_inputs():
     )
 
 
-# ------------------------------------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------------------------- what is kept
 
 
 def test_it_goes_on_where_it_stopped(tmp_path):
@@ -477,7 +480,8 @@ def test_a_folder_needs_a_preprocess(tmp_path):
         gradcam.evaluate(classifier().model, tmp_path, "grad-cam", "deletion")
 
 
-# ------------------------------------------------------------------------------------------ your own
+# ------------------------------------------------------------------------------------------ your
+# own
 
 
 def sparsity(context):
@@ -629,7 +633,8 @@ def test_progress_is_printed(capsys):
     assert capsys.readouterr().out.splitlines() == ["one.png: grad-cam", "two.png: grad-cam"]
 
 
-# ------------------------------------------------------------------------------------------ bad files
+# ------------------------------------------------------------------------------------------ bad
+# files
 
 
 def evaluated(folder):
@@ -684,7 +689,7 @@ def test_settings_that_are_empty_or_half_are_an_error_that_names_them(tmp_path, 
         evaluated(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ annotations
+# -------------------------------------------------------------------------------------- annotations
 
 
 def test_boxes_of_a_table_of_voc_and_of_coco_are_the_same(tmp_path):

@@ -1,4 +1,6 @@
-"""Guided backpropagation, the deconvnet and Guided Grad-CAM: by hand, in every spelling, in both frameworks."""
+"""Guided backpropagation, the deconvnet and Guided Grad-CAM: by hand, in every spelling, in both
+frameworks.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +101,9 @@ def test_each_rule_by_hand_in_jax(jax, rule):
     np.testing.assert_array_equal(found.target, [0])
 
 
-# f = SiLU: f'(h) = s(h) (1 + h (1 - s(h))), so f'(3) = 0.952574 (1 + 3 * 0.047426) = 1.088104; R = (2, 3, -1) again.
-# guided: only h1 has h > 0 and R > 0: R_in = (2 f'(3), 0, 0); deconvnet: R_in = (2, 3, 0), as for a ReLU
+# f = SiLU: f'(h) = s(h) (1 + h (1 - s(h))), so f'(3) = 0.952574 (1 + 3 * 0.047426) = 1.088104; R =
+# (2, 3, -1) again. guided: only h1 has h > 0 and R > 0: R_in = (2 f'(3), 0, 0); deconvnet: R_in =
+# (2, 3, 0), as for a ReLU
 SMOOTH_BY_HAND = {"guided": [[2.176208, 2.176208]], "deconvnet": [[5.0, -1.0]]}
 
 
@@ -121,9 +124,10 @@ def test_a_smooth_activation_is_guided_by_hand_in_jax(jax, rule, spelling):
     np.testing.assert_allclose(found.gradients, SMOOTH_BY_HAND[rule], rtol=1e-6)
 
 
-# x = (1, 2, -1, 3) as one row; features = relu of the means of pairs: A = (1.5, 1). The score is twice A's mean, so
-# dy/dA = (1, 1), alpha = 1 and L = (1.5, 1), on 4 pixels (1.5, 1.375, 1.125, 1) with half-pixel centres. Guided
-# backpropagation has R = 1 at both ReLUs, of which each input of a pair gets 1/2.
+# x = (1, 2, -1, 3) as one row; features = relu of the means of pairs: A = (1.5, 1). The score is
+# twice A's mean, so dy/dA = (1, 1), alpha = 1 and L = (1.5, 1), on 4 pixels (1.5, 1.375, 1.125, 1)
+# with half-pixel centres. Guided backpropagation has R = 1 at both ReLUs, of which each input of a
+# pair gets 1/2.
 PRODUCT = [[[[0.75, 0.6875, 0.5625, 0.5]]]]
 
 
@@ -147,7 +151,8 @@ def test_guided_grad_cam_by_hand_in_jax(jax):
     np.testing.assert_allclose(found.gradients, np.moveaxis(PRODUCT, 1, -1))
 
 
-# ------------------------------------------------------------------------------------------ every spelling
+# ------------------------------------------------------------------------------------------ every
+# spelling
 
 TORCH = {
     "F.relu": lambda t, x: t.nn.functional.relu(x),
@@ -342,12 +347,15 @@ def test_a_relu_in_a_block_with_a_derivative_of_its_own_is_guided(jax):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------ every backend
+# ------------------------------------------------------------------------------------------ every
+# backend
 
 
 @functools.cache
 def expected(rule, smooth, target):
-    """The network of `networks` with the rule at its ReLU (and softplus), as plain autograd has it."""
+    """The network of `networks` with the rule at its ReLU (and softplus), as plain autograd has
+    it.
+    """
     import torch
 
     def activation(function):
@@ -453,7 +461,8 @@ def test_without_negative_gradients_it_is_the_gradient(torch):
     assert 0 < (found == 0).double().mean() < 1
 
 
-# ------------------------------------------------------------------------------------------ nothing to guide
+# ------------------------------------------------------------------------------------------ nothing
+# to guide
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -664,7 +673,8 @@ def test_a_compiled_part_is_an_error_and_a_compiled_model_is_not(torch):
     )
 
 
-# ------------------------------------------------------------------------------------------ what is left behind
+# ------------------------------------------------------------------------------------------ what is
+# left behind
 
 
 def state(torch, model):

@@ -243,7 +243,8 @@ def test_one_samples_noise_does_not_depend_on_the_others(some_case: Case, method
     np.testing.assert_allclose(alone.maps[0], whole.maps[2], rtol=1e-6, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------ counts, in torch
+# ------------------------------------------------------------------------------------------ counts,
+# in torch
 
 
 class Counted:
@@ -469,11 +470,13 @@ def test_a_model_whose_code_forbids_a_memory_format_is_given_another():
     )
 
 
-# ------------------------------------------------------------------------------------------ full-grad
+# ---------------------------------------------------------------------------------------- full-grad
 
 
 def relu_network(name):
-    """conv with bias, batch norm, ReLU, max pooling, conv, ReLU, mean, linear with bias: linear piece by piece."""
+    """conv with bias, batch norm, ReLU, max pooling, conv, ReLU, mean, linear with bias: linear
+    piece by piece.
+    """
     if name == "torch":
         torch = pytest.importorskip("torch")
         torch.manual_seed(0)
@@ -562,7 +565,8 @@ def test_full_grad_says_what_it_lacks():
         gradcam.explain(case.model, case.inputs(), method="full-grad")
 
 
-# ------------------------------------------------------------------------------------------ their parameters
+# ------------------------------------------------------------------------------------------ their
+# parameters
 
 
 def test_a_methods_own_parameters(some_case: Case):

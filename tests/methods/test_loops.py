@@ -1,4 +1,6 @@
-"""Each method against its paper's equation in plain loops over one sample, and the laws that all of them keep."""
+"""Each method against its paper's equation in plain loops over one sample, and the laws that all of
+them keep.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from gradcam.methods.components import (
 )
 from gradcam.methods.gradients import weigh_channels
 
-# ---------------------------------------------------------------------------------------------- the loops
+# ---------------------------------------------------------------------------------------------- the
+# loops
 
 
 def weighted(w, a):
@@ -51,7 +54,9 @@ def mean(values):
 
 
 def dominant(matrix):
-    """The unit eigenvector of a symmetric matrix's largest eigenvalue: squared till one column is left."""
+    """The unit eigenvector of a symmetric matrix's largest eigenvalue: squared till one column is
+    left.
+    """
     n = len(matrix)
     shift = (
         max(sum(abs(x) for x in row) for row in matrix) or 1.0
@@ -269,7 +274,8 @@ def loop_legrad(*gradients):
     return [mean([layer[t] for layer in layers]) for t in tokens]
 
 
-# ---------------------------------------------------------------------------------------------- the cases
+# ---------------------------------------------------------------------------------------------- the
+# cases
 
 
 @dataclass(frozen=True)
@@ -337,8 +343,9 @@ CASES = {
 }  # fmt: skip
 SAMPLES = [name for name, case in CASES.items() if case.roles != "F"]
 SHARED = "AB"  # what K targets have in common
-"""Roles: activations A (a where the scale is theirs, F of all samples together), gradients G, copies B and D, scores
-Y and M, contributions X and Z, attention weights W and gradients U, vectors V, kernels K."""
+"""Roles: activations A (a where the scale is theirs, F of all samples together), gradients G,
+copies B and D, scores Y and M, contributions X and Z, attention weights W and gradients U, vectors
+V, kernels K."""
 
 
 def shaped(role, channels, positions):
@@ -377,7 +384,8 @@ def close(found, expected, rtol=1e-9, of_largest=1e-10):
 TOLERANCE = {"float64": (1e-9, 1e-10), "float32": (0, 1e-5)}
 
 
-# ---------------------------------------------------------------------------------------------- the tests
+# ---------------------------------------------------------------------------------------------- the
+# tests
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e-12])

@@ -68,11 +68,13 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------- by hand
+# ---------------------------------------------------------------------------------------------- by
+# hand
 
 
 def test_grad_cam_by_hand():
-    # alpha = [(1 + 3) / 2, (-1 + 0) / 2] = [2, -0.5];  L = [2 * 1 - 0.5 * 3, 2 * 2 - 0.5 * -1] = [0.5, 4.5]
+    # alpha = [(1 + 3) / 2, (-1 + 0) / 2] = [2, -0.5];  L = [2 * 1 - 0.5 * 3, 2 * 2 - 0.5 * -1] =
+    # [0.5, 4.5]
     close(grad_cam(A, np.array([[1.0, 3.0], [-1.0, 0.0]])), [0.5, 4.5])
 
 
@@ -112,7 +114,8 @@ def test_methods_that_weigh_each_position_by_hand():
 
 def test_shapley_cam_by_hand():
     g, curvatures = np.array([[1.0, 3.0], [-1.0, 0.0]]), np.array([[2.0, -2.0], [4.0, 0.0]])
-    # G - H A / 2 = [[0, 4], [-3, 0]], w = [2, -1.5];  L = [2 * 1 - 1.5 * 3, 2 * 2 + 1.5 * 1] = [-2.5, 5.5]
+    # G - H A / 2 = [[0, 4], [-3, 0]], w = [2, -1.5];  L = [2 * 1 - 1.5 * 3, 2 * 2 + 1.5 * 1] =
+    # [-2.5, 5.5]
     close(shapley_cam(A, g, curvatures), [-2.5, 5.5])
 
 
@@ -141,7 +144,8 @@ def test_kpca_cam_by_hand():
     a = np.array(
         [[1.0, 3.0], [0.0, 2.0]]
     )  # centred [[-1, 1], [-1, 1]]: products [[2, -2], [-2, 2]], distance^2 8
-    # a centred kernel [[c, -c], [-c, c]] has lambda_1 = 2 c, u_1 = [-1, 1] / sqrt(2), so L = sqrt(c) [-1, 1]
+    # a centred kernel [[c, -c], [-c, c]] has lambda_1 = 2 c, u_1 = [-1, 1] / sqrt(2), so L =
+    # sqrt(c) [-1, 1]
     close(kpca_cam(a, "linear"), np.sqrt(2) * np.array([-1, 1]))  # c = 2
     t = math.tanh(2 / 2 + 1)  # the kernel is [[t, tanh(0)], [tanh(0), t]], c = t / 2
     close(kpca_cam(a), np.sqrt(t / 2) * np.array([-1, 1]))
@@ -209,7 +213,8 @@ def test_factorise_by_hand():
 
 
 def test_ablation_cam_by_hand():
-    # w = [(4 - 3) / 4, (4 - 6) / 4] = [1/4, -1/2];  L = [1/4 * 1 - 1/2 * 3, 1/4 * 2 + 1/2 * 1] = [-1.25, 1]
+    # w = [(4 - 3) / 4, (4 - 6) / 4] = [1/4, -1/2];  L = [1/4 * 1 - 1/2 * 3, 1/4 * 2 + 1/2 * 1] =
+    # [-1.25, 1]
     close(ablation_cam(A, np.array(4.0), np.array([3.0, 6.0])), [-1.25, 1])
     # a negative score: w = [(-4 + 5) / 4, (-4 + 2) / 4], the same
     close(ablation_cam(A, np.array(-4.0), np.array([-5.0, -2.0])), [-1.25, 1])
@@ -218,13 +223,15 @@ def test_ablation_cam_by_hand():
 
 
 def test_score_cam_by_hand():
-    # w = softmax([0, log 3]) = [1/4, 3/4];  L = [1/4 * 1 + 3/4 * 3, 1/4 * 2 - 3/4 * 1] = [2.5, -0.25]
+    # w = softmax([0, log 3]) = [1/4, 3/4];  L = [1/4 * 1 + 3/4 * 3, 1/4 * 2 - 3/4 * 1] = [2.5,
+    # -0.25]
     close(score_cam(A, np.array([0.0, math.log(3)])), [2.5, -0.25])
 
 
 def test_full_grad_by_hand():
     inputs, biases = np.array([[[-1.0, 3.0], [1.0, 5.0]]]), np.array([[[2.0, -4.0]]])
-    # magnitudes [[1, 3], [1, 5]], scaled [[0, 1/2], [0, 1]]; and [[2, 4]], scaled [[0, 1]], on both rows
+    # magnitudes [[1, 3], [1, 5]], scaled [[0, 1/2], [0, 1]]; and [[2, 4]], scaled [[0, 1]], on both
+    # rows
     close(full_grad([inputs, biases], (2, 2)), [[0, 1.5], [0, 2]])
 
 
@@ -233,8 +240,8 @@ def test_attention_rollout_by_hand():
         [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]]
     )  # over heads [[1, 0], [1/2, 1/2]]
     second = np.array([[[0.0, 2.0], [0.0, 1.0]]])
-    # (A + I) / 2 is [[1, 0], [1/4, 3/4]], and [[1/2, 1], [0, 1]], whose rows scale to [[1/3, 2/3], [0, 1]]
-    # R = second @ first = [[1/3 + 1/6, 1/2], [1/4, 3/4]]
+    # (A + I) / 2 is [[1, 0], [1/4, 3/4]], and [[1/2, 1], [0, 1]], whose rows scale to [[1/3, 2/3],
+    # [0, 1]] R = second @ first = [[1/3 + 1/6, 1/2], [1/4, 3/4]]
     close(attention_rollout([first, second]), [0.5, 0.5])
     close(attention_rollout([first, second], query=1), [0.25, 0.75])
     close(attention_rollout([first, second], query=None), [0.375, 0.625])
@@ -242,7 +249,8 @@ def test_attention_rollout_by_hand():
 
 def test_legrad_by_hand():
     first = np.array([[[1.0, -1.0], [3.0, 2.0]], [[0.0, 4.0], [-5.0, 0.0]]])
-    # positive parts: [1 + 3 + 0 + 0, 0 + 2 + 4 + 0] over 2 heads of 2 queries: [1, 1.5]; twice that; their mean
+    # positive parts: [1 + 3 + 0 + 0, 0 + 2 + 4 + 0] over 2 heads of 2 queries: [1, 1.5]; twice
+    # that; their mean
     close(legrad([first, 2 * first]), [1.5, 2.25])
 
 
@@ -250,7 +258,7 @@ def test_weighing_channels_by_hand():
     close(weigh_channels(np.array([[2.0], [-1.0]]), A), [2 * 1 - 3, 2 * 2 + 1])
 
 
-# ---------------------------------------------------------------------------------------------- identities
+# --------------------------------------------------------------------------------------- identities
 
 
 @given(seeds, st.floats(-3, 3), st.floats(-3, 3))
@@ -263,7 +271,8 @@ def test_grad_cam_is_linear_in_the_gradient(seed, a, b):
 
 @given(seeds)
 def test_alpha_is_the_derivative_of_a_lift_over_z(seed):
-    # y = sum of A * G has gradient G; lifting channel k everywhere by h changes y by h * sum_p G_kp = h * Z * alpha_k
+    # y = sum of A * G has gradient G; lifting channel k everywhere by h changes y by h * sum_p G_kp
+    # = h * Z * alpha_k
     activations, gradients = arrays(seed)
     for k in range(3):
         lifted = activations.copy()
@@ -532,7 +541,7 @@ def test_weighing_channels_broadcasts_like_the_sum(weights, activations):
     close(weigh_channels(w, a), (w * a).sum(-2))
 
 
-# ---------------------------------------------------------------------------------------------- edges
+# -------------------------------------------------------------------------------------------- edges
 
 
 def zero(found, shape):
@@ -564,7 +573,8 @@ def test_a_sample_of_small_numbers_keeps_its_map_beside_one_of_large():
 
 
 def test_a_denominator_that_is_exactly_zero_weighs_nothing():
-    # the sum of A is -2 and G is 1, so 2 G^2 - 2 G^3 = 0; where G is 1/2 the weight is 1/2 / (2 - 1) = 1/2
+    # the sum of A is -2 and G is 1, so 2 G^2 - 2 G^3 = 0; where G is 1/2 the weight is 1/2 / (2 -
+    # 1) = 1/2
     a, g = np.array([[-3.0, 1.0]]), np.array([[1.0, 0.5]])
     close(grad_cam_pp(a, g), [-1.5, 0.5])
     close(smooth_grad_cam_pp(a[None], g[None]), [-1.5, 0.5])
@@ -692,7 +702,8 @@ def test_errors_of_methods_say_what_to_do():
         full_grad([], (2, 2))
 
 
-# ---------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------------- the
+# table
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.name)
@@ -779,7 +790,7 @@ def test_a_parameter_that_a_method_does_not_have_is_named():
         check_parameters(as_spec("is-cam"), {"k": 3}, "gradcam.explain")
 
 
-# ---------------------------------------------------------------------------------------------- combine
+# ------------------------------------------------------------------------------------------ combine
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 5, 4), (2, 3, 2, 5, 4)])
@@ -835,7 +846,7 @@ def test_every_method_of_a_paper_names_its_own():
     assert {entry.name for entry in TABLE if not entry.paper} == {"random-cam"}
 
 
-# ---------------------------------------------------------------------------------------------- identity, not names
+# ------------------------------------------------------------------------------ identity, not names
 
 
 @pytest.mark.parametrize("name", METHODS)

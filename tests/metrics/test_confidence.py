@@ -15,7 +15,9 @@ grids = hnp.arrays(np.float64, (3, 4, 4), elements=st.floats(0, 10).map(lambda x
 
 
 def probability(inputs):
-    """The class's probability is the weighted sum of a 2 x 2 image, and the other class has the rest."""
+    """The class's probability is the weighted sum of a 2 x 2 image, and the other class has the
+    rest.
+    """
     one = (inputs[:, 0] * WEIGHTS).sum((1, 2)).clip(0, 1)
     return np.stack([one, 1 - one], -1)
 
@@ -210,8 +212,9 @@ def test_one_masked_pass_and_one_further_explanation_in_batches():
 
 
 def test_adcc_by_hand():
-    # M = [[1, 1/2], [0, 0]], of mean 3/8; M' = [[1, 0], [0, 0]], of mean 1/4. Less their means, in eighths:
-    # (5, 1, -3, -3) and (6, -2, -2, -2), whose product sums to 30 - 2 + 6 + 6 = 40, and squares to 44 and 48
+    # M = [[1, 1/2], [0, 0]], of mean 3/8; M' = [[1, 0], [0, 0]], of mean 1/4. Less their means, in
+    # eighths: (5, 1, -3, -3) and (6, -2, -2, -2), whose product sums to 30 - 2 + 6 + 6 = 40, and
+    # squares to 44 and 48
     maps = np.array([[[8.0, 4.0], [0.0, 0.0]]])
     coherency = (1 + 40 / np.sqrt(44 * 48)) / 2
     again = np.array([[[9.0, 0.0], [0.0, 0.0]]])

@@ -39,7 +39,8 @@ def test_the_centre_is_in_the_centre():
     (one, _) = CONTROLS["centre"](INPUTS, 1, 0)
     np.testing.assert_allclose(one, one[::-1, ::-1])
     assert one[5, 7] == one.max()
-    # half a deviation, an eighth of the side, from the middle: exp(-1 / 8); rows 5 and 6 lie 1/24 from it
+    # half a deviation, an eighth of the side, from the middle: exp(-1 / 8); rows 5 and 6 lie 1/24
+    # from it
     assert CONTROLS["centre"](np.zeros((1, 1, 1, 4)), 1, 0)[0, 0, 1] == pytest.approx(
         np.exp(-1 / 8)
     )
@@ -60,7 +61,7 @@ def test_edges_of_a_picture_one_pixel_high():
     )
 
 
-# ------------------------------------------------------------------------------------------------ likeness
+# ----------------------------------------------------------------------------------------- likeness
 
 
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=2, max_size=2))
@@ -150,7 +151,7 @@ def test_bad_input(call, match):
         call()
 
 
-# ------------------------------------------------------------------------------------------------ summaries
+# ---------------------------------------------------------------------------------------- summaries
 
 
 def test_a_result_skips_samples_without_a_value():

@@ -32,7 +32,7 @@ def one(function, maps, *args, **options):
     return float(function(maps, *args, **options).values[0])
 
 
-# ------------------------------------------------------------------------------------------------ limits
+# ------------------------------------------------------------------------------------------- limits
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,12 @@ def test_pointing_is_by_order_alone():
     )
 
 
-# ------------------------------------------------------------------------------------------------ by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_energy_and_contrast_by_hand():
-    # 2 inside, 1 and 3 outside, and a negative that counts as 0: energy 2 / 6; inside 1 pixel, 3 outside: 2 / (4 / 3)
+    # 2 inside, 1 and 3 outside, and a negative that counts as 0: energy 2 / 6; inside 1 pixel, 3
+    # outside: 2 / (4 / 3)
     heat, mask = np.array([[[2.0, 1.0], [3.0, -9.0]]]), np.array([[[True, False], [False, False]]])
     assert one(energy, heat, mask) == pytest.approx(1 / 3)
     assert one(box_contrast, heat, mask) == pytest.approx(1.5)
@@ -89,8 +90,8 @@ def test_the_tolerance_is_a_distance():
 
 
 def test_a_map_may_say_that_its_class_is_not_there():
-    # present and pointed at; present, pointed at, but rejected; absent and rejected; absent, and a map all the same;
-    # present, and pointed elsewhere
+    # present and pointed at; present, pointed at, but rejected; absent and rejected; absent, and a
+    # map all the same; present, and pointed elsewhere
     heat = np.stack([2.0 * MASK[0], 0.1 * MASK[0], 0.1 * MASK[0], 2.0 * MASK[0], 2.0 * ~MASK[0]])
     masks = np.stack([MASK[0], MASK[0], ~MASK[0] & MASK[0], ~MASK[0] & MASK[0], MASK[0]])
     found = pointing_game_with_rejection(heat, masks, threshold=1.0)
@@ -99,7 +100,8 @@ def test_a_map_may_say_that_its_class_is_not_there():
 
 
 def test_mask_iou_by_hand():
-    # of 1, .5, .2, .1 at a threshold of .15: three pixels, of which two are the object's three: 2 / 4
+    # of 1, .5, .2, .1 at a threshold of .15: three pixels, of which two are the object's three: 2 /
+    # 4
     heat, mask = np.array([[[1.0, 0.5], [0.2, 0.1]]]), np.array([[[True, True], [False, True]]])
     assert one(mask_iou, heat, mask) == pytest.approx(0.5)
     assert one(mask_iou, 0 * heat, mask) == 0
@@ -203,12 +205,13 @@ def test_max_box_accuracy_takes_the_best_threshold_for_all_together():
     assert both.value == 0.5
     low, high = both.interval()
     assert 0.5 <= low <= high == 1  # both samples drawn alike
-    # halo's box is 14 x 11 = 154, the object's 36: IoU .23; at .2 only the easiest overlap of two is met
+    # halo's box is 14 x 11 = 154, the object's 36: IoU .23; at .2 only the easiest overlap of two
+    # is met
     graded = max_box_accuracy(halo, [[BOX]], size=SIZE, overlap=(0.2, 0.5), thresholds=[0.2])
     assert graded.value == 0.5
 
 
-# ------------------------------------------------------------------------------------------------ the grid
+# ----------------------------------------------------------------------------------------- the grid
 
 
 def test_the_grid_pointing_game_by_hand():
@@ -245,7 +248,7 @@ def test_collages_are_all_orders_and_both_ways():
     np.testing.assert_array_equal(square[2:, :3], photographs[2])
 
 
-# ------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_the_gradient_of_a_linear_model_has_no_infidelity_at_any_scale(perturbat
 
 
 def test_infidelity_by_hand():
-    # one pixel: squares are always it, I = x: two equal samples, so beta makes x beta phi the drop, and nothing is left
+    # one pixel: squares are always it, I = x: two equal samples, so beta makes x beta phi the drop,
+    # and nothing is left
     given = Subject(
         lambda x: np.repeat(x[:, :, 0, 0] ** 2, 2, 1),
         np.full((1, 1, 1, 1), 3.0),

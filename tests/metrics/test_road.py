@@ -13,7 +13,9 @@ from gradcam.metrics.subject import Subject
 
 
 def subject(**options):
-    """The score is the mean of the middle of the first channel: all evidence lies in 4 x 4 of 12 x 12."""
+    """The score is the mean of the middle of the first channel: all evidence lies in 4 x 4 of 12 x
+    12.
+    """
     inputs = np.random.default_rng(0).random((2, 2, 12, 12)) * 0.1
     inputs[:, 0, 4:8, 4:8] += 1
     return Subject(
@@ -29,14 +31,15 @@ TRUE[:, 4:8, 4:8] = 1
 TRUE += 1e-3 * np.random.default_rng(1).random(TRUE.shape)  # no ties
 
 
-# ------------------------------------------------------------------------------------------------ imputation
+# --------------------------------------------------------------------------------------- imputation
 
 
 def test_a_missing_pixel_is_the_weighted_mean_of_its_neighbours():
     image = np.arange(9.0).reshape(3, 3)
     kept = np.ones((3, 3), dtype=bool)
     kept[1, 1] = False
-    # beside it 1, 3, 5 and 7, at 1/6, and across its corners 0, 2, 6 and 8, at 1/12: 16 / 6 + 16 / 12 = 4
+    # beside it 1, 3, 5 and 7, at 1/6, and across its corners 0, 2, 6 and 8, at 1/12: 16 / 6 + 16 /
+    # 12 = 4
     assert impute(np.where(kept, image, 99), kept)[1, 1] == pytest.approx(4)
     kept = np.ones((3, 3), dtype=bool)
     kept[0, 0] = False
@@ -85,7 +88,7 @@ def test_the_order_of_dissection_has_every_pixel_once(shape):
     assert sorted(_dissection(*shape).ravel()) == list(range(shape[0] * shape[1]))
 
 
-# ------------------------------------------------------------------------------------------------ road
+# --------------------------------------------------------------------------------------------- road
 
 
 @pytest.mark.parametrize("channel_axis", [1, -1])
@@ -104,7 +107,8 @@ def test_a_true_map_is_best_and_its_inverse_worst(channel_axis):
     most, least = (
         road(given, TRUE, order=order, shares=[0.2], noise=0) for order in ("most", "least")
     )
-    # a fifth of 144 is 29 pixels, all 16 that count among them: filled from around, about .05; the others leave 1.05
+    # a fifth of 144 is 29 pixels, all 16 that count among them: filled from around, about .05; the
+    # others leave 1.05
     np.testing.assert_allclose(most.values, 0.05, atol=0.03)
     np.testing.assert_allclose(least.values, given.clean, rtol=1e-12)
     assert (most.better, least.better) == ("lower", "higher")

@@ -129,7 +129,8 @@ def test_what_is_no_target(target, error, message):
         as_target(target)
 
 
-# ------------------------------------------------------------------------------------------ one of each, by hand
+# ------------------------------------------------------------------------------------------ one of
+# each, by hand
 
 LOGITS = np.log([[1.0, 2.0, 5.0], [6.0, 1.0, 1.0]])  # probabilities are eighths
 
@@ -153,7 +154,8 @@ def test_class_targets(target, expected):
 
 def test_finer_score():
     outputs = np.log([[8.0, 4.0, 0.25, 2.0]])
-    # the classes nearest to log 8 are 1 and 3; p_1 : p_3 = 4 : 2, so log 8 - 2/3 log 4 - 1/3 log 2 = (3 - 5/3) log 2
+    # the classes nearest to log 8 are 1 and 3; p_1 : p_3 = 4 : 2, so log 8 - 2/3 log 4 - 1/3 log 2
+    # = (3 - 5/3) log 2
     np.testing.assert_allclose(FinerScore(0, references=2)(outputs), [4 / 3 * np.log(2)])
     np.testing.assert_allclose(
         FinerScore(references=2, gamma=0.6)(outputs), [2 * np.log(2)]
@@ -324,7 +326,7 @@ def test_sums_resolve_and_check_what_they_are_made_of():
         (ClassScore(0) - Probability(3)).check(OUTPUTS)
 
 
-# ------------------------------------------------------------------------------------------ identities
+# --------------------------------------------------------------------------------------- identities
 
 
 def test_identities():
@@ -369,7 +371,8 @@ def test_log_probabilities_keep_their_digits_where_probabilities_underflow():
     )
 
 
-# ------------------------------------------------------------------------------------------ in every framework
+# ------------------------------------------------------------------------------------------ in
+# every framework
 
 RANDOM = np.random.default_rng(5)
 CLASSES = RANDOM.normal(size=(2, 5))
@@ -538,7 +541,7 @@ def test_the_slope_of_a_cosine_with_nothing_is_finite():
     assert slope.isfinite().all()
 
 
-# ------------------------------------------------------------------------------------------ explained
+# ---------------------------------------------------------------------------------------- explained
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax-split"])

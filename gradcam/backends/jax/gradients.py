@@ -104,7 +104,9 @@ def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = F
 
 
 def checked_scores(scores: Any, array: Array) -> Array:
-    """The scores, if they are (N,) or (N, K) for an input array (N, ...); else raises ValueError."""
+    """The scores, if they are (N,) or (N, K) for an input array (N, ...); else raises
+    ValueError.
+    """
     samples = array.shape[0]
     if not isinstance(scores, jax.Array):
         problem: Any = type(scores).__name__

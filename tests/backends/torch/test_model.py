@@ -135,7 +135,9 @@ def test_one_forward_pass_for_any_number_of_targets(target):
 
 
 def test_no_weight_gradient_is_computed():
-    """Floating-point operations of the backward pass: those of the head's input gradient, and no convolution."""
+    """Floating-point operations of the backward pass: those of the head's input gradient, and no
+    convolution.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     model = network()

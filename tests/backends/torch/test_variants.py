@@ -28,7 +28,9 @@ class Counted(TorchDispatchMode):
 
 
 class Network(nn.Module):
-    """`block`, from 4 channels to 6, then a batch norm that follows no convolution, and a linear head."""
+    """`block`, from 4 channels to 6, then a batch norm that follows no convolution, and a linear
+    head.
+    """
 
     def __init__(self, block):
         super().__init__()
@@ -154,7 +156,9 @@ def test_what_does_not_grow_with_the_batch_is_not_counted(monkeypatch):
 
 
 def test_a_watched_pass_keeps_nothing():
-    """Of twenty layers no more live at once while a pass is measured than in a plain pass and one."""
+    """Of twenty layers no more live at once while a pass is measured than in a plain pass and
+    one.
+    """
     alive, most = [], []
 
     def hook(module, args, out):
@@ -191,7 +195,9 @@ def test_the_weights_and_what_the_model_gives_stay_what_they_were():
 
 @pytest.mark.parametrize(("largest", "rows"), [(3, [6, 6, 4]), (1, [2] * 8), (100, [16])])
 def test_no_pass_is_larger_than_the_allocator_keeps(monkeypatch, largest, rows):
-    """9 channels of 2 images: after the one that is watched 16 rows, whose widest layer is 24 channels."""
+    """9 channels of 2 images: after the one that is watched 16 rows, whose widest layer is 24
+    channels.
+    """
     model, x = made(
         lambda: nn.Sequential(
             nn.Conv2d(4, 24, 3, padding=1), nn.Conv2d(24, 6, 1), nn.Conv2d(6, 9, 1)
