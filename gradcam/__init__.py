@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from gradcam.evaluation import Evaluation, SanityCheck, evaluate, predictor, sanity_check
     from gradcam.explaining.combine import combine
     from gradcam.explaining.concepts import Concepts, Words, factorise, words
-    from gradcam.explaining.explainer import Explainer, compare, explain
+    from gradcam.explaining.explainer import Explainer
     from gradcam.explaining.explanation import Explanation
     from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+    from gradcam.explaining.in_one_line import compare, explain
     from gradcam.explaining.smoothing import Smoothing
     from gradcam.layouts import Tokens
     from gradcam.methods import METHODS
@@ -91,9 +92,9 @@ _HOME = {
     "Words": "explaining.concepts",
     "bench": "benchmark",
     "combine": "explaining.combine",
-    "compare": "explaining.explainer",
+    "compare": "explaining.in_one_line",
     "evaluate": "evaluation",
-    "explain": "explaining.explainer",
+    "explain": "explaining.in_one_line",
     "factorise": "explaining.concepts",
     "guided_backprop": "explaining.guided",
     "guided_grad_cam": "explaining.guided",

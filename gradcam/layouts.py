@@ -26,7 +26,9 @@ from gradcam._arrays import array_namespace
 from gradcam._types import Array, Shape
 
 __all__ = [
+    "MAX_PREFIX",
     "ChannelOrder",
+    "Kind",
     "Layout",
     "Samples",
     "Spec",
@@ -347,8 +349,10 @@ def _inferred_tokens(shape: Shape, size: Shape) -> Layout:
     candidates = token_grids(shape[0], size)
     if not candidates:
         raise ValueError(
-            f"a layer of {shape[0]} tokens does not tile an input of size {size} with square patches and at most "
-            f"{MAX_PREFIX} prefix tokens; say how they lie with layout=gradcam.Tokens(grid=(rows, columns), prefix=1)"
+            f"a layer of {shape[0]} tokens does not tile an input of size {size} with square "
+            "patches and at most "
+            f"{MAX_PREFIX} prefix tokens; say how they lie with "
+            "layout=gradcam.Tokens(grid=(rows, columns), prefix=1)"
         )
     return Layout("tokens", candidates[0].grid, candidates[0].prefix)
 

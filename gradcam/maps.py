@@ -14,7 +14,7 @@ import numpy as np
 from gradcam._arrays import array_namespace, constant, matmul
 from gradcam._types import Array, Shape
 
-__all__ = ["fuse", "relu", "resize", "scale"]
+__all__ = ["Fusion", "Scaling", "fuse", "relu", "resize", "scale"]
 
 Scaling = Literal["max", "minmax", "signed"]
 Fusion = Literal["mean", "max", "product"]

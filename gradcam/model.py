@@ -1,5 +1,4 @@
-"""The seam between this library and the frameworks: a model that can be tapped, its two verbs and
-their laws.
+"""The seam between this library and the frameworks: a model that can be tapped, and its laws.
 
 A backend is an object with the two verbs `capture` and `replay`. Your own object, with nothing
 more, can be passed wherever a model can. The laws, which one test suite holds for every backend:
@@ -62,9 +61,7 @@ __all__ = [
 ]
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
-"""From the shape of a layer's sample to its axes, from the end, over which only the gradient's mean
-will be used.
-"""
+"""From a layer's sample shape to the axes, from the end, of which only the mean gradient is used."""
 
 
 @dataclass(frozen=True)
@@ -385,9 +382,14 @@ def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
     names = sorted(set(smooth))
     hint = "guided backpropagation is made for models with ReLUs"
     if names:
-        hint = f'the model has {" and ".join(names)} there: pass smooth="guided" to have their derivative guided as well'
+        there = " and ".join(names)
+        hint = (
+            f'the model has {there} there: pass smooth="guided" to have their derivative guided '
+            "as well"
+        )
     return ValueError(
-        f'no ReLU was found between the input and the score, so that rule="{rule}" would be the plain gradient; {hint}'
+        f'no ReLU was found between the input and the score, so that rule="{rule}" would be the '
+        f"plain gradient; {hint}"
     )
 
 

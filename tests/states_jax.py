@@ -263,7 +263,8 @@ class Nnx(nnx.Module):
 
 
 @flax(
-    "nnx: batch norm and dropout in training mode: explained in evaluation mode, and left as they are"
+    "nnx: batch norm and dropout in training mode: explained in evaluation mode, and left as "
+    "they are"
 )
 def nnx_training() -> Explained:
     module = Nnx()

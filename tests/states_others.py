@@ -106,7 +106,8 @@ def without_params() -> Explained:
 
 
 @of_keras(
-    "a built model, its layer by name; on torch the same, in a run of its own (`tests/backends/test_keras.py`)"
+    "a built model, its layer by name; on torch the same, in a run of its own "
+    "(`tests/backends/test_keras.py`)"
 )
 def built() -> Explained:
     return explained(networks.keras_network(), "second", True)

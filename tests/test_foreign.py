@@ -279,7 +279,8 @@ def test_a_returned_copy_that_is_not_used_has_no_gradient(network: Judging) -> N
 
 def test_the_judge_and_the_oracle_import_nothing_of_what_they_judge() -> None:
     source = (
-        "import sys, json; import benchmarks.foreign.judge, benchmarks.foreign.oracle, benchmarks.foreign.axes;"
+        "import sys, json; import benchmarks.foreign.judge, benchmarks.foreign.oracle, "
+        "benchmarks.foreign.axes;"
         "print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'gradcam']))"
     )
     done = subprocess.run(

@@ -127,7 +127,8 @@ def test_every_public_name_is_there_when_it_is_asked_for():
 
 def test_explaining_numpy_functions_imports_no_framework():
     code = (
-        "import numpy as np, gradcam; gradcam.explain(gradcam.Split(lambda x: x, lambda a: a.mean((2, 3))), "
+        "import numpy as np, gradcam; gradcam.explain(gradcam.Split(lambda x: x, lambda a: "
+        "a.mean((2, 3))), "
         "np.ones((1, 2, 3, 3)), target=0)"
     )
     assert not loaded_by(code) & FRAMEWORKS

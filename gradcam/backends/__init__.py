@@ -106,10 +106,14 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
 
         return Function.adapt(model)
     raise TypeError(
-        f"`model` of type {type(model).__module__}.{type(model).__qualname__} is served by no backend; pass a "
-        "torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, variables), an "
-        "equinox.Module or the pair (module, state), a Haiku pair (transformed, params), a Keras model, a function of "
-        "JAX arrays, gradcam.Split(features, head), or an object with the methods `capture` and `replay`"
+        f"`model` of type {type(model).__module__}.{type(model).__qualname__} is served by no "
+        "backend; pass a "
+        "torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module, "
+        "variables), an "
+        "equinox.Module or the pair (module, state), a Haiku pair (transformed, params), a Keras "
+        "model, a function of "
+        "JAX arrays, gradcam.Split(features, head), or an object with the methods `capture` and "
+        "`replay`"
     )
 
 

@@ -51,7 +51,8 @@ class NumpyModel:
         activations = np.asarray(self.features(*args, **kwargs))
         if activations.dtype.kind != "f":
             raise TypeError(
-                f"`features` must return floating-point activations, but returned {activations.dtype}"
+                "`features` must return floating-point activations, but returned "
+                f"{activations.dtype}"
             )
         return activations
 
@@ -69,7 +70,8 @@ class NumpyModel:
     ) -> Capture:
         if curvature:
             raise ValueError(
-                "second derivatives of a black box have no digits left in finite differences; give gradcam.Split two "
+                "second derivatives of a black box have no digits left in finite differences; "
+                "give gradcam.Split two "
                 "functions of torch tensors or JAX arrays"
             )
         self._check(layers)
@@ -81,7 +83,8 @@ class NumpyModel:
         scores = np.asarray(target(outputs))
         if scores.ndim not in (1, 2) or scores.shape[0] != activations.shape[0]:
             raise ValueError(
-                f"`target` must return scores of shape (N,) or (N, K) for N = {activations.shape[0]} samples, but "
+                "`target` must return scores of shape (N,) or (N, K) for N = "
+                f"{activations.shape[0]} samples, but "
                 f"returned {scores.shape}"
             )
         axes = pooled(activations.shape[1:]) if pooled is not None else ()

@@ -50,7 +50,8 @@ def combine(
         positions = spec.function(view, slopes, **keywords)
     else:
         raise ValueError(
-            f'`method` "{spec.name}" needs {spec.needs}, which arrays alone do not have; use explain'
+            f'`method` "{spec.name}" needs {spec.needs}, which arrays alone do not have; use '
+            "explain"
         )
     maps = layout.maps(positions)
     return map_math.relu(maps) if relu else maps
@@ -62,7 +63,8 @@ def _checked_axis(activations: Array, channel_axis: int) -> int:
     axis = channel_axis % ndim if -ndim <= channel_axis < ndim else 0
     if ndim < 3 or axis == 0:
         raise ValueError(
-            f"`channel_axis` {channel_axis} must name an axis other than the samples' of activations (N, ...) with "
+            f"`channel_axis` {channel_axis} must name an axis other than the samples' of "
+            "activations (N, ...) with "
             f"space, but they have shape {tuple(activations.shape)}"
         )
     return axis
@@ -76,7 +78,8 @@ def _checked_targets(activations: Array, gradients: Array) -> bool:
         shape = (shape[0], *shape[2:])
     if shape != tuple(activations.shape):
         raise ValueError(
-            f"`gradients` must have the shape of `activations`, {tuple(activations.shape)}, or (N, K, ...) for K "
+            f"`gradients` must have the shape of `activations`, {tuple(activations.shape)}, or "
+            "(N, K, ...) for K "
             f"targets, but have {tuple(gradients.shape)}"
         )
     return several

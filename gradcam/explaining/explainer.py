@@ -36,7 +36,7 @@ from gradcam.space.choice import choose_layer
 from gradcam.space.memory import Known, known_of
 from gradcam.targets import TargetLike
 
-__all__ = ["Explainer", "by_name", "compare", "explain"]
+__all__ = ["Explainer", "by_name"]
 
 
 class Explainer:
@@ -93,7 +93,8 @@ class Explainer:
         self._layers = None if layer is None else layer_paths(self._model, layer)
         if self._layers == ():
             raise ValueError(
-                "`layer` is an empty list; pass a path, or None for the last layer that still has space"
+                "`layer` is an empty list; pass a path, or None for the last layer that still "
+                "has space"
             )
         chosen = with_parameters(method, own, "gradcam.explain")
         self._pipeline = Pipeline((), (chosen,), None, layout, relu, fusion)
@@ -310,7 +311,8 @@ def by_name(chosen: Sequence[ChosenMethod]) -> dict[str, ChosenMethod]:
             name = f"{name}({bound})"
         if named.setdefault(name, (spec, parameters)) != (spec, parameters):
             raise ValueError(
-                f'`methods` holds two methods with the name "{name}", but the results are told apart by name; '
+                f'`methods` holds two methods with the name "{name}", but the results are told '
+                "apart by name; "
                 "give one of the functions another __name__"
             )
     return named
@@ -332,80 +334,3 @@ def _name(model: Any) -> str:
     """
     model = model[0] if isinstance(model, tuple) else getattr(model, "func", model)
     return str(getattr(model, "__name__", type(model).__name__))
-
-
-def explain(
-    model: Any,
-    inputs: Inputs,
-    layer: LayerLike = None,
-    target: TargetLike = None,
-    method: MethodLike = "grad-cam",
-    *,
-    relu: bool = True,
-    layout: layouts.Spec = None,
-    fusion: Fusion = "mean",
-    smoothing: Smoothing | None = None,
-    batch: int = 32,
-    progress: Progress = False,
-    check: bool = True,
-    allow_training: bool = False,
-    **parameters: Unpack[MethodParameters],
-) -> Explanation:
-    """Where did the model look to give this score? One line; see `Explainer` for all that it takes.
-
-    `maps` of the result are (N, *grid), or (N, K, *grid) for (N, K) targets: raw, in the model's
-    own framework. A JAX program is compiled once for models of equal structure, also over many
-    calls of this function.
-    """
-    explainer = Explainer(
-        model,
-        layer,
-        method,
-        relu=relu,
-        layout=layout,
-        fusion=fusion,
-        smoothing=smoothing,
-        batch=batch,
-        progress=progress,
-        check=check,
-        allow_training=allow_training,
-        **parameters,
-    )
-    return explainer(inputs, target)
-
-
-def compare(
-    model: Any,
-    inputs: Inputs,
-    layer: LayerLike = None,
-    target: TargetLike = None,
-    methods: Sequence[MethodLike] = ("grad-cam",),
-    *,
-    relu: bool = True,
-    layout: layouts.Spec = None,
-    fusion: Fusion = "mean",
-    smoothing: Smoothing | None = None,
-    batch: int = 32,
-    progress: Progress = False,
-    check: bool = True,
-    allow_training: bool = False,
-) -> dict[str, Explanation]:
-    """Several methods on one layer from one forward and one backward pass: {method: Explanation}.
-
-    methods: names, functions, or pairs `("layer-cam", {"gamma": 2.0})`, which are named with their
-        parameters.
-    The rest is that of `Explainer`.
-    """
-    explainer = Explainer(
-        model,
-        layer,
-        relu=relu,
-        layout=layout,
-        fusion=fusion,
-        smoothing=smoothing,
-        batch=batch,
-        progress=progress,
-        check=check,
-        allow_training=allow_training,
-    )
-    return explainer.compare(inputs, target, methods)

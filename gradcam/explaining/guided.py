@@ -30,7 +30,7 @@ from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Outputs
-from gradcam.explaining.explainer import explain
+from gradcam.explaining.in_one_line import explain
 from gradcam.explaining.prepare import NO_LAYER, Prepared, prepare, settle, shown_target, unwrap
 from gradcam.explaining.smoothing import Smoothing
 from gradcam.inputs import first_array
@@ -167,7 +167,8 @@ def guided_grad_cam(
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
     if input_layout is None or len(grid) != len(input_layout.grid):
         raise ValueError(
-            "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but they have shape "
+            "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, "
+            "but they have shape "
             f"{tuple(array.shape)} and the map's grid is {grid}"
         )
     resized = map_math.resize(explanation.maps, input_layout.grid)
@@ -180,12 +181,14 @@ def _prepared(model: Any, inputs: Inputs, target: TargetLike, allow_training: bo
     if not isinstance(prepared.model, HasInputGradients):
         raise TypeError(
             "guided backpropagation changes how ReLUs are differentiated, which "
-            f"{type(prepared.model).__name__} cannot: it has no `input_gradients`; pass a PyTorch or JAX model"
+            f"{type(prepared.model).__name__} cannot: it has no `input_gradients`; pass a "
+            "PyTorch or JAX model"
         )
     array = first_array(inputs)
     if not array_namespace(array).isdtype(array.dtype, "real floating"):
         raise TypeError(
-            f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for token ids their "
+            f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for "
+            "token ids their "
             "embeddings, to the part of the model behind the embedding"
         )
     return prepared

@@ -112,8 +112,10 @@ class ModelRun:
         layout = self.prepared.layout_of(path, tuple(int(n) for n in shape))
         if not layout.samples.first:
             raise ValueError(
-                f'this method needs a layer whose first axis is that of the samples alone, but "{path}" is laid out '
-                f'as {layout}; methods of one capture, such as "grad-cam" and "layer-cam", take it as it is'
+                "this method needs a layer whose first axis is that of the samples alone, but "
+                f'"{path}" is laid out '
+                f'as {layout}; methods of one capture, such as "grad-cam" and "layer-cam", take '
+                "it as it is"
             )
         return layout
 
@@ -180,8 +182,11 @@ class ModelRun:
         if not layers:
             raise ValueError(
                 "no attention weights of self-attention, (N, heads, T, T), were found in this "
-                f"{type(model).__name__}: PyTorch's scaled_dot_product_attention and MultiheadAttention, and a "
-                "softmax that is spelled out, are seen in both frameworks; a kernel of its own is not, and a model "
-                'without attention has none. Methods such as "grad-cam" work on its tokens all the same'
+                f"{type(model).__name__}: PyTorch's scaled_dot_product_attention and "
+                "MultiheadAttention, and a "
+                "softmax that is spelled out, are seen in both frameworks; a kernel of its own "
+                "is not, and a model "
+                'without attention has none. Methods such as "grad-cam" work on its tokens all '
+                "the same"
             )
         return tuple(layer.path for layer in layers)

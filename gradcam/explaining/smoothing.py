@@ -39,7 +39,8 @@ class Smoothing:
     def __post_init__(self) -> None:
         if not self.scales or self.samples < 1 or self.noise < 0:
             raise ValueError(
-                f"`scales` and `samples` must leave something to average, and `noise` be >= 0: {self}"
+                "`scales` and `samples` must leave something to average, and `noise` be >= 0: "
+                f"{self}"
             )
 
     def variants(
@@ -51,7 +52,8 @@ class Smoothing:
         layout = input_layout(array.shape, channels_first)
         if layout is None:
             raise ValueError(
-                f"smoothing needs an input with channels and space, but it has shape {tuple(array.shape)}"
+                "smoothing needs an input with channels and space, but it has shape "
+                f"{tuple(array.shape)}"
             )
         last = -1 if layout.kind == "channels_first" else -2
         random = np.random.default_rng(self.seed)

@@ -55,11 +55,13 @@ class LayerChoice:
 
     def __str__(self) -> str:
         lines = [
-            f'layer "{self.layer}", the last through which everything flows and which the score reaches'
+            f'layer "{self.layer}", the last through which everything flows and which the score '
+            "reaches"
         ]
         if not self.everything:
             lines = [
-                f'layer "{self.layer}", the last that the score reaches; nothing passes through one layer alone'
+                f'layer "{self.layer}", the last that the score reaches; nothing passes through '
+                "one layer alone"
             ]
         lines += [f'  not "{path}": {reason}' for path, reason in self.later[:8]]
         return "\n".join(lines)
@@ -104,7 +106,8 @@ def choose_layer(
         ]
     if not candidates:
         raise ValueError(
-            "no layer of the model has an output with space (more than one position); pass `layer`, and `layout` "
+            "no layer of the model has an output with space (more than one position); pass "
+            "`layer`, and `layout` "
             "where its shape does not tell"
         )
     if len(candidates) == 1:
@@ -168,7 +171,8 @@ class _Search:
         """
         if self.second_best is None:
             raise ValueError(
-                "the score's gradient reaches no position of any layer that has some: the way may be cut (detach, "
+                "the score's gradient reaches no position of any layer that has some: the way "
+                "may be cut (detach, "
                 "argmax, rounding); choose another target, or name the layer with `layer`"
             )
         return LayerChoice(

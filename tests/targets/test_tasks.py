@@ -883,6 +883,7 @@ def test_the_map_of_a_brain_lies_in_it():
     assert (e.maps.shape, e.heatmaps().shape) == ((1, 32, 32, 32), (1, 64, 64, 64))
     heat = e.heatmaps().numpy()[0]
     print(
-        f"{heat[brain].sum() / heat.sum():.3f} of the map in the brain, {brain.mean():.3f} of the volume"
+        f"{heat[brain].sum() / heat.sum():.3f} of the map in the brain, {brain.mean():.3f} of "
+        "the volume"
     )
     assert heat[brain].sum() > 0.9 * heat.sum()

@@ -33,6 +33,7 @@ __all__ = [
     "Site",
     "Tap",
     "Trace",
+    "numbered",
     "run_model",
     "run_untapped",
     "tap",
