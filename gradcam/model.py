@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
-"""From a layer's sample shape to the axes, from the end, of which only the mean gradient is used."""
+"""From a layer's sample shape to its axes, from the end, whose mean gradient is enough."""
 
 
 @dataclass(frozen=True)
