@@ -17,7 +17,7 @@ from gradcam.evaluation.annotation_files import (
     read_voc,
 )
 
-__all__ = ["Annotation", "annotation_of", "check_names", "read_annotations", "seen_mask"]
+__all__ = ["Annotation", "View", "annotation_of", "check_names", "read_annotations", "seen_mask"]
 
 View = Callable[[np.ndarray], np.ndarray]
 """From a photograph, RGB uint8 (H, W, 3), to the part that the network sees."""
