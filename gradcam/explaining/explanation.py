@@ -19,8 +19,8 @@ from gradcam.explaining import loading, saving
 from gradcam.explaining.naming import map_names
 from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
+from gradcam.metrics.boxes import largest_box
 from gradcam.pictures import figure, overlay
-from gradcam.pictures.boxes import largest_box
 from gradcam.pictures.colours import COLORMAP
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice

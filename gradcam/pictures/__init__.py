@@ -7,6 +7,5 @@ Each module takes arrays, names and numbers, and knows nothing of models or expl
     overlay.py  a map over a photograph -> Pillow image
     figure.py   maps, titles, photographs -> matplotlib figure
     charts.py   rows of intervals -> matplotlib figure
-    boxes.py    a map -> the box round its largest segment
     extras.py   imports matplotlib, Pillow and SciPy when a picture is asked for
 """
