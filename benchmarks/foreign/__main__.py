@@ -75,8 +75,13 @@ class Worker:
         self.process.wait()
 
 
-def run(which: str, wanted: list[str]) -> list[dict[str, Any]]:
-    """All rows of one list, in order."""
+def write(out: Path, rows: list[dict[str, Any]], seconds: float) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"seconds": seconds, "rows": rows}, indent=1), encoding="utf-8")
+
+
+def run(which: str, wanted: list[str], out: Path) -> list[dict[str, Any]]:
+    """All rows of one list, in order; `out` has those so far, in case that the run is stopped."""
     rows: list[dict[str, Any]] = []
     worker = Worker(which)
     for name in wanted:
@@ -88,6 +93,7 @@ def run(which: str, wanted: list[str]) -> list[dict[str, Any]]:
             found = {"name": name, "verdict": "wrong in silence", "why": why, "seconds": LIMIT}
         row = {"list": which, **found}
         rows.append(row)
+        write(out, rows, sum(one["seconds"] for one in rows))
         shown = f"{which}: {name}: {row['verdict']}; {row.get('layer', '')}; {row.get('why', '')}"
         print(f"{shown[:230]} ({row['seconds']:.1f} s)", flush=True)
     worker.close()
@@ -134,12 +140,15 @@ def main() -> int:
         return 0
     start = time.perf_counter()
     with ThreadPoolExecutor(given.jobs) as pool:
-        parts = list(pool.map(lambda one: run(one, wanted[one]), wanted))
+        parts = list(
+            pool.map(
+                lambda one: run(one, wanted[one], given.out.with_suffix(f".{one}.json")), wanted
+            )
+        )
     rows = [row for part in parts for row in part]
     seconds = time.perf_counter() - start
     rows, seconds = merged(rows, seconds, given.merge)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"seconds": seconds, "rows": rows}, indent=1), encoding="utf-8")
+    write(given.out, rows, seconds)
     print(summary(rows))
     to = given.page or (Path("docs/foreign-models.md") if not given.only else None)
     if to is not None:
