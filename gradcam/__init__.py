@@ -17,28 +17,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradcam import layouts, maps, methods, metrics, model, targets
     from gradcam.backends import Split
-    from gradcam.benchmark import Benchmark, bench
+    from gradcam.benchmark import Benchmark, Price, bench
     from gradcam.classifier import Classifier
     from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
-    from gradcam.evaluation import Evaluation, SanityCheck, evaluate, predictor, sanity_check
+    from gradcam.evaluation import (
+        Annotation,
+        Evaluation,
+        SanityCheck,
+        evaluate,
+        predictor,
+        read_annotations,
+        sanity_check,
+    )
+    from gradcam.explaining.axes import axes
     from gradcam.explaining.combine import combine
     from gradcam.explaining.concepts import Concepts, Words, factorise, words
     from gradcam.explaining.explainer import Explainer
     from gradcam.explaining.explanation import Explanation
-    from gradcam.explaining.guided import guided_backprop, guided_grad_cam
+    from gradcam.explaining.guided import Guided, guided_backprop, guided_grad_cam
     from gradcam.explaining.in_one_line import compare, explain
     from gradcam.explaining.smoothing import Smoothing
     from gradcam.layouts import Tokens
-    from gradcam.methods import METHODS
-    from gradcam.space.choice import layers
-    from gradcam.verification import Verification, verify
+    from gradcam.methods import METHODS, MethodSpec
+    from gradcam.metrics import Measure, Result
+    from gradcam.model import Layer
+    from gradcam.space.axes import GuessedAxesWarning, LayerAxes
+    from gradcam.space.choice import LayerChoice, layers
+    from gradcam.verification import Check, Verification, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Annotation",
     "Benchmark",
     "BlankMapWarning",
+    "Check",
     "Classifier",
     "Concepts",
     "Diagnosis",
@@ -46,12 +60,22 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Finding",
+    "GuessedAxesWarning",
+    "Guided",
+    "Layer",
+    "LayerAxes",
+    "LayerChoice",
+    "Measure",
+    "MethodSpec",
+    "Price",
+    "Result",
     "SanityCheck",
     "Smoothing",
     "Split",
     "Tokens",
     "Verification",
     "Words",
+    "axes",
     "bench",
     "combine",
     "compare",
@@ -67,6 +91,7 @@ __all__ = [
     "metrics",
     "model",
     "predictor",
+    "read_annotations",
     "sanity_check",
     "targets",
     "verify",
@@ -74,8 +99,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "Annotation": "evaluation",
     "Benchmark": "benchmark",
     "BlankMapWarning": "diagnosis",
+    "Check": "verification",
     "Classifier": "classifier",
     "Concepts": "explaining.concepts",
     "Diagnosis": "diagnosis",
@@ -83,13 +110,23 @@ _HOME = {
     "Explainer": "explaining.explainer",
     "Explanation": "explaining.explanation",
     "Finding": "diagnosis",
+    "GuessedAxesWarning": "space.axes",
+    "Guided": "explaining.guided",
+    "Layer": "model",
+    "LayerAxes": "space.axes",
+    "LayerChoice": "space.choice",
     "METHODS": "methods",
+    "Measure": "metrics",
+    "MethodSpec": "methods",
+    "Price": "benchmark",
+    "Result": "metrics",
     "SanityCheck": "evaluation",
     "Smoothing": "explaining.smoothing",
     "Split": "backends",
     "Tokens": "layouts",
     "Verification": "verification",
     "Words": "explaining.concepts",
+    "axes": "explaining.axes",
     "bench": "benchmark",
     "combine": "explaining.combine",
     "compare": "explaining.in_one_line",
@@ -100,6 +137,7 @@ _HOME = {
     "guided_grad_cam": "explaining.guided",
     "layers": "space.choice",
     "predictor": "evaluation",
+    "read_annotations": "evaluation",
     "sanity_check": "evaluation",
     "verify": "verification",
     "words": "explaining.concepts",

@@ -53,7 +53,7 @@ def pooled(a, weights=WEIGHTS):
 
 def split(head=pooled):
     """A model whose activations are its inputs."""
-    return gradcam.Split(lambda x: x, head, channels_first=True)
+    return gradcam.Split(lambda x: x, head, layout="channels_first")
 
 
 def blank(*args, **options):

@@ -893,5 +893,9 @@ def test_old_names_go_on_with_a_warning():
         assert methods.Entry is methods.MethodSpec
     with pytest.warns(DeprecationWarning, match="`chunk` is now `batch`"):
         old = gradcam.Explainer(case.model, method="ablation-cam", chunk=2)
+    with pytest.warns(DeprecationWarning, match="`channels_first` of gradcam.Split is now layout="):
+        assert gradcam.Split(len, len, channels_first=False).channels_first is False
+    with pytest.warns(DeprecationWarning, match="`chunk` of gradcam.Split is now batch"):
+        assert gradcam.Split(len, len, chunk=3).batch == 3
     new = gradcam.Explainer(case.model, method="ablation-cam", batch=2)
     np.testing.assert_array_equal(old(case.inputs(), 1).maps, new(case.inputs(), 1).maps)

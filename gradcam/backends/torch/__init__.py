@@ -17,8 +17,15 @@ split        `gradcam.Split` as a module
 
 from __future__ import annotations
 
+import torch
+
 from gradcam.backends.torch.model import TorchModel
 from gradcam.backends.torch.split import SplitModule
 from gradcam.backends.torch.wrappers import path_of
 
-__all__ = ["SplitModule", "TorchModel", "path_of"]
+__all__ = ["SplitModule", "TorchModel", "adapt", "path_of"]
+
+
+def adapt(model: torch.nn.Module, allow_training: bool = False) -> TorchModel:
+    """The module as it is now."""
+    return TorchModel(model, allow_training)
