@@ -604,7 +604,7 @@ def test_bad_arguments_are_refused_before_anything_is_measured(given, error, mat
         run(**given)
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=str)
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda measure: measure.name)
 def test_every_measure_says_what_it_is(measure):
     assert measure.range
     assert measure.about
