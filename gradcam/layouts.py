@@ -3,12 +3,10 @@
 Two steps, so that no method ever knows how many axes space has or where the samples are:
 
 - `Samples` puts the samples first: a sequence-first array (T, N, C) becomes (N, T, C), and frames
-or windows that
-  were folded into the batch, (N F, C, h, w), become (N, F, C, h, w).
+  or windows that were folded into the batch, (N F, C, h, w), become (N, F, C, h, w).
 - `Layout` says where the channels and positions of one sample (or of one frame of it) are: channels
-first (C, *grid),
-  channels last (*grid, C), tokens (T, C) or (C, T), of which some in front and behind may be class
-  and register tokens.
+  first (C, *grid), channels last (*grid, C), tokens (T, C) or (C, T), of which some in front and
+  behind may be class and register tokens.
 
 >>> layout = Layout("tokens", grid=(14, 14), prefix=1)
 >>> layout.view(np.ones((2, 197, 768))).shape        # one class token is left out
@@ -87,8 +85,7 @@ class Samples:
         were folded.
 
         lead: axes behind the first that do not belong to the layer: 1 for gradients of K targets,
-            (s0, K, s1, ...),
-        which become (N, K, ...).
+            (s0, K, s1, ...), which become (N, K, ...).
         """
         if self.first:
             return array
@@ -133,8 +130,8 @@ class Layout:
     """Where the channels and the positions of one layer's samples are.
 
     kind: "channels_first": (C, *grid); "channels_last": (*grid, C); "tokens": (T, C), whose
-        positions are the
-        `prod(grid)` tokens after the first `prefix`; "tokens_last": the same of (C, T).
+        positions are the `prod(grid)` tokens after the first `prefix`; "tokens_last": the same of
+        (C, T).
     suffix: tokens behind the grid.
     samples: where the samples are in the whole array; everything else here is of one sample.
     """

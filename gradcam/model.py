@@ -115,11 +115,9 @@ class Model(Protocol):
 
         Below that layer no graph is kept and nothing is differentiated; no weight gradient is ever
         computed. With `pooled`, gradients may come already averaged over those axes, as size 1,
-        where that is cheaper.
-        `at` are activations to put in place of the layers' own before the gradients are taken;
-        `curvature` asks for
-        `curvatures`. Both, and the path INPUT, are asked for by some methods alone; a model need
-        not know them.
+        where that is cheaper. `at` are activations to put in place of the layers' own before the
+        gradients are taken; `curvature` asks for `curvatures`. Both, and the path INPUT, are asked
+        for by some methods alone; a model need not know them.
         Law: finite differences of `replay` along any direction agree with the gradients.
         """
 

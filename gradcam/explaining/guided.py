@@ -134,8 +134,7 @@ def guided_grad_cam(
     the input share it.
 
     rule, smooth: as in `guided_backprop`. The rest is that of `gradcam.Explainer`, but the input
-        must have channels
-    and as many spatial axes as the map.
+        must have channels and as many spatial axes as the map.
     """
     prepared = _prepared(model, inputs, target, allow_training)
     array = first_array(inputs)

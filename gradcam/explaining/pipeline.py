@@ -122,9 +122,7 @@ class Pipeline:
         return capture.outputs, scores, layers
 
     def _pooled(self, model: Model, samples: int) -> PooledAxes | None:
-        """The axes over which only the gradient's mean is used, where that holds for all
-        methods.
-        """
+        """The axes over which only the mean gradient is used, where that holds for all methods."""
         if not all(spec.uses_mean_gradient for spec, _ in self.methods):
             return None
 

@@ -43,6 +43,10 @@ ENOUGH = 0.1
 wrong ones under 0.08."""
 
 
+FAR_BETTER = 0.4
+"""Of the best agreement, the share that readings along likelier axes of the input must have."""
+
+
 class GuessedAxesWarning(UserWarning):
     """Where the positions of a layer are could not be told, and was guessed from its shape.
 
@@ -190,20 +194,17 @@ def axes_by_evidence(
     channels_first = channel_order(model, INPUT).channels_first
     responses = seen.responses(samples)
     sample = seen.sample_shape(samples)
-    # The likeliest axes of the input come first: others are tried only where no reading of these
-    # agrees.
+    per_space = []
     for space in spaces_of(evidence.input_shape, sure, channels_first):
         candidates = list(readings(sample, samples, space, evidence.input_shape))
-        best, value = best_reading(candidates, responses)
-        if best is not None and value >= ENOUGH:
-            return LayerAxes(
-                path,
-                best.layout,
-                "evidence",
-                value,
-                _named_input(inputs, evidence.input_key),
-                _size_along(best, evidence.input_shape, seen.frames(samples, best)),
-            )
+        per_space.append(best_reading(candidates, responses))
+    # The likeliest axes of the input come first: others are taken only where they agree far better.
+    enough = max(ENOUGH, FAR_BETTER * max(value for _, value in per_space))
+    for reading, value in per_space:
+        if reading is not None and value >= enough:
+            size = _size_along(reading, evidence.input_shape, seen.frames(samples, reading))
+            named = _named_input(inputs, evidence.input_key)
+            return LayerAxes(path, reading.layout, "evidence", value, named, size)
     return None
 
 

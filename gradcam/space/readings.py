@@ -35,6 +35,9 @@ __all__ = [
     "spaces_of",
 ]
 
+FEWEST_BANDS = 8
+"""An input (N, ., .) with an axis shorter than that has channels there, and no space of two axes."""
+
 MAX_SUFFIX = 4
 """So many tokens at most are looked for behind the grid."""
 
@@ -190,7 +193,9 @@ def _grids(count: int, sizes: Shape) -> Iterator[Shape]:
         if 2 <= count <= sizes[0]:
             yield (count,)
         return
-    for first in range(1, min(count, sizes[0]) + 1):
+    # An axis with one position would agree with anything: nothing is seen along it.
+    fewest = min(2, sizes[0])
+    for first in range(fewest, min(count, sizes[0]) + 1):
         if count % first == 0:
             for rest in _grids(count // first, sizes[1:]):
                 yield (first, *rest)
@@ -236,6 +241,6 @@ def spaces_of(input_shape: Sequence[int], sure: Shape | None, channels_first: bo
     expected = axes[1:] if channels_first else axes[:-1]
     sets = list(itertools.combinations(axes, len(axes) - 1))
     sets.sort(key=lambda space: space != expected)
-    if len(axes) == 2:
+    if len(axes) == 2 and min(input_shape[1:]) >= FEWEST_BANDS:
         sets = [axes, *sets]  # a spectrogram, or a sequence of vectors either way round
     return sets

@@ -1,0 +1,229 @@
+"""A user's script, as a type checker sees it: every public function with every keyword.
+
+`make check` runs mypy over it, and tests/test_user_script.py runs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import gradcam
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 5),
+    ).eval()
+
+
+def said(what: str) -> None:
+    print(what)
+
+
+def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanation:
+    smoothing = gradcam.Smoothing(flips=True, scales=(1.0, 0.5), noise=0.1, samples=1, seed=0)
+    explanation = gradcam.explain(
+        net,
+        images,
+        "1",
+        [1, 2],
+        "layer-cam",
+        relu=True,
+        layout="channels_first",
+        fusion="mean",
+        smoothing=smoothing,
+        batch=8,
+        progress=said,
+        check=True,
+        allow_training=False,
+        gamma=2.0,
+    )
+    explainer = gradcam.Explainer(
+        net,
+        ["0", "1"],
+        ("layer-cam", {"gamma": 2.0}),
+        relu=True,
+        layout=None,
+        fusion="max",
+        smoothing=None,
+        batch=8,
+        progress=False,
+        check=True,
+        allow_training=False,
+    )
+    explainer(images, target=1)
+    explainer.heatmaps(images, target=1, size=(16, 16), how="max")
+    explainer.compare(images, target=1, methods=["grad-cam", ("layer-cam", {"gamma": 1.0})])
+    compared = gradcam.compare(
+        net,
+        images,
+        layer="1",
+        target=1,
+        methods=["grad-cam", "hires-cam"],
+        relu=False,
+        layout="channels_first",
+        fusion="mean",
+        smoothing=None,
+        batch=8,
+        progress=False,
+        check=True,
+        allow_training=False,
+    )
+    names: list[str] = list(compared)
+    assert names == ["grad-cam", "hires-cam"]
+    layers: list[gradcam.Layer] = gradcam.layers(net, images, allow_training=False)
+    assert layers[0].path == "0"
+    axes: gradcam.LayerAxes = gradcam.axes(
+        net, images, layer="1", target=1, layout=None, allow_training=False
+    )
+    assert axes.how != "guess"
+    return explanation
+
+
+def checking(net: torch.nn.Module, images: torch.Tensor) -> None:
+    verification = gradcam.verify(
+        net,
+        images,
+        layer="1",
+        target=1,
+        directions=2,
+        channels=2,
+        float64=True,
+        step=None,
+        tolerance=None,
+        seed=0,
+        layout=None,
+        allow_training=False,
+    )
+    verification.assert_passed()
+    check: gradcam.Check = verification.checks[0]
+    assert check.error >= 0
+    words: list[gradcam.Words] = gradcam.words(
+        net, images, layer="1", target=1, k=2, names=list("abcd"), layout=None, allow_training=False
+    )
+    assert words[0].strongest[0][0] in "abcd"
+    gradcam.factorise(
+        net,
+        images,
+        layer="1",
+        concepts=2,
+        iterations=5,
+        seed=0,
+        layout=None,
+        allow_training=False,
+    )
+    guided: gradcam.Guided = gradcam.guided_backprop(
+        net, images, 1, rule="guided", smooth="plain", allow_training=False
+    )
+    assert guided.gradients.shape == images.shape
+    gradcam.guided_grad_cam(
+        net,
+        images,
+        layer="1",
+        target=1,
+        method="grad-cam",
+        rule="deconvnet",
+        smooth="guided",
+        relu=True,
+        layout=None,
+        fusion="mean",
+        smoothing=None,
+        batch=8,
+        progress=False,
+        check=True,
+        allow_training=False,
+    )
+    sanity = gradcam.sanity_check(
+        net,
+        images,
+        layer="1",
+        target=1,
+        method="grad-cam",
+        order="cascading",
+        steps=2,
+        how="shuffle",
+        seed=0,
+        progress=said,
+    )
+    assert len(sanity.groups) == 2
+
+
+def arrays() -> None:
+    activations = np.ones((2, 4, 5, 5))
+    maps = gradcam.combine(
+        activations, activations, method="layer-cam", channel_axis=1, relu=True, gamma=1.0
+    )
+    assert maps.shape == (2, 5, 5)
+    split = gradcam.Split(
+        lambda x: x,
+        lambda a: a.mean((2, 3)),
+        layer="features",
+        layout="channels_first",
+        batch=16,
+    )
+    tokens = gradcam.Tokens(grid=(5, 5), prefix=0)
+    assert tokens.prefix == 0
+    assert gradcam.explain(split, activations, target=0).maps.shape == (2, 5, 5)
+
+
+def results(explanation: gradcam.Explanation, folder: Path) -> None:
+    photos = np.zeros((2, 16, 16, 3))
+    explanation.numpy().heatmaps(size=(8, 8), how="minmax", joint=True)
+    explanation.boxes(threshold=0.2, size=(16, 16))
+    explanation.overlay(list(photos), alpha=0.5, colormap="viridis")
+    explanation.figure(list(photos), colormap="viridis")
+    explanation.save(folder / "saved", list(photos), overwrite=True)
+    loaded = gradcam.Explanation.load(folder / "saved")
+    diagnosis: gradcam.Diagnosis = loaded.diagnose()
+    assert isinstance(diagnosis.reasons, tuple)
+
+
+def judging(net: torch.nn.Module, images: torch.Tensor, folder: Path) -> None:
+    evaluation: gradcam.Evaluation = gradcam.evaluate(
+        net,
+        images,
+        methods=["grad-cam"],
+        measures=["deletion"],
+        layer="1",
+        target=1,
+        annotations=None,
+        category=None,
+        controls=["random"],
+        out=folder / "rows",
+        options={"deletion": {"steps": 4}},
+        confidence="softmax",
+        batch=4,
+        seed=0,
+        progress=said,
+    )
+    assert evaluation.rows
+    table = folder / "boxes.csv"
+    table.write_text("file,x0,y0,x1,y1\na.png,1,2,3,4\n", encoding="utf-8")
+    annotations: dict[str, gradcam.Annotation] = gradcam.read_annotations(table, category=None)
+    assert annotations["a"].boxes == ((1, 2, 3, 4),)
+    predict = gradcam.predictor(net, images)
+    assert predict(images.numpy()).shape == (2, 5)
+
+
+def main(folder: Path) -> None:
+    net = model()
+    images = torch.randn(2, 3, 16, 16)
+    results(explaining(net, images), folder)
+    checking(net, images)
+    arrays()
+    judging(net, images, folder)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary))
