@@ -3,12 +3,13 @@
 The array math is pure functions of arrays, `(..., C, P)` in, `(..., P)` out, signed and unscaled;
 ReLU comes after (`gradcam.maps.relu`). `TABLE` has a row for each method, `METHODS` names them.
 
-gradients, activations, scores, inputs, attention    array math, by what a method is given
-components                                           principal components, which several share
-procedures                                           what methods run that one capture is not enough
-for run                                                  what a procedure may ask of a model
-spec                                                 the table
-parameters                                           a method's own parameters
+gradients, activations, scores,
+inputs, attention                array math, by what a method is given
+components                       principal components, which several share
+procedures                       what methods run where one capture is not enough
+run                              what a procedure may ask of a model
+spec                             the table
+parameters                       a method's own parameters
 """
 
 from __future__ import annotations

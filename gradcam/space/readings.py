@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FEWEST_BANDS = 8
-"""An input (N, ., .) with an axis shorter than that has channels there, and no space of two axes."""
+"""An input (N, ., .) with a shorter axis has channels there, and no space of two axes."""
 
 MAX_SUFFIX = 4
 """So many tokens at most are looked for behind the grid."""

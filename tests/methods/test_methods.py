@@ -1,6 +1,6 @@
 """The methods: an example of each by hand, identities, the edges, and the table.
 
-Their equality with plain loops, in every array library, is in test_methods_loops.py.
+Their equality with plain loops, in every array library, is in test_loops.py.
 """
 
 from __future__ import annotations
