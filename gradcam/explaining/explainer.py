@@ -171,6 +171,7 @@ class Explainer:
             target,
             layout=self._pipeline.layout,
             allow_training=self._allow_training,
+            known=self._runs.known,
         )
         if not looks_at_attention:
             self._layers = prepared.layers  # a layer that was chosen stays the explainer's

@@ -217,7 +217,10 @@ class Runs:
         )
         while True:
             known = [(path, prepared.known_axes(path)) for path in pipeline.layers]
-            layouts = tuple((path, axes.layout) for path, axes in known if axes is not None)
+            # What types and shapes tell is no part of the program, which all calls then share.
+            layouts = tuple(
+                (path, axes.layout) for path, axes in known if axes is not None and axes.was_asked
+            )
             told = replace(pipeline, known=layouts, noted={})
             try:
                 result = dict(compiled(model, told)(inputs, target))

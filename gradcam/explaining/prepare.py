@@ -122,6 +122,7 @@ def prepare(
     *,
     layout: layouts.Spec = None,
     allow_training: bool = False,
+    known: Known | None = None,
 ) -> Prepared:
     """What can be explained, from what the user gave: see `gradcam.Explainer` for what that may be.
 
@@ -139,7 +140,8 @@ def prepare(
     adapted = backends.adapt(model, inputs, allow_training)
     score = as_target(target)
     size = input_size(adapted, inputs)
-    known = known_of(model)
+    if known is None:
+        known = known_of(model)
     if layer is not None:
         paths = layer_paths(model, layer)
         return Prepared(adapted, inputs, paths, score, size, layout, known)

@@ -110,7 +110,7 @@ class ModelRun:
 
     def _layout(self, path: str, shape: Sequence[int]) -> Layout:
         layout = self.prepared.layout_of(path, tuple(int(n) for n in shape))
-        if not layout.samples.first:
+        if not layout.samples.first or len(shape) - 1 > layout.sample_ndim:
             raise ValueError(
                 "this method needs a layer whose first axis is that of the samples alone, but "
                 f'"{path}" is laid out '

@@ -21,7 +21,13 @@ from gradcam.inputs import INPUT, arrays_of
 from gradcam.layouts import ChannelOrder, Layout, Samples
 from gradcam.model import Model, channel_order
 from gradcam.space.evidence import CannotAskError, Evidence, InputKey, ask
-from gradcam.space.readings import Reading, best_reading, readings, spaces_of
+from gradcam.space.readings import (
+    Reading,
+    best_reading,
+    framed_readings,
+    readings,
+    spaces_of,
+)
 
 __all__ = [
     "GuessedAxesWarning",
@@ -42,6 +48,9 @@ ENOUGH = 0.1
 """Agreement from which on a reading is believed. Right readings of real layers have 0.3 to 0.95,
 wrong ones under 0.08."""
 
+
+ATTENTION = "<attention>"
+"""How the paths of attention weights begin, in every backend."""
 
 FAR_BETTER = 0.4
 """Of the best agreement, the share that readings along likelier axes of the input must have."""
@@ -75,6 +84,11 @@ class LayerAxes:
     agreement: float | None = None
     input: InputKey | None = None
     size: Shape | None = None
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the network had to be asked, also where it did not tell."""
+        return self.how in ("evidence", "guess")
 
     def __str__(self) -> str:
         sure = "" if self.agreement is None else f", agreement {self.agreement:.2f}"
@@ -115,6 +129,9 @@ def sure_axes(
     if spec is not None:
         layout = layouts.infer(sample, size, order, spec)
         return LayerAxes(path, _with_space(layout, path, sample), "given")
+    if path.startswith(ATTENTION):  # weights between tokens are no picture, whatever is asked
+        layout = layouts.infer(sample, size, order)
+        return LayerAxes(path, _with_space(layout, path, sample), "guess")
     if shape[0] == samples:
         if len(sample) < 2:
             _with_space(None, path, sample)
@@ -196,8 +213,12 @@ def axes_by_evidence(
     sample = seen.sample_shape(samples)
     per_space = []
     for space in spaces_of(evidence.input_shape, sure, channels_first):
-        candidates = list(readings(sample, samples, space, evidence.input_shape))
-        per_space.append(best_reading(candidates, responses))
+        shapes = (sample, samples, space, evidence.input_shape)
+        sizes = tuple(evidence.input_shape[axis] for axis in space)
+        best = best_reading(list(readings(*shapes)), responses, sizes)
+        if best[1] < ENOUGH:  # sums over frames agree too easily to compete with a whole picture
+            best = best_reading(list(framed_readings(*shapes)), responses, sizes)
+        per_space.append(best)
     # The likeliest axes of the input come first: others are taken only where they agree far better.
     enough = max(ENOUGH, FAR_BETTER * max(value for _, value in per_space))
     for reading, value in per_space:

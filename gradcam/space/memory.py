@@ -45,6 +45,8 @@ def known_of(model: Any) -> Known:
     """
     if isinstance(model, tuple) and model:
         model = model[0]
+    if isinstance(model, tuple) and model:  # Haiku's pair of functions
+        model = model[-1]
     entry = _MODELS.get(id(model))
     if entry is not None and entry[0]() is model:
         return entry[1]

@@ -14,6 +14,7 @@ position's own gain out, so that quiet borders and channels count like loud ones
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcam._types import Shape
-from gradcam.layouts import MAX_PREFIX, Layout, Samples
+from gradcam.layouts import MAX_PREFIX, Layout, Samples, Tokens, token_grids
 from gradcam.space.patterns import Pattern, sides
 
 __all__ = [
@@ -30,10 +31,14 @@ __all__ = [
     "Response",
     "agreement",
     "best_reading",
+    "framed_readings",
     "readings",
     "sample_arrangements",
     "spaces_of",
 ]
+
+LIKELY = 0.6
+"""Of the best agreement, the share that is enough for a likely grid."""
 
 FEWEST_BANDS = 8
 """An input (N, ., .) with a shorter axis has channels there, and no space of two axes."""
@@ -140,29 +145,29 @@ def readings(
 ) -> Iterator[Reading]:
     """Every reading of a sample of that shape, for an input whose positions run along these axes.
 
-    sample: the shape of one sample; with frames, (F, *sample). space: axes of the input, such as
-        (2, 3).
+    space: axes of the input, such as (2, 3).
     """
-    yield from _unframed(sample, samples, space, input_shape)
-    if len(sample) < 3:
-        return
-    # The first axis may be frames. They run along an axis of the input, or were cut out of it as
-    # windows.
-    for frame_axis in space:
-        rest = tuple(axis for axis in space if axis != frame_axis)
-        if rest and input_shape[frame_axis] == sample[0]:
-            for reading in _unframed(sample[1:], samples, rest, input_shape):
-                yield Reading(reading.layout, rest, frame_axis)
-    if samples.folded > 1:
-        yield from _unframed(sample[1:], samples, space, input_shape)
-
-
-def _unframed(
-    sample: Shape, samples: Samples, space: Shape, input_shape: Shape
-) -> Iterator[Reading]:
     yield from _plain_readings(sample, samples, space)
     sizes = tuple(input_shape[axis] for axis in space)
     yield from _token_readings(sample, samples, space, sizes)
+
+
+def framed_readings(
+    sample: Shape, samples: Samples, space: Shape, input_shape: Shape
+) -> Iterator[Reading]:
+    """Every reading whose first axis is frames: (F, *sample).
+
+    They run along an axis of the input, or were cut out of it as windows and folded into the batch.
+    """
+    if len(sample) < 3:
+        return
+    for frame_axis in space:
+        rest = tuple(axis for axis in space if axis != frame_axis)
+        if rest and input_shape[frame_axis] == sample[0]:
+            for reading in readings(sample[1:], samples, rest, input_shape):
+                yield Reading(reading.layout, rest, frame_axis)
+    if samples.folded > 1:
+        yield from readings(sample[1:], samples, space, input_shape)
 
 
 def _plain_readings(sample: Shape, samples: Samples, space: Shape) -> Iterator[Reading]:
@@ -202,21 +207,44 @@ def _grids(count: int, sizes: Shape) -> Iterator[Shape]:
 
 
 def best_reading(
-    candidates: Sequence[Reading], responses: Sequence[Response]
+    candidates: Sequence[Reading], responses: Sequence[Response], sizes: Shape
 ) -> tuple[Reading | None, float]:
-    """The reading that agrees best, the first of those that agree alike, and its agreement."""
+    """The reading that agrees best, the first of those that agree alike, and its agreement.
+
+    A grid of tokens that square patches make of an input of that size needs less agreement than one
+    that has only its number of tokens for it: of few tokens some grid agrees by chance.
+    """
     best: Reading | None = None
     highest = -math.inf
+    likely: Reading | None = None
+    highest_likely = -math.inf
     # Of tokens there are hundreds of readings, so their channels are summed away once.
     by_kind = {"tokens": _summed(responses, -1), "tokens_last": _summed(responses, -2)}
     for reading in candidates:
         value = agreement(reading, by_kind.get(reading.layout.kind, responses))
-        # A later reading must agree better by more than rounding and chance: fewer extra tokens
-        # come first.
+        # A later reading must agree better by more than rounding: fewer extra tokens come first.
         if value > highest + 0.02:
             best = reading
             highest = value
+        if value > highest_likely + 0.02 and _is_likely(reading.layout, sizes):
+            likely = reading
+            highest_likely = value
+    if likely is not None and highest_likely >= LIKELY * highest:
+        return likely, highest_likely
     return best, highest
+
+
+@functools.cache
+def _token_grids(tokens: int, sizes: Shape) -> frozenset[Tokens]:
+    return frozenset(token_grids(tokens, sizes))
+
+
+def _is_likely(layout: Layout, sizes: Shape) -> bool:
+    """Whether square patches make such a grid, with the other tokens in front."""
+    if not layout.of_tokens:
+        return True
+    tokens = layout.prefix + math.prod(layout.grid) + layout.suffix
+    return not layout.suffix and Tokens(layout.grid, layout.prefix) in _token_grids(tokens, sizes)
 
 
 def _summed(responses: Sequence[Response], axis: int) -> list[Response]:

@@ -1,12 +1,15 @@
 """JAX, and the libraries whose models are JAX programs.
 
-walk         reading and running a jaxpr: the one walk and the one interpreter (begin here) program
-a model as a jaxpr in which every layer's output has a name statics, attention, bottlenecks
-leaves that are no arrays; softmaxes; the layers of a function without names model        what
-`gradcam.model` asks of a model, for any such program gradients, scorer, biases, guided, weights
-what each of these is for function     plain functions, and gradcam.Split tapped       private
-copies of modules that pass on what layers return (flax.nnx, Equinox) linen, nnx, equinox, haiku
-an adapter for each library: how its models are run
+walk         reading and running a jaxpr: the one walk and the one interpreter (begin here)
+program      a model as a jaxpr in which every layer's output has a name
+statics      leaves of inputs and weights that are no arrays
+attention    softmaxes of self-attention
+bottlenecks  the layers of a function that names none
+model        what `gradcam.model` asks of a model, for any such program
+gradients, scorer, biases, guided, weights    what each of these powers needs
+function     plain functions, and `gradcam.Split`
+tapped       private copies of modules that pass on what layers return (flax.nnx, Equinox)
+linen, nnx, equinox, haiku    an adapter for each library: how its models are run
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def lowered(net, variables, x, layer, target, methods):
     model = backends.adapt((net, variables), x)
     size = x.shape[1:3]
     entries = tuple((as_spec(method), ()) for method in methods)
-    pipeline = Pipeline((layer,), entries, size, picture=(size, "max"))
+    pipeline = Pipeline((layer,), entries, size, "channels_last", picture=(size, "max"))
     indices, rest = split(as_target(target))
     return run_program.lower(
         Program(pipeline, model.run, False, rest), model.values, x, indices, ()
