@@ -627,6 +627,7 @@ def test_choices_are_named(torch):
         in_torch(torch, TORCH["F.relu"], "guided", smooth=True)
 
 
+@pytest.mark.filterwarnings("ignore::gradcam.GuessedAxesWarning")  # of a picture made of vectors
 def test_guided_grad_cam_needs_an_input_with_space(torch):
     split = gradcam.Split(lambda x: x.relu().reshape(2, 1, 2, 3), lambda a: a.mean((2, 3)))
     with pytest.raises(
