@@ -23,10 +23,30 @@ from gradcam.space.patterns import Pattern, patterns_of
 from gradcam.space.readings import Reading, Response, sample_arrangements
 from gradcam.targets import TopClass
 
-__all__ = ["CannotAskError", "Evidence", "InputKey", "LayerEvidence", "ask", "disturbed", "paired"]
+__all__ = [
+    "REFUSALS",
+    "CannotAskError",
+    "Evidence",
+    "InputKey",
+    "LayerEvidence",
+    "ask",
+    "disturbed",
+    "paired",
+]
 
 InputKey: TypeAlias = "int | str"
 """Which of several inputs: its position or its keyword."""
+
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a model raises that takes no batch of two, or no such input. Other errors are the user's."""
 
 COPIES = 2
 """Samples in the batch that is asked."""
@@ -126,7 +146,7 @@ def ask(
         passes += 1
         try:
             arrays = activations(changed, None)
-        except Exception as error:  # whatever the user's model raises for a batch of two
+        except REFUSALS as error:
             raise CannotAskError(str(error)) from error
         return [to_numpy(array).astype(np.float64) for array in arrays]
 

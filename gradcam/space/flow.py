@@ -16,7 +16,7 @@ from gradcam._arrays import to_numpy, widen
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.inputs import arrays_of, with_array
 from gradcam.model import HasReach, Model
-from gradcam.space.evidence import disturbed, paired
+from gradcam.space.evidence import REFUSALS, disturbed, paired
 from gradcam.targets.outputs import class_scores
 
 __all__ = ["Flow", "gradients_at"]
@@ -71,7 +71,7 @@ class Flow:
             score = _score(capture.outputs, target)
             scores = score(capture.outputs)
             change = float(np.abs(score(model.replay(another, (), ())) - scores).max())
-        except Exception:  # whatever the user's model raises for a batch of two
+        except REFUSALS:
             return None
         if not change > 0:
             return None

@@ -17,7 +17,7 @@ from gradcam.layouts import Spec
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
 
-__all__ = ["AxesKey", "Known", "kind_of", "known_of"]
+__all__ = ["AxesKey", "Known", "forget", "kind_of", "known_of"]
 
 
 class AxesKey(NamedTuple):
@@ -58,6 +58,13 @@ def known_of(model: Any) -> Known:
         return known
     _MODELS[key] = (reference, known)
     return known
+
+
+def forget(model: Any) -> None:
+    """Ask the model anew at the next call, as after a surgery that moved its axes."""
+    known = known_of(model)
+    known.axes.clear()
+    known.choices.clear()
 
 
 def kind_of(inputs: Inputs) -> Hashable:

@@ -13,6 +13,7 @@ import pytest
 
 import gradcam
 from gradcam.methods import TABLE
+from gradcam.space.memory import forget
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam.BlankMapWarning")
 
@@ -35,7 +36,12 @@ def entries(layer):
         )
         for name in METHODS
     }
-    found["explain, layer found"] = lambda m, x, t: gradcam.explain(m, x, None, t)
+
+    def layer_found(m, x, t):
+        forget(m)  # so that the search for a layer runs, and fails, each time
+        return gradcam.explain(m, x, None, t)
+
+    found["explain, layer found"] = layer_found
     found["explain several layers, smoothed"] = lambda m, x, t: gradcam.explain(
         m, x, [layer, layer], t, smoothing=gradcam.Smoothing(noise=0.1)
     )
