@@ -118,7 +118,7 @@ def test_a_loaded_explanation_is_diagnosed_by_its_maps(tmp_path):
     assert loaded.diagnose() == blank.diagnose()
     assert loaded.diagnose().reasons == ("blank",)
     assert "loaded, or made by hand: explain the inputs again" in loaded.diagnose()[0].message
-    with pytest.raises(ValueError, match="this explanation knows no model"):
+    with pytest.raises(ValueError, match="this explanation has no model"):
         loaded.diagnose(np.ones((1, 3, 4, 4)))
 
 
