@@ -31,7 +31,7 @@ from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.methods.parameters import with_parameters
 from gradcam.model import Model, input_size
-from gradcam.space.axes import LayerAxes
+from gradcam.space.axes import LayerAxes, sure_axes
 from gradcam.space.choice import choose_layer
 from gradcam.space.memory import Known, known_of
 from gradcam.targets import TargetLike
@@ -254,7 +254,7 @@ class Explainer:
             target=target,
             layers=pipeline.layers,
             entry=method[0],
-            layout_of=partial(_layout_again, prepared.known, prepared.layout),
+            layout_of=partial(_layout_again, prepared.known, prepared.size, prepared.layout),
             maps=maps,
             earlier=partial(_chosen_again, target, pipeline.layout),
         )
@@ -268,13 +268,16 @@ def _picture_size(prepared: Prepared, axes: Sequence[LayerAxes]) -> Shape | None
 
 
 def _layout_again(
-    known: Known, spec: layouts.Spec, path: str, sample: Shape, model: Model
+    known: Known, size: Shape | None, spec: layouts.Spec, path: str, sample: Shape, model: Model
 ) -> Layout:
     """The layout that a layer had when it was explained."""
     for key, axes in known.axes.items():
         if key.path == path and key.layout == spec:
             return axes.layout
-    raise LookupError(f'the axes of layer "{path}" are not known')
+    axes_again = sure_axes(model, path, (1, *sample), 1, size, spec)
+    if axes_again is None:
+        raise LookupError(f'the axes of layer "{path}" are not known')
+    return axes_again.layout
 
 
 def _chosen_again(target: Any, spec: layouts.Spec, model: Model, inputs: Inputs) -> str:

@@ -21,7 +21,7 @@ from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodSpec
-from gradcam.model import HasLayers, Model, PooledAxes, compiled, input_channels_first
+from gradcam.model import Model, PooledAxes, compiled, input_channels_first
 from gradcam.space.axes import LayerAxes, NeedsEvidence, sure_axes
 from gradcam.space.memory import Known
 
@@ -166,18 +166,6 @@ def peak(maps: Array, lead: int) -> Array:
     return xp.max(xp.abs(maps), axis=tuple(range(lead, maps.ndim)))
 
 
-def _note(prepared: Prepared, pipeline: Pipeline) -> None:
-    """Keep the axes of all layers, also where the program came from a cache and noted nothing."""
-    for path, axes in pipeline.noted.items():
-        prepared.keep(path, axes)
-    missing = [path for path in pipeline.layers if prepared.known_axes(path) is None]
-    if missing and isinstance(prepared.model, HasLayers):
-        shapes = {layer.path: layer.shape for layer in prepared.model.layers(prepared.inputs)}
-        for path in missing:
-            if path in shapes:
-                prepared.axes(path, shapes[path])
-
-
 @dataclass(frozen=True)
 class Runs:
     """How a pipeline runs: in one capture or by a procedure, and once or for each variant of the
@@ -227,7 +215,9 @@ class Runs:
             except NeedsEvidence as doubt:
                 prepared.axes(doubt.path, doubt.shape)
                 continue
-            _note(prepared, told)
+            # A program that came from a cache notes nothing: it was made for an equal model.
+            for path, axes in told.noted.items():
+                prepared.keep(path, axes)
             return result
 
     def smoothed(
