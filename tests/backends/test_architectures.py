@@ -204,6 +204,8 @@ def check(spec, model, x, path, target, method, grid):
     heatmaps = np.asarray(explanation.heatmaps())
     assert heatmaps.min() >= 0
     assert heatmaps.max() <= 1
+    if is_constant(spec):  # only rounding is left of the gradient, which no difference agrees with
+        return maps
     report = gradcam.verify(model, x, path, TARGETS[target], directions=2, channels=1)
     # where a norm makes all values of a channel equal, ReLUs lie on their kinks, and no derivative
     # exists
@@ -211,6 +213,13 @@ def check(spec, model, x, path, target, method, grid):
         report
     )
     return maps
+
+
+def is_constant(spec):
+    """Whether the head takes just that mean over positions which the norm before it makes 0."""
+    last = spec.blocks[-1]
+    of_each_channel = last.norm == "instance" or (last.norm == "group" and last.channels == 2)
+    return of_each_channel and last.activation == "none" and spec.head != "flat"
 
 
 def bends(spec):
@@ -221,6 +230,7 @@ def bends(spec):
     max_examples=40, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
 @given(architectures(), st.data())
+@pytest.mark.filterwarnings("ignore::gradcam.GuessedAxesWarning")  # of 2 channels on 2 positions
 def test_random_networks_in_torch(spec, data):
     torch = pytest.importorskip("torch")
     model, x = torch_network(spec), torch.from_numpy(inputs(spec))
