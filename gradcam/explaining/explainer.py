@@ -48,7 +48,8 @@ class Explainer:
     model: a torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair (linen module,
         variables), a function of JAX arrays, `gradcam.Split`, a `gradcam.Classifier`, or any object
         with `capture` and `replay`.
-    layer: a path, the module itself, several of them, or None: the last layer that still has space.
+    layer: a path, the module itself, several of them, or None: the last layer through which
+        everything flows and whose positions the score's gradient reaches (`gradcam.space`).
     method: a name in `gradcam.METHODS`, a function of (..., C, P) activations and gradients, or one
         of these with its own parameters, `("layer-cam", {"gamma": 2.0})`.
     relu: keep only evidence for the target (the paper's choice); False keeps the signed map.
