@@ -207,7 +207,10 @@ def _grids(count: int, sizes: Shape) -> Iterator[Shape]:
 
 
 def best_reading(
-    candidates: Sequence[Reading], responses: Sequence[Response], sizes: Shape
+    candidates: Sequence[Reading],
+    responses: Sequence[Response],
+    sizes: Shape,
+    channels_first: bool = True,
 ) -> tuple[Reading | None, float]:
     """The reading that agrees best, the first of those that agree alike, and its agreement.
 
@@ -226,7 +229,7 @@ def best_reading(
         if value > highest + 0.02:
             best = reading
             highest = value
-        if value > highest_likely + 0.02 and _is_likely(reading.layout, sizes):
+        if value > highest_likely + 0.02 and _is_likely(reading.layout, sizes, channels_first):
             likely = reading
             highest_likely = value
     if likely is not None and highest_likely >= LIKELY * highest:
@@ -239,10 +242,10 @@ def _token_grids(tokens: int, sizes: Shape) -> frozenset[Tokens]:
     return frozenset(token_grids(tokens, sizes))
 
 
-def _is_likely(layout: Layout, sizes: Shape) -> bool:
-    """Whether square patches make such a grid, with the other tokens in front."""
+def _is_likely(layout: Layout, sizes: Shape, channels_first: bool) -> bool:
+    """Whether the channels are where the framework has them, or square patches make the grid."""
     if not layout.of_tokens:
-        return True
+        return layout.channels_in_front == channels_first
     tokens = layout.prefix + math.prod(layout.grid) + layout.suffix
     return not layout.suffix and Tokens(layout.grid, layout.prefix) in _token_grids(tokens, sizes)
 
