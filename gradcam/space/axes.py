@@ -23,6 +23,7 @@ from gradcam.layouts import ChannelOrder, Layout, Samples
 from gradcam.model import Model, channel_order
 from gradcam.space.evidence import CannotAskError, Evidence, InputKey, ask
 from gradcam.space.readings import (
+    FEWEST_BANDS,
     Reading,
     best_reading,
     framed_readings,
@@ -276,13 +277,15 @@ def sure_space(model: Model, inputs: Inputs, key: InputKey) -> Shape | None:
     shape = tuple(int(n) for n in arrays_of(inputs)[key].shape)
     if len(shape) == 2:
         return (1,)
+    order = channel_order(model, INPUT)
+    if len(shape) == 3 and order.sure and min(shape[1:]) < FEWEST_BANDS:
+        return (2,) if order.channels_first else (1,)
     if len(shape) != 4:
         return None
     few_in_front = shape[1] <= 4
     few_behind = shape[-1] <= 4
     if few_in_front != few_behind:
         return (2, 3) if few_in_front else (1, 2)
-    order = channel_order(model, INPUT)
     if order.sure:
         return (2, 3) if order.channels_first else (1, 2)
     return None

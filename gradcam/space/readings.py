@@ -27,6 +27,7 @@ from gradcam.layouts import MAX_PREFIX, Layout, Samples, Tokens, token_grids
 from gradcam.space.patterns import Pattern, sides
 
 __all__ = [
+    "FEWEST_BANDS",
     "Reading",
     "Response",
     "agreement",
