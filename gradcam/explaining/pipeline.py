@@ -21,7 +21,7 @@ from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodSpec
-from gradcam.model import Model, PooledAxes, compiled, input_channels_first
+from gradcam.model import Model, PooledAxes, input_channels_first
 from gradcam.space.axes import LayerAxes, NeedsEvidence, sure_axes
 from gradcam.space.memory import Known
 
@@ -180,11 +180,11 @@ class Runs:
     def once(self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         """One capture for all methods, or the procedure of the one method that has one."""
         spec, parameters = pipeline.methods[0]
-        if spec.procedure is None:
-            return self._one_capture(pipeline, model, inputs, target)
         prepared = Prepared(
             model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
         )
+        if spec.procedure is None:
+            return _one_capture(pipeline, prepared)
         raw = []
         captures = []
         for path in pipeline.layers:
@@ -193,32 +193,6 @@ class Runs:
             raw.append(maps)
             captures.append(capture)
         return pipeline.result([raw], captures[0].scores, captures[0].outputs)
-
-    def _one_capture(
-        self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any
-    ) -> dict[str, Any]:
-        """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and
-        it runs again.
-        """
-        prepared = Prepared(
-            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
-        )
-        while True:
-            known = [(path, prepared.known_axes(path)) for path in pipeline.layers]
-            # What types and shapes tell is no part of the program, which all calls then share.
-            layouts = tuple(
-                (path, axes.layout) for path, axes in known if axes is not None and axes.was_asked
-            )
-            told = replace(pipeline, known=layouts, noted={})
-            try:
-                result = dict(compiled(model, told)(inputs, target))
-            except NeedsEvidence as doubt:
-                prepared.axes(doubt.path, doubt.shape)
-                continue
-            # A program that came from a cache notes nothing: it was made for an equal model.
-            for path, axes in told.noted.items():
-                prepared.keep(path, axes)
-            return result
 
     def smoothed(
         self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any, plain: dict[str, Any]
@@ -238,3 +212,25 @@ class Runs:
             totals = [total + map_back(m) for total, m in zip(totals, maps, strict=True)]
         means = [[total / len(variants)] for total in totals]
         return pipeline.result(means, plain["scores"], plain["outputs"])
+
+
+def _one_capture(pipeline: Pipeline, prepared: Prepared) -> dict[str, Any]:
+    """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and
+    it runs again.
+    """
+    while True:
+        known = [(path, prepared.known_axes(path)) for path in pipeline.layers]
+        # What types and shapes tell is no part of the program, which all calls then share.
+        layouts = tuple(
+            (path, axes.layout) for path, axes in known if axes is not None and axes.was_asked
+        )
+        told = replace(pipeline, known=layouts, noted={})
+        try:
+            result = dict(prepared.run(told))
+        except NeedsEvidence as doubt:
+            prepared.axes(doubt.path, doubt.shape)
+            continue
+        # A program that came from a cache notes nothing: it was made for an equal model.
+        for path, axes in told.noted.items():
+            prepared.keep(path, axes)
+        return result

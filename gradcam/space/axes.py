@@ -268,8 +268,7 @@ def is_ambiguous(axes: LayerAxes, size: Shape | None, shape: Sequence[int]) -> b
     return len(first) == 1 or layouts.fits(first, size) == layouts.fits(last, size)
 
 
-# ------------------------------------------------------------------------------------------ the
-# input's own axes
+# ---------------------------------------------------------------------------- the input's own axes
 
 
 def sure_space(model: Model, inputs: Inputs, key: InputKey) -> Shape | None:
