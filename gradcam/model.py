@@ -15,8 +15,7 @@ framework.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ __all__ = [
     "HasBiases",
     "HasChannelOrder",
     "HasFloat64",
+    "HasFlow",
     "HasInputGradients",
     "HasLayers",
     "HasReach",
@@ -55,9 +55,7 @@ __all__ = [
     "input_channels_first",
     "input_size",
     "merged_scores",
-    "nothing_guided",
     "scorer",
-    "unknown_layer",
 ]
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
@@ -157,6 +155,18 @@ class HasReach(Protocol):
 
 
 @runtime_checkable
+class HasFlow(Protocol):
+    """It can say through which layers everything flows."""
+
+    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> Mapping[str, Hashable]:
+        """The layers through which every differentiable way from the inputs to the scores leads,
+        in the order in which they run, each with a name of its value.
+
+        Layers that give the same value, as a container and the last layer in it do, share its name.
+        """
+
+
+@runtime_checkable
 class Compiles(Protocol):
     """Functions of the model can be compiled."""
 
@@ -224,14 +234,18 @@ class HasAttention(Protocol):
 
 @runtime_checkable
 class HasChannelOrder(Protocol):
-    """Layers' types say where their channels are."""
+    """It says where its layers' channels are."""
 
-    channels_first: bool
-    """What the framework's layers do unless they say otherwise."""
+    @property
+    def channels_first(self) -> bool:
+        """What the framework's layers do unless they say otherwise."""
 
-    def channels_first_at(self, path: str) -> bool | None:
+    def channel_order_at(self, path: str) -> ChannelOrder | None:
         """What the type of this layer says, or of the input for the path INPUT; None where it says
         nothing.
+
+        It is sure where the layer's own type has its output so, and a hint where only layers inside
+        it, or around it, do.
         """
 
 
@@ -284,10 +298,8 @@ def compiled(model: Model, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def channel_order(model: Model, path: str) -> ChannelOrder:
     """Where the channels of a layer are, as far as the model can tell without running."""
-    told = model.channels_first_at(path) if hasattr(model, "channels_first_at") else None
-    if told is not None:
-        return ChannelOrder(told, sure=True)
-    return ChannelOrder(getattr(model, "channels_first", True))
+    told = model.channel_order_at(path) if isinstance(model, HasChannelOrder) else None
+    return ChannelOrder(getattr(model, "channels_first", True)) if told is None else told
 
 
 def input_channels_first(model: Model, inputs: Inputs) -> bool:
@@ -304,8 +316,7 @@ def input_size(model: Model, inputs: Inputs) -> Shape | None:
     return layouts.input_size(first_array(inputs).shape, input_channels_first(model, inputs))
 
 
-# ------------------------------------------------------------------------------------------ many
-# variants
+# ----------------------------------------------------------------------------------- many variants
 
 
 @dataclass(frozen=True)
@@ -358,39 +369,3 @@ def merged_scores(
     count, samples = (int(n) for n in variants.shape[:2])
     outputs = run(xp.reshape(variants, (count * samples, *variants.shape[2:])))
     return xp.stack([target(rows(outputs, m * samples, samples)) for m in range(count)])
-
-
-# ------------------------------------------------------------------------------------------ errors
-# of all backends
-
-
-def unknown_layer(path: object, known: Iterable[str]) -> KeyError:
-    """The error for a layer that is not there, with the nearest names."""
-    near = difflib.get_close_matches(str(path), list(known), n=3)
-    hint = "; did you mean " + " or ".join(f'"{name}"' for name in near) + "?" if near else ";"
-    return _LayerError(
-        f'layer "{path}" is not in the model{hint} gradcam.layers(model, inputs) lists them all'
-    )
-
-
-def nothing_guided(rule: str, smooth: Sequence[str]) -> ValueError:
-    """The error where no ReLU was on the way from the score to the input; `smooth` names what was
-    there instead.
-    """
-    names = sorted(set(smooth))
-    hint = "guided backpropagation is made for models with ReLUs"
-    if names:
-        there = " and ".join(names)
-        hint = (
-            f'the model has {there} there: pass smooth="guided" to have their derivative guided '
-            "as well"
-        )
-    return ValueError(
-        f'no ReLU was found between the input and the score, so that rule="{rule}" would be the '
-        f"plain gradient; {hint}"
-    )
-
-
-class _LayerError(KeyError):
-    def __str__(self) -> str:  # KeyError would show the message's repr
-        return str(self.args[0])

@@ -249,15 +249,24 @@ def test_pytorchs_layers_say_where_their_channels_are():
     model.add_module("block", nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.BatchNorm1d(6)))
     model.add_module("mixed", nn.Sequential(nn.Conv1d(6, 6, 1), nn.LayerNorm(6), nn.GELU()))
     model.add_module("rnn", nn.LSTM(6, 3))
-    said = TorchModel(model).channels_first_at
-    assert said(INPUT) is False
-    assert said("embed") is False
-    assert [said("block"), said("block.1"), said("block.2")] == [True, True, True]
-    assert [said("mixed"), said("mixed.1"), said("mixed.2")] == [None, False, None]
-    assert [said("rnn[0]"), said("rnn#1[0]"), said("spare")] == [False, False, None]
+
+    def said(path):
+        order = TorchModel(model).channel_order_at(path)
+        return None if order is None else (order.channels_first, order.sure)
+
+    assert said(INPUT) == (False, True)
+    assert said("embed") == (False, True)
+    # a layer's own type is sure, those of layers inside it or around it are a hint
+    assert [said("block"), said("block.1"), said("block.2")] == [
+        (True, False),
+        (True, False),
+        (True, True),
+    ]
+    assert [said("mixed"), said("mixed.1"), said("mixed.2")] == [None, (False, True), None]
+    assert [said("rnn[0]"), said("rnn#1[0]"), said("spare")] == [(False, True), (False, True), None]
 
     class Elsewhere(nn.LayerNorm):
         """As torchvision's LayerNorm2d, whose channels are in front."""
 
     model.add_module("own", Elsewhere(3))
-    assert TorchModel(model).channels_first_at("own") is None
+    assert said("own") is None

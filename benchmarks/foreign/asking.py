@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import traceback
 import warnings
@@ -28,12 +27,7 @@ def _axes(explanation: Any) -> tuple[str, str, bool]:
     axes = getattr(explanation, "axes", None)
     if axes is None:
         return "-", "-", False
-    how = getattr(axes, "how", getattr(axes, "told", getattr(axes, "source", None)))
-    guessed = getattr(axes, "guessed", None)
-    if not isinstance(guessed, bool):
-        said = str(how) if how is not None else re.sub(r"guessed=False", "", str(axes))
-        guessed = "guess" in said.lower()
-    return str(axes), str(how) if how is not None else "-", guessed
+    return str(axes.layout), axes.how, axes.how == "guess"
 
 
 def _ours(error: BaseException) -> bool:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.errors import unknown_layer
 from gradcam.inputs import arguments, rows
-from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores, unknown_layer
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores
 from gradcam.targets import Target
 
 __all__ = ["NumpyModel"]

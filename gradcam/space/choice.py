@@ -2,20 +2,22 @@
 
 It is the last layer, in the order in which they run, such that
 
-1. everything that the input says passes through it: with its output held, another input gives the
-same outputs; 2. the gradient of the target reaches its positions;
+1. everything that the input says passes through it: every way from the input to the scores leads
+   through it;
+2. the gradient of the target reaches its positions;
 3. its positions answer to positions of the input, or its type leaves no doubt of them;
 
 and then the last one before trailing pooling, as in the paper, whose maps are of the last
 convolution. Behind a transformer's last attention only the class token counts, which 2 leaves out;
 heads' inner values, one of two branches, and values that are returned but not used fail 1. Where no
-layer passes 1, as with several branches down to the score, it is the last that passes 2 and 3.
+layer in the later half of the network passes 1, as with several branches down to the score, it is
+the last that passes 2 and 3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,15 +30,15 @@ from gradcam.inputs import first_array
 from gradcam.model import HasLayers, Layer, Model
 from gradcam.space.axes import LayerAxes, axes_by_evidence, evidence_of, guessed_axes, sure_axes
 from gradcam.space.evidence import Evidence
-from gradcam.space.flow import Flow, gradients_at
+from gradcam.space.flow import Flow, flow_of, gradients_at
 
 __all__ = ["LayerChoice", "choose_layer", "layers", "listed"]
 
-TOGETHER = 32
+TOGETHER = 16
 """How many layers are looked at together, from the last one on."""
 
-MAX_HELD = 12
-"""How many of these are held in turn at most, to see whether everything passes through them."""
+MAX_WINDOWS = 3
+"""How often that is done at most. Each time costs some seven passes."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,9 @@ def choose_layer(
     if len(candidates) == 1:
         return LayerChoice(candidates[0].path)
     candidates.reverse()
-    search = _Search(model, inputs, target, size, spec)
-    for start in range(0, len(candidates), TOGETHER):
-        window = candidates[start : start + TOGETHER]
-        choice = search.through(window)
-        if choice is not None:
-            return choice
-    return search.otherwise()
+    flow = flow_of(model, inputs, [layer.path for layer in candidates], target)
+    search = _Search(model, inputs, target, size, spec, candidates, flow)
+    return search.first_that_all_passes() or search.last_that_is_reached()
 
 
 def _may_have_space(shape: Shape, samples: int) -> bool:
@@ -138,46 +136,67 @@ class _Search:
     target: Callable[[Outputs], Array]
     size: Shape | None
     spec: layouts.Spec
+    candidates: Sequence[Layer]
+    """The last layer first."""
+    flow: Flow | None
+    """Through which of them everything flows; None where that cannot be told."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Why a layer is not taken, by its path, in the order in which they were asked."""
-    second_best: LayerAxes | None = None
+    """Why a layer is not taken, by its path."""
 
-    def through(self, layers: Sequence[Layer]) -> LayerChoice | None:
-        """The first of these layers, last layers first, that passes all rules."""
-        window = _Window(self, layers)
-        # Layers whose positions nothing tells come second: their axes would be a guess.
-        for guesses in (False, True):
-            for n, layer in enumerate(layers):
-                axes = window.axes(n)
-                if axes is None or (axes.how == "guess") != guesses:
-                    continue
-                if not window.reached(n, axes):
-                    self.refused[layer.path] = "the score's gradient reaches none of its positions"
-                    continue
-                if self.second_best is None:
-                    self.second_best = axes
-                if not window.passes_through(n):
-                    self.refused[layer.path] = (
-                        "not everything that the input says passes through it"
-                    )
-                    continue
-                n = window.before_pooling(n)
-                return LayerChoice(layers[n].path, window.axes(n), tuple(self.refused.items()))
-        return None
-
-    def otherwise(self) -> LayerChoice:
-        """Where nothing passes through one layer alone: the last layer whose positions the score
-        reaches.
+    def first_that_all_passes(self) -> LayerChoice | None:
+        """The last layer that passes all rules, unless it is in the first quarter of the network:
+        one that comes so early is followed by branches that only meet in the scores.
         """
-        if self.second_best is None:
+        flow = self.flow
+        if flow is None:
+            return None
+        late_enough = self.candidates[: -(-3 * len(self.candidates) // 4)]
+        layers = [layer for layer in late_enough if flow.may_pass(layer.path)]
+        return self._first(layers, flow.passes, everything=True)
+
+    def last_that_is_reached(self) -> LayerChoice:
+        """The last layer that passes rules 2 and 3."""
+        choice = self._first(self.candidates, lambda _: True, everything=self.flow is None)
+        if choice is None:
             raise ValueError(
                 "the score's gradient reaches no position of any layer that has some: the way "
-                "may be cut (detach, "
-                "argmax, rounding); choose another target, or name the layer with `layer`"
+                "may be cut (detach, argmax, rounding); choose another target, or name the layer "
+                "with `layer`"
             )
-        return LayerChoice(
-            self.second_best.layer, self.second_best, tuple(self.refused.items()), False
-        )
+        return choice
+
+    def _first(
+        self, layers: Sequence[Layer], passes: Callable[[str], bool], everything: bool
+    ) -> LayerChoice | None:
+        """The first of these layers that the score reaches and that passes.
+
+        One whose axes would be a guess is taken only where no other is found.
+        """
+        guessed: LayerChoice | None = None
+        for start in range(0, min(len(layers), TOGETHER * MAX_WINDOWS), TOGETHER):
+            window = _Window(self, layers[start : start + TOGETHER])
+            for n in window.reached():
+                if not passes(window.layers[n].path):
+                    continue
+                n = window.before_pooling(n)
+                axes = window.axes(n)
+                choice = self._choice(window.layers[n].path, axes, everything)
+                if axes is not None and axes.how != "guess":
+                    return choice
+                guessed = guessed or choice
+        return guessed
+
+    def _choice(self, path: str, axes: LayerAxes | None, everything: bool) -> LayerChoice:
+        later = []
+        for layer in self.candidates:
+            if layer.path == path:
+                break
+            reason = self.refused.get(layer.path)
+            if reason is None and self.flow is not None and not self.flow.passes(layer.path):
+                reason = "what the input says reaches the scores by other ways too"
+            if reason is not None:
+                later.append((layer.path, reason))
+        return LayerChoice(path, axes, tuple(later), everything)
 
 
 class _Window:
@@ -186,7 +205,6 @@ class _Window:
     def __init__(self, search: _Search, layers: Sequence[Layer]) -> None:
         self.search = search
         self.layers = layers
-        self.held = 0
 
     # -------------------------------------------------------------------------------- rule 3: axes
 
@@ -235,11 +253,22 @@ class _Window:
                 return None
         return axes if math.prod(axes.layout.grid) > 1 else None
 
-    # -------------------------------------------------------------------------------- rule 2: the
-    # gradient
+    # ------------------------------------------------------------------------ rule 2: the gradient
 
-    def reached(self, n: int, axes: LayerAxes) -> bool:
-        """Whether the score's gradient reaches any of the layer's positions."""
+    def reached(self) -> Iterator[int]:
+        """The layers of whose positions the score's gradient reaches any."""
+        for n, layer in enumerate(self.layers):
+            axes = self.axes(n)
+            if axes is None:
+                continue
+            if self._is_reached(n, axes):
+                yield n
+            else:
+                self.search.refused[layer.path] = (
+                    "the score's gradient reaches none of its positions"
+                )
+
+    def _is_reached(self, n: int, axes: LayerAxes) -> bool:
         gradients, targets_axis = self._gradients
         gradient = gradients[n]
         if gradient is None:  # the model cannot say
@@ -253,39 +282,24 @@ class _Window:
         paths = [layer.path for layer in self.layers]
         return gradients_at(search.model, search.inputs, paths, search.target)
 
-    # -------------------------------------------------------------------------------- rule 1:
-    # everything
-
-    def passes_through(self, n: int) -> bool:
-        """Whether everything that the input says passes through the layer; False after too many
-        were held.
-        """
-        if self._flow is None:  # the model cannot be asked
-            return True
-        self.held += 1
-        return self.held <= MAX_HELD and self._flow.passes_through(self.layers[n].path)
-
-    @cached_property
-    def _flow(self) -> Flow | None:
-        search = self.search
-        paths = [layer.path for layer in self.layers]
-        return Flow.of(search.model, search.inputs, paths, search.target)
+    # ------------------------------------------------------------------------------------- pooling
 
     def before_pooling(self, n: int) -> int:
         """The layer in front of trailing pooling, where the chosen layer's output is that of a
         pooling.
         """
-        if self._flow is None:
+        flow = self.search.flow
+        if flow is None:
             return n
         output = self.layers[n].path
         pooled = any(
-            "Pool" in layer.kind and self._flow.same_output(layer.path, output)
+            "Pool" in layer.kind and flow.same_value(layer.path, output)
             for layer in self.layers[n : n + 3]
         )
         earlier = n + 1
         while pooled and earlier < len(self.layers):
             axes = self.axes(earlier)
             if "Pool" not in self.layers[earlier].kind and axes is not None:
-                return earlier if self._flow.passes_through(self.layers[earlier].path) else n
+                return earlier if flow.passes(self.layers[earlier].path) else n
             earlier += 1
         return n

@@ -1,7 +1,7 @@
-"""Layers of a function that names none: values through which all information of the input flows.
+"""Values of a program through which everything that the outputs know of the input flows.
 
-Replacing such a value replaces all that the outputs know of the input, as with the output of a
-layer. In
+Where a function names no layers, such values are its layers. Among named layers, one of them is
+explained. In
 
     c:f32[2,8,8,4] = conv x w
     d:f32[2,8,8,4] = tanh c
@@ -9,35 +9,48 @@ layer. In
     f:f32[2,8,8,4] = add d e                        # a residual connection
     g:f32[2,4] = reduce_sum[axes=(1, 2)] f
 
-they are c, d and f. At e, d is still needed, so a part of the input's information goes past e; and
-g is no image.
+they are c, d, f and g. At e, d is still needed, so a part of the input's information goes past e.
 
 The equations are read in order, with the set of *live* values: those that depend on the input and
 that a later equation, or the output, still needs. After an equation whose only result is the only
 live value, everything flows through it.
 
 A call (`jit`, `remat`) is entered if nothing else is live there, so that its operands are all that
-it depends on, and if it holds a convolution or a matrix product. `jax.nn.relu` is a call too, and
-its inner values are no layers.
+it depends on. `images` enters only calls that hold a convolution or a matrix product: `jax.nn.relu`
+is a call too, and its inner values are no layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax.extend.core as jex
 import jax.numpy as jnp
 
 from gradcam.backends.jax.walk import Address, Body, call_of, computes, variables
 
-__all__ = ["bottlenecks"]
+__all__ = ["bottlenecks", "images"]
+
+
+def images(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> Iterator[tuple[Address, jex.JaxprEqn]]:
+    """The equations that may be layers: bottlenecks whose value has four or more axes."""
+    for address, eqn in bottlenecks(jaxpr, inputs, jaxpr.outvars, computes):
+        if _is_image(eqn):
+            yield address, eqn
 
 
 def bottlenecks(
-    jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]
+    jaxpr: jex.Jaxpr,
+    inputs: Sequence[jex.Var],
+    outputs: Sequence[Any],
+    enters: Callable[[jex.Jaxpr], bool],
 ) -> Iterator[tuple[Address, jex.JaxprEqn]]:
-    """The equations whose value has four or more axes and through which `inputs` flow, in order."""
-    ending = _last_uses(jaxpr)
+    """The equations through whose one result everything flows from `inputs` to `outputs`, in order.
+
+    enters: which calls are looked into.
+    """
+    ending = _last_uses(jaxpr, outputs)
     used = set().union(*ending)
     live = used.intersection(inputs)
     dependent = set(live)
@@ -47,26 +60,31 @@ def bottlenecks(
             continue
         call = call_of(eqn)
         # with nothing else live, the call's arguments are all that its results depend on
-        if call is not None and not live and computes(call.jaxpr):
+        if call is not None and not live and enters(call.jaxpr):
             arguments = _dependent_arguments(call, eqn, dependent)
-            for address, inner in bottlenecks(call.jaxpr, arguments):
+            results = _used_results(call, eqn, used)
+            for address, inner in bottlenecks(call.jaxpr, arguments, results, enters):
                 yield ((i, 0), *address), inner
         dependent.update(eqn.outvars)
         live |= used.intersection(eqn.outvars)
-        if live == set(eqn.outvars) and _is_image(eqn):
+        if len(eqn.outvars) == 1 and live == set(eqn.outvars):
             yield ((i, 0),), eqn
 
 
-def _last_uses(jaxpr: jex.Jaxpr) -> list[set[jex.Var]]:
-    """For each equation the variables that it uses last; at the end those of the outputs."""
-    users = [variables(eqn.invars) for eqn in jaxpr.eqns]
-    users.append(variables(jaxpr.outvars))
-    last_use: dict[jex.Var, int] = {}
-    for i, used in enumerate(users):
-        last_use.update(dict.fromkeys(used, i))
-    ending: list[set[jex.Var]] = [set() for _ in users]
-    for var, i in last_use.items():
-        ending[i].add(var)
+def _last_uses(jaxpr: jex.Jaxpr, outputs: Sequence[Any]) -> list[set[jex.Var]]:
+    """For each equation the variables that it uses last; at the end those of the outputs.
+
+    Equations of which no output needs anything use nothing.
+    """
+    needed = set(variables(outputs))
+    ending: list[set[jex.Var]] = [set(needed)]
+    for eqn in reversed(jaxpr.eqns):
+        last: set[jex.Var] = set()
+        if not needed.isdisjoint(eqn.outvars):
+            last = set(variables(eqn.invars)) - needed
+            needed |= last
+        ending.append(last)
+    ending.reverse()
     return ending
 
 
@@ -79,9 +97,16 @@ def _dependent_arguments(call: Body, eqn: jex.JaxprEqn, dependent: set[jex.Var])
     return arguments
 
 
+def _used_results(call: Body, eqn: jex.JaxprEqn, used: set[jex.Var]) -> list[Any]:
+    """The results inside a call that stand for those of its results that are used later."""
+    results = []
+    for inner, outer in zip(call.jaxpr.outvars, eqn.outvars, strict=True):
+        if outer in used:
+            results.append(inner)
+    return results
+
+
 def _is_image(eqn: jex.JaxprEqn) -> bool:
-    """Whether it has one result, of floating point and with four or more axes."""
-    if len(eqn.outvars) != 1:
-        return False
+    """Whether its result is of floating point and has four or more axes."""
     aval = eqn.outvars[0].aval
     return len(aval.shape) >= 4 and jnp.issubdtype(aval.dtype, jnp.floating)

@@ -28,6 +28,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.errors import nothing_guided
 from gradcam.backends.jax.gradients import checked_scores, pull_back
 from gradcam.backends.jax.program import Run, run_untapped
 from gradcam.backends.jax.relus import (
@@ -52,7 +53,7 @@ from gradcam.backends.jax.walk import (
     split_scan,
 )
 from gradcam.inputs import first_array
-from gradcam.model import Capture, nothing_guided
+from gradcam.model import Capture
 
 __all__ = ["input_gradients"]
 

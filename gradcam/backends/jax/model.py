@@ -23,7 +23,7 @@ from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax import guided
 from gradcam.backends.jax.biases import Biases, biases_of
 from gradcam.backends.jax.gradients import Lifted
-from gradcam.backends.jax.program import ATTENTION_KIND, Run, run_untapped, traced
+from gradcam.backends.jax.program import ATTENTION_KIND, Run, flow, run_untapped, traced
 from gradcam.backends.jax.scorer import variant_scorer
 from gradcam.backends.jax.statics import hide_static
 from gradcam.backends.jax.weights import NamedWeights, no_weights
@@ -101,6 +101,9 @@ class JaxModel:
         """JAX gives zeros for what the score does not depend on."""
         scores, gradients = self.compile(_Reach(tuple(layers)))(inputs, target)
         return scores, gradients
+
+    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int]:
+        return flow(self.run, self.values, hide_static(inputs), score)
 
     def biases(self, inputs: Inputs) -> list[tuple[str, Array]]:
         return biases_of(self.run, self.values, hide_static(inputs))

@@ -21,11 +21,18 @@ import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
 from gradcam._types import Array, Inputs, Outputs, Shape
+from gradcam.backends.errors import unknown_layer
 from gradcam.backends.jax import attention
-from gradcam.backends.jax.bottlenecks import bottlenecks
+from gradcam.backends.jax.bottlenecks import bottlenecks, images
 from gradcam.backends.jax.statics import restore_static
-from gradcam.backends.jax.walk import Address, all_bodies, evaluate, tappable_bodies, walk
-from gradcam.model import unknown_layer
+from gradcam.backends.jax.walk import (
+    Address,
+    all_bodies,
+    evaluate,
+    tappable_bodies,
+    variables,
+    walk,
+)
 
 __all__ = [
     "ATTENTION_KIND",
@@ -33,6 +40,7 @@ __all__ = [
     "Site",
     "Tap",
     "Trace",
+    "flow",
     "numbered",
     "run_model",
     "run_untapped",
@@ -152,7 +160,7 @@ def _site(path: str, address: Address, eqn: jex.JaxprEqn, kind: str) -> Site:
 
 def _automatic_sites(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> list[Site]:
     sites = []
-    for address, eqn in bottlenecks(jaxpr, inputs):
+    for address, eqn in images(jaxpr, inputs):
         # the user's jax.named_scope, if there is one
         scope = str(eqn.source_info.name_stack)
         name = str(eqn.params.get("name", eqn.primitive.name))
@@ -249,9 +257,13 @@ def _edit_at(site: Site, edit: Callable[[Array], Array]) -> Callable[[Array], Ar
 _named_context = jax.make_user_context(None) if hasattr(jax, "make_user_context") else None
 
 
+def _named() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if _named_context is None else _named_context("gradcam")
+
+
 def traced(run: Run, values: Any, inputs: Inputs) -> Trace:
     """Trace a model for its weights and inputs; no array is computed."""
-    with contextlib.nullcontext() if _named_context is None else _named_context("gradcam"):
+    with _named():
         tapped = functools.partial(run_model, run, tap)
         closed, shapes = jax.make_jaxpr(tapped, return_shape=True)(values, inputs)
     # the arguments of the jaxpr are the leaves of both trees, those of the weights first
@@ -260,3 +272,37 @@ def traced(run: Run, values: Any, inputs: Inputs) -> Trace:
         input_variables = closed.jaxpr.invars[len(jax.tree.leaves(values)) :]
     table = _table(closed.jaxpr, input_variables)
     return Trace(closed.jaxpr, closed.consts, table, jax.tree.structure(shapes))
+
+
+def flow(
+    run: Run, values: Any, inputs: Inputs, score: Callable[[Outputs], Array]
+) -> dict[str, int]:
+    """See `gradcam.model.HasFlow`. The model is only traced."""
+    if getattr(run, "nameless", False):
+        return {path: n for n, path in enumerate(traced(run, values, inputs).table)}
+    with _named():
+        closed = jax.make_jaxpr(lambda v, x: score(run_model(run, tap, v, x)))(values, inputs)
+    jaxpr = closed.jaxpr
+    starts = jaxpr.invars[len(jax.tree.leaves(values)) :]
+    gates = {address for address, _ in bottlenecks(jaxpr, starts, jaxpr.outvars, _any_call)}
+
+    def layer(jaxpr: jex.Jaxpr, eqn: jex.JaxprEqn) -> tuple[str, jex.JaxprEqn] | None:
+        named = _layer_of(jaxpr, eqn)
+        return None if named is None else (named[0], eqn)
+
+    found = list(walk(jaxpr, layer))
+    names = numbered(path for _, (path, _) in found)
+    values_named: dict[jex.Var, int] = {}
+    through = {}
+    for n, (name, (address, (_, eqn))) in enumerate(zip(names, found, strict=True)):
+        # a layer whose operand is what another layer returned gives the same value
+        (operand,) = variables(eqn.invars)
+        value = values_named.get(operand, n)
+        values_named[eqn.outvars[0]] = value
+        if address in gates:
+            through[name] = value
+    return through
+
+
+def _any_call(_: jex.Jaxpr) -> bool:
+    return True

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gradcam._types import Inputs, Outputs
+from gradcam.backends.errors import unknown_layer
 from gradcam.backends.keras.layers import (
     affine_layers,
     call_arguments,
@@ -14,7 +15,6 @@ from gradcam.backends.keras.layers import (
 )
 from gradcam.backends.torch.conventions import AffineLayer, Conventions
 from gradcam.backends.torch.model import TorchModel
-from gradcam.model import unknown_layer
 
 __all__ = ["adapt"]
 

@@ -7,8 +7,9 @@ import re
 import torch
 
 from gradcam.backends.torch.wrappers import named, submodule
+from gradcam.layouts import ChannelOrder
 
-__all__ = ["input_channels_first", "layer_channels_first"]
+__all__ = ["input_order", "layer_order"]
 
 _CHANNELS_FIRST = re.compile(
     r"(Lazy)?(Conv(Transpose)?|BatchNorm|InstanceNorm|.*Pool)\d(d|D)|GroupNorm"
@@ -18,29 +19,34 @@ _CHANNELS_LAST = re.compile(
 )
 
 
-def layer_channels_first(model: torch.nn.Module, path: str) -> bool | None:
+def layer_order(model: torch.nn.Module, path: str) -> ChannelOrder | None:
     """Whether a layer's channels come first, by the types of modules.
 
-    The layer's own type is asked first, then its submodules', then its parents'. None if no type
-    says so, or if the submodules disagree.
+    The layer's own type is sure. Its submodules' types are a hint, and then its parents'; None if
+    no type says so, or if the submodules disagree.
     """
+    own = True
     while path:
         module = submodule(model, path)
         if module is None:
             return None
+        first = _type_channels_first(module) if own else None
+        if first is not None:
+            return ChannelOrder(first, sure=True)
         orders = {_type_channels_first(part) for part in module.modules()} - {None}
         if orders:
-            return orders.pop() if len(orders) == 1 else None
+            return ChannelOrder(orders == {True}) if len(orders) == 1 else None
         path = path.rpartition(".")[0]
+        own = False
     return None
 
 
-def input_channels_first(model: torch.nn.Module) -> bool | None:
+def input_order(model: torch.nn.Module) -> ChannelOrder | None:
     """Whether the input's channels come first: by the first layer whose type says so."""
     for path, module in named(model):
         order = _type_channels_first(module)
         if path and order is not None:
-            return order
+            return ChannelOrder(order, sure=True)
     return None
 
 

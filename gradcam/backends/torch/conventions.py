@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from gradcam._types import Inputs, Outputs
+from gradcam.backends.errors import unknown_layer
 from gradcam.backends.torch import wrappers
 from gradcam.inputs import arguments
-from gradcam.model import unknown_layer
 
 __all__ = ["PYTORCH", "AffineLayer", "Conventions"]
 

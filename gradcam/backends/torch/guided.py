@@ -26,10 +26,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.errors import nothing_guided
 from gradcam.backends.torch.gradients import detached, score_gradients
 from gradcam.backends.torch.modes import normal_tensors
 from gradcam.inputs import first_array, with_first_array
-from gradcam.model import INPUT, Capture, nothing_guided
+from gradcam.model import INPUT, Capture
 
 __all__ = ["input_gradients"]
 

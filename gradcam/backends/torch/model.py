@@ -17,6 +17,7 @@ from gradcam.backends.torch import channels, guided
 from gradcam.backends.torch.attention import ATTENTION
 from gradcam.backends.torch.biases import collected_biases
 from gradcam.backends.torch.conventions import PYTORCH, Conventions
+from gradcam.backends.torch.flow import Graph
 from gradcam.backends.torch.gradients import (
     Gradients,
     UnreachedError,
@@ -31,6 +32,7 @@ from gradcam.backends.torch.taps import Tap, module_of, tapped
 from gradcam.backends.torch.variants import input_scorer
 from gradcam.backends.torch.wrappers import obstacle, unwrapped
 from gradcam.inputs import first_array, with_first_array
+from gradcam.layouts import ChannelOrder
 from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
 
 __all__ = ["TorchModel"]
@@ -73,11 +75,10 @@ class TorchModel:
     def _run(self, inputs: Inputs) -> Outputs:
         return self.conventions.call(self.module, inputs)
 
-    def channels_first_at(self, path: str) -> bool | None:
-        """Whether the channels of a layer, or of the input, come first, as far as types say."""
+    def channel_order_at(self, path: str) -> ChannelOrder | None:
         if path == INPUT:
-            return channels.input_channels_first(self.module)
-        return channels.layer_channels_first(self.module, module_of(path))
+            return channels.input_order(self.module)
+        return channels.layer_order(self.module, module_of(path))
 
     def layers(self, inputs: Inputs) -> list[Layer]:
         modules = dict(self.conventions.layers(self.module))
@@ -190,7 +191,15 @@ class TorchModel:
         target: Callable[[Outputs], Array],
     ) -> tuple[Outputs, Gradients, Any]:
         """The outputs, activations and scores of a pass whose graph leads from layers to scores."""
-        outputs, activations = self._activations_with_graph(inputs, layers, replaced)
+        try:
+            outputs, activations = self._activations_with_graph(inputs, layers, replaced)
+        except RuntimeError as error:
+            if "no_grad mode" not in str(error):
+                raise
+            # A view that was made before the layers is written into behind them, which is allowed
+            # only where the graph starts with the model.
+            torch.set_grad_enabled(True)
+            outputs, activations = self._activations_with_graph(inputs, layers, replaced)
         torch.set_grad_enabled(True)
         scores = target(outputs)
         if isinstance(scores, torch.Tensor) and not scores.requires_grad:
@@ -267,6 +276,16 @@ class TorchModel:
             _, activations, scores = self._scored(inputs, layers, {}, target)
             samples = int(first_array(inputs).shape[0])
             return detached(scores), reach_gradients(scores, activations, layers, samples)
+
+    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int]:
+        """The model's own `no_grad` blocks are ignored: what passes through them is used too."""
+        graph = Graph()
+        paths = [path for path, _ in self.conventions.layers(self.module)]
+        with no_graph(), torch.enable_grad(), IgnoreNoGrad() as blocks:
+            inputs = tree_map(graph.start, normal_tensors(inputs))
+            blocks.on = True
+            with self._session(paths, graph.tap):
+                return graph.gates(score(self._run(inputs)))
 
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
         layers = self.conventions.affine(self.module)
