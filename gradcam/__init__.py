@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gradcam.metrics import Measure, Result
     from gradcam.model import Layer
     from gradcam.space.axes import GuessedAxesWarning, LayerAxes
-    from gradcam.space.choice import LayerChoice, layers
+    from gradcam.space.choice import GuessedLayerWarning, LayerChoice, layers
     from gradcam.verification import Check, Verification, verify
 
 __version__ = "0.1.0"
@@ -61,6 +61,7 @@ __all__ = [
     "Explanation",
     "Finding",
     "GuessedAxesWarning",
+    "GuessedLayerWarning",
     "Guided",
     "Layer",
     "LayerAxes",
@@ -111,6 +112,7 @@ _HOME = {
     "Explanation": "explaining.explanation",
     "Finding": "diagnosis",
     "GuessedAxesWarning": "space.axes",
+    "GuessedLayerWarning": "space.choice",
     "Guided": "explaining.guided",
     "Layer": "model",
     "LayerAxes": "space.axes",

@@ -24,7 +24,7 @@ from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.model import Model, compiled, input_size
 from gradcam.space.axes import GuessedAxesWarning, LayerAxes, ask_axes, is_ambiguous, sure_axes
-from gradcam.space.choice import LayerChoice, choose_layer
+from gradcam.space.choice import GuessedLayerWarning, LayerChoice, choose_layer
 from gradcam.space.memory import AxesKey, Known, kind_of, known_of
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
@@ -114,6 +114,16 @@ def _warn_of_guess(axes: LayerAxes) -> None:
     )
 
 
+def _warn_of_part(choice: LayerChoice) -> None:
+    warnings.warn(
+        f'no one layer carries all that the input says; layer "{choice.layer}" was taken, the '
+        "last that the score reaches, and its map shows a part of what the model looks at; name a "
+        "layer, or several, with `layer`",
+        GuessedLayerWarning,
+        stacklevel=3,
+    )
+
+
 def prepare(
     model: Any,
     inputs: Inputs,
@@ -149,6 +159,8 @@ def prepare(
     choice = known.choices.get(key)
     if choice is None:
         choice = known.choices[key] = choose_layer(adapted, inputs, score, size, layout)
+        if not choice.everything:
+            _warn_of_part(choice)
     return Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)
 
 

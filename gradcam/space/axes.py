@@ -160,10 +160,12 @@ def _sure_order(
     expected = first if order.channels_first else last
     other = last if order.channels_first else first
     if order.sure:
-        # A sequence (T, N, C) with T = N looks the same, and only convolutions have the samples
-        # first for sure.
-        maybe_sequence_first = len(size) == 1 and not order.channels_first and sample[0] == samples
-        return None if maybe_sequence_first else LayerAxes(path, expected, "type")
+        if len(size) == 1 and not order.channels_first:
+            # Only convolutions have the samples first for sure: a sequence (T, N, C) with T = N
+            # looks the same. And tokens of another number may be patches of a spectrogram.
+            is_sequence = sample[0] == size[0] != samples
+            return LayerAxes(path, expected, "type") if is_sequence else None
+        return LayerAxes(path, expected, "type")
     if len(size) > 1 and layouts.fits(expected.grid, size) and not layouts.fits(other.grid, size):
         return LayerAxes(path, expected, "shape")
     return None

@@ -32,13 +32,22 @@ from gradcam.space.axes import LayerAxes, axes_by_evidence, evidence_of, guessed
 from gradcam.space.evidence import Evidence
 from gradcam.space.flow import Flow, flow_of, gradients_at
 
-__all__ = ["LayerChoice", "choose_layer", "layers", "listed"]
+__all__ = ["GuessedLayerWarning", "LayerChoice", "choose_layer", "layers", "listed"]
 
 TOGETHER = 16
 """How many layers are looked at together, from the last one on."""
 
 MAX_WINDOWS = 3
 """How often that is done at most. Each time costs some seven passes."""
+
+
+class GuessedLayerWarning(UserWarning):
+    """Where no layer was named, and everything that the input says passes through none alone.
+
+    A map of one layer then shows a part of what the model looks at. Name the layer with `layer`,
+    or several, which are fused. To be silent,
+    `warnings.simplefilter("ignore", gradcam.GuessedLayerWarning)`.
+    """
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,11 @@ def choose_layer(
     """The layer to explain, by the three rules above."""
     every_layer = listed(model, inputs)
     samples = int(first_array(inputs).shape[0])
-    candidates = [layer for layer in every_layer if _may_have_space(layer.shape, samples)]
+    candidates = []
+    for layer in every_layer:
+        is_picture = tuple(layer.shape) == (samples, *(size or ()))  # a depth map: no channels
+        if _may_have_space(layer.shape, samples) and not is_picture:
+            candidates.append(layer)
     if not candidates:  # one channel, or one row, may still have positions
         candidates = [
             layer
@@ -299,7 +312,8 @@ class _Window:
         earlier = n + 1
         while pooled and earlier < len(self.layers):
             axes = self.axes(earlier)
-            if "Pool" not in self.layers[earlier].kind and axes is not None:
+            pools = "Pool" in self.layers[earlier].kind
+            if not pools and axes is not None and self._is_reached(earlier, axes):
                 return earlier if flow.passes(self.layers[earlier].path) else n
             earlier += 1
         return n

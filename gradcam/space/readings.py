@@ -45,7 +45,13 @@ FEWEST_BANDS = 8
 """An input (N, ., .) with a shorter axis has channels there, and no space of two axes."""
 
 MAX_SUFFIX = 4
-"""So many tokens at most are looked for behind the grid."""
+"""So many tokens at most are looked for behind the grid, whatever the grid."""
+
+MAX_TEXT = 48
+"""Around a grid of square patches so many tokens at most, in any share in front and behind."""
+
+MAX_DETECTIONS = 320
+"""So many at most behind it alone."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,33 @@ def _token_readings(
                 for suffix in range(min(MAX_SUFFIX, extra) + 1):
                     layout = Layout(kind, grid, extra - suffix, suffix, samples)  # type: ignore[arg-type]
                     yield Reading(layout, space)
+        for grid in _square_patches(sizes):
+            for prefix, suffix in _around(tokens - math.prod(grid)):
+                layout = Layout(kind, grid, prefix, suffix, samples)  # type: ignore[arg-type]
+                yield Reading(layout, space)
+
+
+@functools.cache
+def _square_patches(sizes: Shape) -> frozenset[Shape]:
+    """The grids of square patches that tile a picture, of two positions or more along each axis."""
+    grids = set()
+    for patch in range(1, min(sizes) // 2 + 1):
+        if len(sizes) > 1 and all(n % patch == 0 for n in sizes):
+            grids.add(tuple(n // patch for n in sizes))
+    return frozenset(grids)
+
+
+def _around(extra: int) -> Iterator[tuple[int, int]]:
+    """So many tokens in front of a grid and behind it: text around a picture, or, where they are
+    many, detection tokens behind it.
+    """
+    if 0 < extra <= MAX_TEXT:
+        for prefix in range(extra + 1):
+            if extra - prefix > MAX_SUFFIX or extra > MAX_PREFIX:
+                yield prefix, extra - prefix
+    elif MAX_TEXT < extra <= MAX_DETECTIONS:
+        for prefix in range(MAX_SUFFIX + 1):
+            yield prefix, extra - prefix
 
 
 def _grids(count: int, sizes: Shape) -> Iterator[Shape]:
@@ -247,6 +280,8 @@ def _is_likely(layout: Layout, sizes: Shape, channels_first: bool) -> bool:
     """Whether the channels are where the framework has them, or square patches make the grid."""
     if not layout.of_tokens:
         return layout.channels_in_front == channels_first
+    if layout.suffix and layout.grid in _square_patches(sizes):
+        return True
     tokens = layout.prefix + math.prod(layout.grid) + layout.suffix
     return not layout.suffix and Tokens(layout.grid, layout.prefix) in _token_grids(tokens, sizes)
 

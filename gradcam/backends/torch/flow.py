@@ -30,6 +30,7 @@ class Graph:
     def __init__(self) -> None:
         self.starts: list[torch.Tensor] = []
         self.vertices: dict[str, Vertex] = {}
+        self.originals: dict[Vertex, Vertex] = {}
 
     def start(self, value: Any) -> Any:
         """The value to run with in place of an input."""
@@ -39,17 +40,29 @@ class Graph:
         return self.starts[-1].clone()  # the model may write in place into its inputs
 
     def tap(self, path: str, value: torch.Tensor) -> torch.Tensor:
-        if value.requires_grad:
-            self.vertices[path] = _vertex_of(value)
-        return value
+        """A clone, as any tap returns: one tensor may be several layers' output, and each is a way
+        of its own.
+        """
+        if not value.requires_grad:
+            return value
+        clone = value.clone()
+        vertex = _vertex_of(value)
+        self.vertices[path] = _vertex_of(clone)
+        self.originals[self.vertices[path]] = self.originals.get(vertex, vertex)
+        return clone
 
     def gates(self, score: torch.Tensor) -> dict[str, int]:
-        """The layers through which every way leads, each with its output's place in the order."""
+        """The layers through which every way leads, each with a number of its value."""
         total = score.sum()
         if not total.requires_grad or not self.starts:
             return {}
         found = _gates(_vertex_of(total), {_vertex_of(tensor) for tensor in self.starts})
-        return {path: found[vertex] for path, vertex in self.vertices.items() if vertex in found}
+        numbers: dict[Vertex, int] = {}
+        layers = {}
+        for path, vertex in self.vertices.items():
+            if vertex in found:
+                layers[path] = numbers.setdefault(self.originals[vertex], len(numbers))
+        return layers
 
 
 def _vertex_of(tensor: torch.Tensor) -> Vertex:
@@ -58,10 +71,8 @@ def _vertex_of(tensor: torch.Tensor) -> Vertex:
     return edge.node, edge.output_nr
 
 
-def _gates(score: Vertex, starts: set[Vertex]) -> dict[Vertex, int]:
-    """The tensors through which every way from the starts to the score leads, each with its place
-    in the order.
-    """
+def _gates(score: Vertex, starts: set[Vertex]) -> set[Vertex]:
+    """The tensors through which every way from the starts to the score leads."""
     order = _between(score, starts)
     position = {vertex: n for n, vertex in enumerate(order)}
     # how far the edges lead that start so far; several inputs are made of one, before them all
@@ -70,10 +81,10 @@ def _gates(score: Vertex, starts: set[Vertex]) -> dict[Vertex, int]:
     for n, vertex in enumerate(order):
         for source in _sources(vertex):
             farthest[source] = n
-    found = {}
+    found = set()
     for n, vertex in enumerate(order):
         if reach <= n:
-            found[vertex] = n
+            found.add(vertex)
         reach = max(reach, farthest.get(vertex, n))
     return found
 
