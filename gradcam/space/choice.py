@@ -4,7 +4,7 @@ It is the last layer, in the order in which they run, such that
 
 1. everything that the input says passes through it: every way from the input to the scores leads
    through it;
-2. the gradient of the target reaches its positions;
+2. the gradient of the target reaches its positions, of many more than one;
 3. its positions answer to positions of the input, or its type leaves no doubt of them;
 
 and then the last one before trailing pooling, as in the paper, whose maps are of the last
@@ -36,6 +36,12 @@ __all__ = ["GuessedLayerWarning", "LayerChoice", "choose_layer", "layers", "list
 
 TOGETHER = 16
 """How many layers are looked at together, from the last one on."""
+
+MANY = 8
+"""From more positions than these on, FEW of them must be reached."""
+
+FEW = 2
+"""One position alone, such as the last token of a text, is no map."""
 
 MAX_WINDOWS = 3
 """How often that is done at most. Each time costs some seven passes."""
@@ -278,7 +284,7 @@ class _Window:
                 yield n
             else:
                 self.search.refused[layer.path] = (
-                    "the score's gradient reaches none of its positions"
+                    "the score's gradient reaches none of its positions, or only one"
                 )
 
     def _is_reached(self, n: int, axes: LayerAxes) -> bool:
@@ -287,7 +293,10 @@ class _Window:
         if gradient is None:  # the model cannot say
             return True
         view = axes.layout.view(axes.layout.samples.arrange(gradient, lead=targets_axis))
-        return bool(array_namespace(view).any(view != 0))
+        xp = array_namespace(view)
+        positions = int(view.shape[-1])
+        reached = xp.sum(xp.astype(xp.any(view != 0, axis=-2), xp.int32), axis=-1)
+        return int(xp.max(reached)) >= (FEW if positions > MANY else 1)
 
     @cached_property
     def _gradients(self) -> tuple[list[Array | None], int]:

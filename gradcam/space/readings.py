@@ -309,5 +309,6 @@ def spaces_of(input_shape: Sequence[int], sure: Shape | None, channels_first: bo
     sets = list(itertools.combinations(axes, len(axes) - 1))
     sets.sort(key=lambda space: space != expected)
     if len(axes) == 2 and min(input_shape[1:]) >= FEWEST_BANDS:
-        sets = [axes, *sets]  # a spectrogram, or a sequence of vectors either way round
+        # a spectrogram, whose patches may be in rows of either axis, or a sequence of vectors
+        sets = [axes, axes[::-1], *sets]
     return sets
