@@ -273,12 +273,13 @@ def token_grids(count: int, size: Shape) -> list[Tokens]:
 
 
 class ChannelOrder(NamedTuple):
-    """Where a layer's channels are: the framework's default, or, where it is sure, what the layer's
-    type says.
+    """Where a layer's channels are: the framework's default; or, where it is sure, what the layer's
+    type says; or, as a hint, what the types of layers inside it or around it do.
     """
 
     channels_first: bool
     sure: bool = False
+    hint: bool = False
 
 
 def infer(

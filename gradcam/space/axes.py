@@ -166,8 +166,11 @@ def _sure_order(
             is_sequence = sample[0] == size[0] != samples
             return LayerAxes(path, expected, "type") if is_sequence else None
         return LayerAxes(path, expected, "type")
-    if len(size) > 1 and layouts.fits(expected.grid, size) and not layouts.fits(other.grid, size):
-        return LayerAxes(path, expected, "shape")
+    if len(size) > 1 and layouts.fits(expected.grid, size):
+        if order.hint:
+            return LayerAxes(path, expected, "type")
+        if not layouts.fits(other.grid, size):
+            return LayerAxes(path, expected, "shape")
     return None
 
 

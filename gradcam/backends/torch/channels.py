@@ -35,7 +35,7 @@ def layer_order(model: torch.nn.Module, path: str) -> ChannelOrder | None:
             return ChannelOrder(first, sure=True)
         orders = {_type_channels_first(part) for part in module.modules()} - {None}
         if orders:
-            return ChannelOrder(orders == {True}) if len(orders) == 1 else None
+            return ChannelOrder(orders == {True}, hint=True) if len(orders) == 1 else None
         path = path.rpartition(".")[0]
         own = False
     return None

@@ -9,7 +9,7 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 from jax.ad_checkpoint import checkpoint_name  # noqa: E402
 
-from gradcam.backends.jax.bottlenecks import bottlenecks  # noqa: E402
+from gradcam.backends.jax.bottlenecks import images  # noqa: E402
 from gradcam.backends.jax.walk import all_bodies, evaluate, walk  # noqa: E402
 
 
@@ -69,7 +69,7 @@ def test_what_is_inside_a_cond_is_found_by_the_walk_that_enters_everything():
 
 def operations(function, *shapes):
     jaxpr = jax.make_jaxpr(function)(*map(jnp.ones, shapes)).jaxpr
-    return [eqn.primitive.name for _, eqn in bottlenecks(jaxpr, jaxpr.invars[:1])]
+    return [eqn.primitive.name for _, eqn in images(jaxpr, jaxpr.invars[:1])]
 
 
 IMAGE = (2, 8, 8, 4)
@@ -106,7 +106,7 @@ def test_a_call_is_entered_where_it_computes_and_nothing_else_is_live():
 
 def test_an_edit_at_a_bottleneck_is_an_edit_of_its_value():
     closed = jax.make_jaxpr(lambda x: jnp.tanh(x).sum())(jnp.ones(IMAGE))
-    ((address, _),) = bottlenecks(closed.jaxpr, closed.jaxpr.invars)
+    ((address, _),) = images(closed.jaxpr, closed.jaxpr.invars)
     edits = {address: lambda value: value * 0 + 1}
     (result,) = evaluate(closed.jaxpr, closed.consts, [jnp.ones(IMAGE)], edits)
     np.testing.assert_allclose(result, np.prod(IMAGE))
