@@ -158,11 +158,14 @@ class HasReach(Protocol):
 class HasFlow(Protocol):
     """It can say through which layers everything flows."""
 
-    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> Mapping[str, Hashable]:
+    def flow(
+        self, inputs: Inputs, score: Callable[[Outputs], Array]
+    ) -> Mapping[str, Hashable] | None:
         """The layers through which every differentiable way from the inputs to the scores leads,
         in the order in which they run, each with a name of its value.
 
         Layers that give the same value, as a container and the last layer in it do, share its name.
+        None where no way can be followed, as from token ids in PyTorch.
         """
 
 

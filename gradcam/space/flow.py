@@ -74,7 +74,7 @@ def flow_of(
             gates = model.flow(batch, _scores_of(target))
         except REFUSALS:
             continue
-        if gates:
+        if gates is not None:
             return _Graph(gates)
     return None
 

@@ -51,12 +51,14 @@ class Graph:
         self.originals[self.vertices[path]] = self.originals.get(vertex, vertex)
         return clone
 
-    def gates(self, score: torch.Tensor) -> dict[str, int]:
+    def gates(self, score: torch.Tensor) -> dict[str, int] | None:
         """The layers through which every way leads, each with a number of its value."""
         total = score.sum()
-        if not total.requires_grad or not self.starts:
-            return {}
+        if not total.requires_grad:
+            return None
         found = _gates(_vertex_of(total), {_vertex_of(tensor) for tensor in self.starts})
+        if not found:  # not even the score: no input leads to it
+            return None
         numbers: dict[Vertex, int] = {}
         layers = {}
         for path, vertex in self.vertices.items():

@@ -277,7 +277,7 @@ class TorchModel:
             samples = int(first_array(inputs).shape[0])
             return detached(scores), reach_gradients(scores, activations, layers, samples)
 
-    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int]:
+    def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int] | None:
         """The model's own `no_grad` blocks are ignored: what passes through them is used too."""
         graph = Graph()
         paths = [path for path, _ in self.conventions.layers(self.module)]
