@@ -159,6 +159,8 @@ def prepare(
     choice = known.choices.get(key)
     if choice is None:
         choice = known.choices[key] = choose_layer(adapted, inputs, score, size, layout)
+        if choice.axes is not None and choice.axes.how != "guess":
+            known.axes[AxesKey(choice.layer, layout, kind_of(inputs))] = choice.axes
         if not choice.everything:
             _warn_of_part(choice)
     return Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)

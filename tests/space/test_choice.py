@@ -85,7 +85,8 @@ def test_the_second_call_is_one_forward_pass_and_the_first_few_more():
     calls = []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(1))
     gradcam.explain(model, x, target=1)
-    assert len(calls) <= 20
+    # the list of layers, the graph, six to ask where space is, the gradients, the explanation
+    assert len(calls) == 10
     calls.clear()
     gradcam.explain(model, torch.randn(3, 3, 48, 64), target=1)
     assert len(calls) == 1

@@ -310,8 +310,14 @@ def split_scan(
     eqn: jex.JaxprEqn, operands: Sequence[Any]
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """The operands of a scan: constants, the carry, and columns with a row for each step."""
-    start = eqn.params["num_consts"]
-    end = start + eqn.params["num_carry"]
+    body = body_of(eqn)
+    assert body is not None
+    # the parameters that count them differ between versions of JAX; a column has one axis more
+    # outside than inside, and only the carry is returned as it is inside
+    pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
+    end = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in pairs)
+    returned = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
+    start = end - sum(outer.aval.ndim == inner.aval.ndim for outer, inner in returned)
     return list(operands[:start]), list(operands[start:end]), list(operands[end:])
 
 
