@@ -28,7 +28,14 @@ from gradcam._types import Array, Inputs, Outputs, Shape
 from gradcam.classifier import Classifier
 from gradcam.inputs import first_array
 from gradcam.model import HasLayers, Layer, Model
-from gradcam.space.axes import LayerAxes, axes_by_evidence, evidence_of, guessed_axes, sure_axes
+from gradcam.space.axes import (
+    LayerAxes,
+    axes_by_evidence,
+    evidence_of,
+    guessed_axes,
+    is_ambiguous,
+    sure_axes,
+)
 from gradcam.space.evidence import Evidence
 from gradcam.space.flow import Flow, flow_of, gradients_at
 
@@ -189,7 +196,7 @@ class _Search:
     ) -> LayerChoice | None:
         """The first of these layers that the score reaches and that passes.
 
-        One whose axes would be a guess is taken only where no other is found.
+        One whose axes would be a guess among several is taken only where no other is found.
         """
         guessed: LayerChoice | None = None
         for start in range(0, min(len(layers), TOGETHER * MAX_WINDOWS), TOGETHER):
@@ -200,10 +207,18 @@ class _Search:
                 n = window.before_pooling(n)
                 axes = window.axes(n)
                 choice = self._choice(window.layers[n].path, axes, everything)
-                if axes is not None and axes.how != "guess":
+                if axes is not None and (axes.how != "guess" or self._has_one_reading(n, window)):
                     return choice
                 guessed = guessed or choice
         return guessed
+
+    def _has_one_reading(self, n: int, window: _Window) -> bool:
+        """Whether the layer's shape has one reading alone, and everything flows through it."""
+        layer = window.layers[n]
+        axes = window.axes(n)
+        if axes is None or self.flow is None or not self.flow.passes(layer.path):
+            return False
+        return not is_ambiguous(axes, self.size, layer.shape)
 
     def _choice(self, path: str, axes: LayerAxes | None, everything: bool) -> LayerChoice:
         later = []
