@@ -1,37 +1,35 @@
 """What it costs to find the layer and its axes: the first call and later ones, in forward passes.
 
-    python -m benchmarks.first_call [--batch 32] [--device cuda]
+    python benchmarks/first_call.py [--batch 32] [--device cuda] [--repeats N]
 
 Of each of timm's networks, with random weights: how many forward passes the two calls make, and the
-median, over runs in turn with a plain forward pass, of how many times as long they take.
+median of how many times as long they take as a plain forward pass beside them.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
-
 import timm
 import torch
+from common import Call, Quartiles, argument_parser, in_turn, table
 
 import gradcam
 from gradcam.space.memory import forget
 
 NETWORKS = ("resnet50", "vit_base_patch16_224", "swin_tiny_patch4_window7_224")
-RUNS = 7
 
 
-def seconds(function: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def finished(call: Call, device: str) -> Call:
+    """The call, which returns when the device has done its work."""
+
+    def waits() -> None:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return waits
 
 
-def row(name: str, batch: int, device: str) -> str:
+def row(name: str, batch: int, device: str, repeats: int) -> list[str]:
     torch.manual_seed(0)
     model = timm.create_model(name).eval().to(device)
     images = torch.randn(batch, 3, 224, 224, device=device)
@@ -40,7 +38,7 @@ def row(name: str, batch: int, device: str) -> str:
     axes = gradcam.explain(model, images).axes
     first = len(passes)
     gradcam.explain(model, images)
-    second = len(passes) - first
+    later = len(passes) - first
     hook.remove()
 
     def plain() -> None:
@@ -52,27 +50,24 @@ def row(name: str, batch: int, device: str) -> str:
         gradcam.explain(model, images)
 
     explainer = gradcam.Explainer(model)
-    explainer(images)
-    ratios: dict[str, list[float]] = {"first": [], "later": []}
-    for _ in range(RUNS):
-        forward = seconds(plain, device)
-        ratios["first"].append(seconds(anew, device) / forward)
-        ratios["later"].append(seconds(lambda: explainer(images), device) / forward)
-    times = {call: statistics.median(values) for call, values in ratios.items()}
-    return f"| {name} | {axes} | {first} | {times['first']:.1f} | {second} | {times['later']:.2f} |"
+    cells = [name, str(axes)]
+    for count, call in ((first, anew), (later, lambda: explainer(images))):
+        seconds = in_turn(finished(plain, device), finished(call, device), repeats)
+        ratio = Quartiles.of(seconds[:, 1] / seconds[:, 0])
+        cells += [str(count), f"{ratio.median:.2f}"]
+    return cells
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.first_call", description=__doc__)
+    parser = argument_parser(__doc__, repeats=7)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
-    name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
-    print(f"{name}, PyTorch {torch.__version__}, batches of {given.batch}\n")
-    print("| network | layer and axes | passes, first call | time | passes, later | time |")
-    print("|---|---|---:|---:|---:|---:|")
-    for network in NETWORKS:
-        print(row(network, given.batch, given.device), flush=True)
+    options = parser.parse_args()
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{where}, PyTorch {torch.__version__}, batches of {options.batch}\n")
+    head = ("network", "layer and axes", "passes, first call", "time", "passes, later", "time")
+    rows = [row(name, options.batch, options.device, options.repeats) for name in NETWORKS]
+    print("\n".join(table(head, rows)))
 
 
 if __name__ == "__main__":

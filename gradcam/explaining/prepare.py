@@ -120,7 +120,7 @@ def _warn_of_part(choice: LayerChoice) -> None:
         "last that the score reaches, and its map shows a part of what the model looks at; name a "
         "layer, or several, with `layer`",
         GuessedLayerWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
@@ -157,13 +157,21 @@ def prepare(
         return Prepared(adapted, inputs, paths, score, size, layout, known)
     key = (kind_of(inputs), layout, _kind_of_target(score))
     choice = known.choices.get(key)
+    is_new = choice is None
     if choice is None:
         choice = known.choices[key] = choose_layer(adapted, inputs, score, size, layout)
-        if choice.axes is not None and choice.axes.how != "guess":
-            known.axes[AxesKey(choice.layer, layout, kind_of(inputs))] = choice.axes
-        if not choice.everything:
-            _warn_of_part(choice)
-    return Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)
+    prepared = Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)
+    if is_new:
+        _note(prepared, choice)
+    return prepared
+
+
+def _note(prepared: Prepared, choice: LayerChoice) -> None:
+    """Keep the axes that the search found; a guess is made again where it is used, which warns."""
+    if choice.axes is not None and choice.axes.how != "guess":
+        prepared.keep(choice.layer, choice.axes)
+    if not choice.everything:
+        _warn_of_part(choice)
 
 
 def _kind_of_target(target: Any) -> Hashable:

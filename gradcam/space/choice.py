@@ -10,8 +10,8 @@ It is the last layer, in the order in which they run, such that
 and then the last one before trailing pooling, as in the paper, whose maps are of the last
 convolution. Behind a transformer's last attention only the class token counts, which 2 leaves out;
 heads' inner values, one of two branches, and values that are returned but not used fail 1. Where no
-layer in the later half of the network passes 1, as with several branches down to the score, it is
-the last that passes 2 and 3.
+layer behind the first quarter of the network passes 1, as with several branches down to the score,
+it is the last that passes 2 and 3.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ __all__ = ["GuessedLayerWarning", "LayerChoice", "choose_layer", "layers", "list
 TOGETHER = 16
 """How many layers are looked at together, from the last one on."""
 
+MAX_WINDOWS = 3
+"""How often that is done at most. Each time costs some seven passes."""
+
 MANY = 8
-"""From more positions than these on, FEW of them must be reached."""
+"""Of more positions than these, FEW must be reached at least."""
 
 FEW = 2
 """One position alone, such as the last token of a text, is no map."""
 
-MAX_WINDOWS = 3
-"""How often that is done at most. Each time costs some seven passes."""
+_OTHER_WAYS = "what the input says reaches the scores by other ways too"
 
 
 class GuessedLayerWarning(UserWarning):
@@ -202,7 +204,9 @@ class _Search:
         for start in range(0, min(len(layers), TOGETHER * MAX_WINDOWS), TOGETHER):
             window = _Window(self, layers[start : start + TOGETHER])
             for n in window.reached():
-                if not passes(window.layers[n].path):
+                path = window.layers[n].path
+                if not passes(path):
+                    self.refused[path] = _OTHER_WAYS
                     continue
                 n = window.before_pooling(n)
                 axes = window.axes(n)
@@ -226,8 +230,8 @@ class _Search:
             if layer.path == path:
                 break
             reason = self.refused.get(layer.path)
-            if reason is None and self.flow is not None and not self.flow.passes(layer.path):
-                reason = "what the input says reaches the scores by other ways too"
+            if reason is None and self.flow is not None and not self.flow.may_pass(layer.path):
+                reason = _OTHER_WAYS
             if reason is not None:
                 later.append((layer.path, reason))
         return LayerChoice(path, axes, tuple(later), everything)

@@ -25,19 +25,18 @@ def layer_order(model: torch.nn.Module, path: str) -> ChannelOrder | None:
     The layer's own type is sure. Its submodules' types are a hint, and then its parents'; None if
     no type says so, or if the submodules disagree.
     """
-    own = True
+    module = submodule(model, path)
+    first = None if module is None else _type_channels_first(module)
+    if first is not None:
+        return ChannelOrder(first, sure=True)
     while path:
         module = submodule(model, path)
         if module is None:
             return None
-        first = _type_channels_first(module) if own else None
-        if first is not None:
-            return ChannelOrder(first, sure=True)
         orders = {_type_channels_first(part) for part in module.modules()} - {None}
         if orders:
             return ChannelOrder(orders == {True}, hint=True) if len(orders) == 1 else None
         path = path.rpartition(".")[0]
-        own = False
     return None
 
 
