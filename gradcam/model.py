@@ -118,6 +118,7 @@ class Model(Protocol):
         for by some methods alone; a model need not know them.
         Law: finite differences of `replay` along any direction agree with the gradients.
         """
+        ...
 
     def replay(
         self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
@@ -126,6 +127,7 @@ class Model(Protocol):
 
         Law: with the captured activations these are the captured outputs.
         """
+        ...
 
 
 # ---------------------------------------------------------------------------------- optional powers
@@ -140,6 +142,7 @@ class HasLayers(Protocol):
 
         Law: each path can be captured, and has the shape that is listed.
         """
+        ...
 
 
 @runtime_checkable
@@ -152,6 +155,7 @@ class HasReach(Protocol):
         """Scores, and their gradient at each layer: that of `capture`, but zeros where the score
         does not depend on a layer, in place of an error.
         """
+        ...
 
 
 @runtime_checkable
@@ -167,6 +171,7 @@ class HasFlow(Protocol):
         Layers that give the same value, as a container and the last layer in it do, share its name.
         None where no way can be followed, as from token ids in PyTorch.
         """
+        ...
 
 
 @runtime_checkable
@@ -178,6 +183,7 @@ class Compiles(Protocol):
 
         Law: it returns what `function` returns.
         """
+        ...
 
 
 @runtime_checkable
@@ -189,6 +195,7 @@ class HasFloat64(Protocol):
 
         Where the model allows no such copy, the model and inputs as they are.
         """
+        ...
 
 
 @runtime_checkable
@@ -199,6 +206,7 @@ class HasScorer(Protocol):
         """See the function `scorer`. Law: the scores are those of `replay`, one variant at a
         time.
         """
+        ...
 
 
 @runtime_checkable
@@ -213,6 +221,7 @@ class HasInputGradients(Protocol):
 
         `rule` and `smooth` are those of `gradcam.guided_backprop`.
         """
+        ...
 
 
 @runtime_checkable
@@ -223,6 +232,7 @@ class HasBiases(Protocol):
         """(path, the layer's output at an input of zeros) of every affine layer, in the order in
         which they run.
         """
+        ...
 
 
 @runtime_checkable
@@ -233,6 +243,7 @@ class HasAttention(Protocol):
         """The attention weights (N, heads, T, T), in the order in which they run. Their paths can
         be captured.
         """
+        ...
 
 
 @runtime_checkable
@@ -242,6 +253,7 @@ class HasChannelOrder(Protocol):
     @property
     def channels_first(self) -> bool:
         """What the framework's layers do unless they say otherwise."""
+        ...
 
     def channel_order_at(self, path: str) -> ChannelOrder | None:
         """What the type of this layer says, or of the input for the path INPUT; None where it says
@@ -250,6 +262,7 @@ class HasChannelOrder(Protocol):
         It is sure where the layer's own type has its output so, and a hint where only layers inside
         it, or around it, do.
         """
+        ...
 
 
 @runtime_checkable
@@ -259,6 +272,7 @@ class HasTraining(Protocol):
     @property
     def trains(self) -> bool:
         """Whether it is in training mode and was not allowed to be."""
+        ...
 
 
 @runtime_checkable
@@ -269,11 +283,13 @@ class HasWeights(Protocol):
         """The trained arrays, without running statistics, by names that begin with their layer's
         path.
         """
+        ...
 
     def with_weights(self, weights: Mapping[str, Array]) -> Any:
         """A copy of the user's own model with these weights replaced. Law: the model itself stays
         as it is.
         """
+        ...
 
 
 @runtime_checkable
@@ -282,6 +298,7 @@ class RunsBare(Protocol):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """A forward pass without taps: under inference mode in PyTorch, compiled in JAX."""
+        ...
 
 
 @runtime_checkable
@@ -290,6 +307,7 @@ class MakesArrays(Protocol):
 
     def array(self, values: np.ndarray) -> Array:
         """NumPy values as an array of the framework, on the model's device."""
+        ...
 
 
 def compiled(model: Model, function: Callable[..., Any]) -> Callable[..., Any]:

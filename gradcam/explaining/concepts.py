@@ -105,7 +105,7 @@ def _first(
     """The k channels of smallest key: (name, alpha)."""
     channels = np.argsort(key, kind="stable")[:k]
     return tuple(
-        (str(channel) if names is None else names[channel], float(alpha[channel]))
+        (str(channel) if names is None else names[int(channel)], float(alpha[channel]))
         for channel in channels
     )
 

@@ -204,7 +204,7 @@ class Explainer:
         self, result: dict[str, Any], m: int, source: Source, prepared: Prepared, blank: bool
     ) -> Explanation:
         layers = source.layers
-        axes = tuple(a for a in map(prepared.known_axes, layers) if a is not None)
+        axes = [a for a in map(prepared.known_axes, layers) if a is not None]
         # Only a blank explanation keeps its model and inputs alive, for diagnose().
         source = replace(
             source,
@@ -217,9 +217,9 @@ class Explainer:
             target=shown_target(source.target),
             outputs=result["outputs"],
             size=_picture_size(prepared, axes),
-            axes=axes[0] if len(axes) == 1 else axes or None,
+            axes=axes[0] if len(axes) == 1 else tuple(axes) or None,
             choice=prepared.choice,
-            layer=layers if len(layers) > 1 else layers[0],
+            layer=layers[0] if len(layers) == 1 else layers,
             method=source.entry.name,
             model=_name(self._model),
             labels=self._classifier.labels if self._classifier else None,

@@ -28,7 +28,7 @@ def map_names(target: Any, labels: Sequence[str] | None, shape: Shape) -> list[l
     table = class_table(target, shape)
     if labels is None:
         return [[f"class {index}" for index in row] for row in table]
-    return [[labels[index] for index in row] for row in table]
+    return [[labels[int(index)] for index in row] for row in table]
 
 
 def class_table(index: Any, shape: Shape) -> np.ndarray:

@@ -75,40 +75,50 @@ class Run(Protocol):
         inputs, layers: None and () take those of the run.
         at: activations to put in place of the layer's own before the gradients are taken.
         """
+        ...
 
     @property
     def first(self) -> Captured:
         """Activations, gradients and scores of the unchanged inputs."""
+        ...
 
     @property
     def unscored(self) -> Captured:
         """Activations and scores of the unchanged inputs, without gradients."""
+        ...
 
     def settled(self, capture: Captured) -> Run:
         """The same run, whose target is settled by this capture's outputs.
 
         A target such as the top class could choose another class when the inputs change.
         """
+        ...
 
     def layout(self, capture: Captured) -> Layout:
         """The axes of the layer's activations: which are channels, and which positions."""
+        ...
 
     def layout_of(self, path: str, sample: Shape) -> Layout:
         """The same for another layer, whose samples have the shape `sample`."""
+        ...
 
     @property
     def input_array(self) -> Array:
         """The array among the inputs that has space, (N, ...): `gradcam.inputs.first_array`."""
+        ...
 
     @property
     def input_layout(self) -> Layout | None:
         """The axes of that array; None where it has no channels and positions."""
+        ...
 
     def scorer(self) -> Scores:
         """A function from variants of the layer's activations to scores."""
+        ...
 
     def input_scorer(self) -> Scores:
         """A function from variants of the input array to scores."""
+        ...
 
     def score(
         self,
@@ -125,21 +135,26 @@ class Run(Protocol):
         doing: what the progress bar says.
         batch: variants run at a time; None takes `Run.batch`.
         """
+        ...
 
     def noisy(self, samples: int, noise: float, seed: int) -> Iterator[Inputs]:
         """Copies of the inputs with Gaussian noise of `noise` times each sample's range."""
+        ...
 
     def track(self, steps: Sequence[Any], doing: str) -> Iterable[Any]:
         """The steps, with a progress bar where the user asked for one."""
+        ...
 
     def biases(self) -> Sequence[tuple[str, Array]]:
         """(path, output at an input of zeros) of every affine layer.
 
         A TypeError where the backend offers no biases.
         """
+        ...
 
     def attentions(self) -> tuple[str, ...]:
         """The paths of all attention weights. A ValueError where the model has none."""
+        ...
 
 
 Explained: TypeAlias = tuple[Array, Captured]

@@ -64,7 +64,8 @@ def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:
         raise ImportError('boxes need SciPy: pip install "gradcam[images]"') from error
     if not heat.any():
         return np.zeros(2 * heat.ndim, dtype=np.int64)
-    segments, count = ndimage.label(heat >= threshold)
+    labelled: Any = ndimage.label(heat >= threshold)
+    segments, count = labelled
     # label 0 is the background
     cells = np.bincount(segments.ravel(), minlength=count + 1)[1:]
     slices = ndimage.find_objects(segments)[int(np.argmax(cells))]

@@ -297,7 +297,8 @@ def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
         raise ImportError('a `tolerance` needs SciPy: pip install "gradcam[images]"') from error
     grown = masks.copy()
     for n in np.flatnonzero(masks.any((1, 2))):
-        grown[n] = distance_transform_edt(~masks[n]) <= tolerance
+        distances: Any = distance_transform_edt(~masks[n])
+        grown[n] = distances <= tolerance
     return grown
 
 

@@ -53,12 +53,15 @@ class Flow(Protocol):
 
     def may_pass(self, path: str) -> bool:
         """Whether that is known, or still to be asked, of the layer."""
+        ...
 
     def passes(self, path: str) -> bool:
         """Whether everything that the input says passes through the layer."""
+        ...
 
     def same_value(self, path: str, other: str) -> bool:
         """Whether two layers give the same array, as a container and the last layer in it do."""
+        ...
 
 
 def flow_of(

@@ -280,13 +280,14 @@ def _text(value: Any) -> str:
     """A field's value for a message: a small array by its numbers, a large one by its shape."""
     if not is_array_api_obj(value):
         return str(getattr(value, "__name__", repr(value)))
-    if math.prod(value.shape) <= 16:
+    array: Array = value
+    if math.prod(array.shape) <= 16:
         try:
-            return _listed(to_numpy(value))
+            return _listed(to_numpy(array))
         except TypeError:
             # A tracer: only the running program knows its numbers.
             pass
-    return f"<{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}>"
+    return f"<{str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}>"
 
 
 def _listed(array: np.ndarray) -> str:

@@ -226,7 +226,7 @@ class Regression(Target):
     def check(self, outputs: Outputs) -> None:
         shape = tuple(int(n) for n in logits(outputs).shape)
         columns = math.prod(shape[1:])
-        if len(shape) > 2 or (self.index is None and columns != 1):
+        if len(shape) not in (1, 2) or (self.index is None and columns != 1):
             raise ValueError(
                 "a regression needs outputs (N,) or (N, 1), or (N, C) and the column as `index`, "
                 f"but the model returned {shape} and `index` is {self.index}"

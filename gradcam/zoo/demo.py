@@ -90,7 +90,8 @@ def run(folder: Path, names: Sequence[str] = PHOTOGRAPHS) -> tuple[list[Row], di
         rows.append(_row(name, in_torch, in_flax))
         _draw(figure, panels, seen, in_torch, in_flax, rows[-1])
     figure.savefig(folder / "demo.png", dpi=90)
-    ratios = {"torch": _price(torch_net, seen), "flax": _price(flax_net, seen)}
+    first = _view(torch_net, photograph(names[0]))
+    ratios = {"torch": _price(torch_net, first), "flax": _price(flax_net, first)}
     table = {"rows": [asdict(row) for row in rows], "explanation over forward pass": ratios}
     (folder / "demo.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     return rows, ratios

@@ -19,7 +19,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from gradcam._types import Array, Shape
-from gradcam.backends.jax.walk import variables
+from gradcam.backends.jax.walk import aval, variables
 
 __all__ = ["ATTENTION", "edited", "heads_shape", "is_attention"]
 
@@ -33,7 +33,7 @@ def is_attention(jaxpr: jex.Jaxpr, eqn: jex.JaxprEqn) -> bool:
     """Whether the result (..., T, T) of an equation is the softmax of self-attention."""
     if eqn.primitive.name != "div":
         return False
-    shape = eqn.outvars[0].aval.shape
+    shape = aval(eqn.outvars[0]).shape
     if len(shape) < 4 or not shape[-1] == shape[-2] > 1:
         return False
     exponentials, sums = eqn.invars

@@ -28,7 +28,7 @@ from typing import Any
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from gradcam.backends.jax.walk import Address, Body, call_of, computes, variables
+from gradcam.backends.jax.walk import Address, Body, aval, call_of, computes, variables
 
 __all__ = ["bottlenecks", "images"]
 
@@ -108,5 +108,5 @@ def _used_results(call: Body, eqn: jex.JaxprEqn, used: set[jex.Var]) -> list[Any
 
 def _is_image(eqn: jex.JaxprEqn) -> bool:
     """Whether its result is of floating point and has four or more axes."""
-    aval = eqn.outvars[0].aval
-    return len(aval.shape) >= 4 and jnp.issubdtype(aval.dtype, jnp.floating)
+    result = aval(eqn.outvars[0])
+    return len(result.shape) >= 4 and jnp.issubdtype(result.dtype, jnp.floating)

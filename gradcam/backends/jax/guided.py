@@ -43,6 +43,7 @@ from gradcam.backends.jax.relus import (
 )
 from gradcam.backends.jax.walk import (
     Body,
+    aval,
     block_of,
     body_of,
     branches_of,
@@ -285,7 +286,7 @@ def _opaque_results(
 def _activated_by(eqn: jex.JaxprEqn, parents: tuple[Node, ...]) -> Node | None:
     """The operand that depends on the input, if the one result has its shape."""
     x = next((parent for parent in parents if parent.depends), None)
-    if x is None or [var.aval.shape for var in eqn.outvars] != [x.value.shape]:
+    if x is None or [aval(var).shape for var in eqn.outvars] != [x.value.shape]:
         return None
     return x
 

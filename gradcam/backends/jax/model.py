@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gradcam import targets
 from gradcam._arrays import SHARDED
@@ -217,6 +218,6 @@ def run_program(
 def is_sharded(inputs: Inputs) -> bool:
     """Whether the inputs lie on several devices. Tracers do not tell, and count as on one."""
     array = first_array(inputs)
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+    if isinstance(array, Tracer) or not isinstance(array, jax.Array):
         return False
     return len(array.sharding.device_set) > 1

@@ -34,7 +34,7 @@ class Nnx:
         module.eval()
         for path, layer in list(_modules(module)):
             if callable(layer):
-                layer._gradcam_path = path
+                object.__setattr__(layer, "_gradcam_path", path)
                 object.__setattr__(layer, "__class__", _tapped(type(layer)))
         args, kwargs = arguments(inputs)
         with active(tap):

@@ -28,6 +28,7 @@ from gradcam.backends.jax.statics import restore_static
 from gradcam.backends.jax.walk import (
     Address,
     all_bodies,
+    aval,
     evaluate,
     tappable_bodies,
     variables,
@@ -62,6 +63,7 @@ class Run(Protocol):
 
     def __call__(self, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
         """The outputs, with every layer's output passed through `tap(path, value, kind)`."""
+        ...
 
 
 def run_model(run: Run, tap: Tap, values: Any, inputs: Inputs) -> Outputs:
@@ -154,8 +156,8 @@ def _site_of(jaxpr: jex.Jaxpr, eqn: jex.JaxprEqn) -> Site | None:
 
 
 def _site(path: str, address: Address, eqn: jex.JaxprEqn, kind: str) -> Site:
-    aval = eqn.outvars[0].aval
-    return Site(path, address, tuple(aval.shape), aval.dtype, kind)
+    result = aval(eqn.outvars[0])
+    return Site(path, address, tuple(result.shape), result.dtype, kind)
 
 
 def _automatic_sites(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> list[Site]:

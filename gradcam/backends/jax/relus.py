@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gradcam.backends.jax.walk import bind
 
@@ -58,7 +58,7 @@ class Node:
 
 def constant(value: Any) -> Node:
     """A literal or a constant of the program."""
-    if isinstance(value, jax.core.Tracer) or np.size(value) != 1:
+    if isinstance(value, Tracer) or np.size(value) != 1:
         return Node(value)
     # a random key has a type that is no number
     is_number = jnp.issubdtype(jnp.result_type(value), jnp.number)
@@ -172,7 +172,7 @@ def _unscaled(node: Node) -> Node | None:
         return None
     for x, factor in (node.parents, node.parents[::-1]):
         number = factor.value
-        if x.depends and not isinstance(number, jax.core.Tracer) and np.size(number) == 1:
+        if x.depends and not isinstance(number, Tracer) and np.size(number) == 1:
             # with c < 0 the gate would be open on the wrong side
             return x if np.all(number > 0) else None
     return None

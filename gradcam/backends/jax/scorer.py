@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from gradcam import targets
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax.program import Run, run_untapped, traced
-from gradcam.backends.jax.walk import Block, bind, block_of, interpret, variables
+from gradcam.backends.jax.walk import Block, aval, bind, block_of, interpret, variables
 from gradcam.inputs import with_first_array
 from gradcam.model import INPUT, Scorer
 
@@ -219,7 +219,7 @@ def scores(
         return _each(functools.partial(score, cut.above), variants, head.sharded)
     assert cut.pooled is not None
     axes = cut.pooled.axes
-    positions = math.prod(cut.layer.aval.shape[axis] for axis in axes)
+    positions = math.prod(aval(cut.layer).shape[axis] for axis in axes)
 
     def score_mean(mean: Array) -> Array:
         # the block takes the sum, which is the mean times the number of positions

@@ -46,6 +46,7 @@ __all__ = [
     "Body",
     "Edits",
     "all_bodies",
+    "aval",
     "bind",
     "block_of",
     "body_of",
@@ -173,6 +174,11 @@ def walk(
             for run in range(body.runs if inside else 0):
                 for address, inner in inside:
                     yield ((i, run), *address), inner
+
+
+def aval(atom: jex.Var | jex.Literal) -> Any:
+    """The shape and dtype of an atom: its `ShapedArray`, which JAX's own types call less."""
+    return atom.aval
 
 
 def variables(atoms: Sequence[Any]) -> list[jex.Var]:
@@ -315,9 +321,9 @@ def split_scan(
     # the parameters that count them differ between versions of JAX; a column has one axis more
     # outside than inside, and only the carry is returned as it is inside
     pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
-    end = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in pairs)
+    end = sum(aval(outer).ndim == aval(inner).ndim for outer, inner in pairs)
     returned = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
-    start = end - sum(outer.aval.ndim == inner.aval.ndim for outer, inner in returned)
+    start = end - sum(aval(outer).ndim == aval(inner).ndim for outer, inner in returned)
     return list(operands[:start]), list(operands[start:end]), list(operands[end:])
 
 
