@@ -58,8 +58,7 @@ Spec = Literal["channels_first", "channels_last"] | Tokens | None
 """What a user may say of a layer's layout; None: find out."""
 
 
-# ------------------------------------------------------------------------------------------ where
-# the samples are
+# ---------------------------------------------------------------------------- where the samples are
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ class Samples:
         return tuple(sizes)
 
 
-# ------------------------------------------------------------------------------------------ where
-# the positions are
+# -------------------------------------------------------------------------- where the positions are
 
 Kind = Literal["channels_first", "channels_last", "tokens", "tokens_last"]
 
@@ -241,8 +239,7 @@ class Layout:
         return " ".join(axes)
 
 
-# ------------------------------------------------------------------------------------------ what
-# shapes say
+# ---------------------------------------------------------------------------------- what shapes say
 
 
 def fits(grid: Shape, size: Shape) -> bool:

@@ -178,8 +178,7 @@ def training_allowed() -> Explained:
     return explain(model, images(), LAYER, allow_training=True).maps, plain()
 
 
-# ---------------------------------------------------------------------------------------------- the
-# layer
+# ---------------------------------------------------------------------------------------- the layer
 
 layer = functools.partial(torch_state, "The layer")
 

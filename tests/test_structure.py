@@ -334,6 +334,24 @@ def test_explain_and_explainer_take_the_same():
         assert compare[name] == explainer[name], name
 
 
+def test_what_shares_a_keyword_with_the_explainer_shares_its_default_and_type():
+    explainer = inspect.signature(gradcam.Explainer).parameters
+    guided = inspect.signature(gradcam.guided_grad_cam).parameters
+    assert set(explainer) <= set(guided)
+    shared = ("layer", "layout", "size", "batch", "progress", "allow_training")
+    for function in (
+        gradcam.guided_grad_cam,
+        gradcam.guided_backprop,
+        gradcam.verify,
+        gradcam.words,
+        gradcam.factorise,
+    ):
+        parameters = inspect.signature(function).parameters
+        for name in (*shared, "fusion", "smoothing", "relu", "check"):
+            if name in parameters:
+                assert parameters[name] == explainer[name], f"{function.__name__}: {name}"
+
+
 def test_every_methods_parameters_can_be_checked():
     """`MethodParameters`, which editors and type checkers read, has those of all methods and no
     others.
@@ -342,8 +360,7 @@ def test_every_methods_parameters_can_be_checked():
     assert own <= set(gradcam.methods.MethodParameters.__annotations__)
 
 
-# ------------------------------------------------------------------------------------------ the
-# language of the code
+# ------------------------------------------------------------------------- the language of the code
 
 PRONOUNS = frozenset(
     [

@@ -59,8 +59,8 @@ class SanityCheck:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.method}, {self.order} randomisation: "
-            "rank correlation, SSIM with the original map"
+            f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original "
+            "map"
         ]
         for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
             name = group[0]

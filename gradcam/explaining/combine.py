@@ -64,8 +64,7 @@ def _checked_axis(activations: Array, channel_axis: int) -> int:
     if ndim < 3 or axis == 0:
         raise ValueError(
             f"`channel_axis` {channel_axis} must name an axis other than the samples' of "
-            "activations (N, ...) with "
-            f"space, but they have shape {tuple(activations.shape)}"
+            f"activations (N, ...) with space, but they have shape {tuple(activations.shape)}"
         )
     return axis
 
@@ -78,8 +77,7 @@ def _checked_targets(activations: Array, gradients: Array) -> bool:
         shape = (shape[0], *shape[2:])
     if shape != tuple(activations.shape):
         raise ValueError(
-            f"`gradients` must have the shape of `activations`, {tuple(activations.shape)}, or "
-            "(N, K, ...) for K "
-            f"targets, but have {tuple(gradients.shape)}"
+            f"`gradients` must have the shape of `activations`, {tuple(activations.shape)}, or (N, "
+            f"K, ...) for K targets, but have {tuple(gradients.shape)}"
         )
     return several

@@ -317,8 +317,7 @@ def by_name(chosen: Sequence[ChosenMethod]) -> dict[str, ChosenMethod]:
         if named.setdefault(name, (spec, parameters)) != (spec, parameters):
             raise ValueError(
                 f'`methods` holds two methods with the name "{name}", but the results are told '
-                "apart by name; "
-                "give one of the functions another __name__"
+                "apart by name; give one of the functions another __name__"
             )
     return named
 

@@ -166,9 +166,8 @@ def guided_grad_cam(
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
     if input_layout is None or len(grid) != len(input_layout.grid):
         raise ValueError(
-            "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, "
-            "but they have shape "
-            f"{tuple(array.shape)} and the map's grid is {grid}"
+            "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but "
+            f"they have shape {tuple(array.shape)} and the map's grid is {grid}"
         )
     resized = map_math.resize(explanation.maps, input_layout.grid)
     return replace(backward, gradients=backward.gradients * input_layout.broadcast(resized))
@@ -187,8 +186,7 @@ def _prepared(model: Any, inputs: Inputs, target: TargetLike, allow_training: bo
     if not array_namespace(array).isdtype(array.dtype, "real floating"):
         raise TypeError(
             f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for "
-            "token ids their "
-            "embeddings, to the part of the model behind the embedding"
+            "token ids their embeddings, to the part of the model behind the embedding"
         )
     return prepared
 

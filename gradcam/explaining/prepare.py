@@ -107,8 +107,7 @@ class Prepared:
 def _warn_of_guess(axes: LayerAxes) -> None:
     warnings.warn(
         f'where the positions of layer "{axes.layer}" are could not be told and was guessed from '
-        "its shape: "
-        f"{axes.layout}; say it with `layout`, or choose another layer",
+        f"its shape: {axes.layout}; say it with `layout`, or choose another layer",
         GuessedAxesWarning,
         stacklevel=2,
     )

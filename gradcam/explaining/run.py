@@ -183,10 +183,8 @@ class ModelRun:
             raise ValueError(
                 "no attention weights of self-attention, (N, heads, T, T), were found in this "
                 f"{type(model).__name__}: PyTorch's scaled_dot_product_attention and "
-                "MultiheadAttention, and a "
-                "softmax that is spelled out, are seen in both frameworks; a kernel of its own "
-                "is not, and a model "
-                'without attention has none. Methods such as "grad-cam" work on its tokens all '
-                "the same"
+                "MultiheadAttention, and a softmax that is spelled out, are seen in both "
+                "frameworks; a kernel of its own is not, and a model without attention has none. "
+                'Methods such as "grad-cam" work on its tokens all the same'
             )
         return tuple(layer.path for layer in layers)

@@ -45,9 +45,8 @@ def pointing_game(maps: Any, masks: Any, *, tolerance: float = 0) -> Result:
     """Whether the map's highest pixel lies on the object, or within `tolerance` pixels of it.
 
     Zhang et al. 2016, section 4.1, https://arxiv.org/abs/1608.00507, where the tolerance is 15.
-    Where several pixels
-    are the highest, the value is the share of them that hit: a flat map scores the object's share
-        of the picture.
+    Where several pixels are the highest, the value is the share of them that hit: a flat map scores
+    the object's share of the picture.
 
     0 or 1 for each sample, but for ties; higher is better. NaN where the mask is empty.
     """

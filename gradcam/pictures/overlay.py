@@ -91,7 +91,7 @@ def _unit_range(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" or array.min() < 0 or array.max() > 1:
         raise ValueError(
             f"a photograph must be uint8, or floats in [0, 1], but is {array.dtype} from "
-            f"{array.min():.3g} to "
-            f"{array.max():.3g}; pass the photograph itself, not the model's normalised input"
+            f"{array.min():.3g} to {array.max():.3g}; pass the photograph itself, not the model's "
+            "normalised input"
         )
     return array.astype(np.float64)

@@ -178,8 +178,7 @@ def _with_space(layout: Layout | None, path: str, sample: Shape) -> Layout:
     if layout is None:
         raise ValueError(
             f'layer "{path}" gives vectors of shape {sample}, which have no space to map; choose '
-            "one of "
-            "gradcam.layers(model, inputs) that has"
+            "one of gradcam.layers(model, inputs) that has"
         )
     return layout
 

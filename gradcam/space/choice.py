@@ -137,8 +137,7 @@ def choose_layer(
     if not candidates:
         raise ValueError(
             "no layer of the model has an output with space (more than one position); pass "
-            "`layer`, and `layout` "
-            "where its shape does not tell"
+            "`layer`, and `layout` where its shape does not tell"
         )
     if len(candidates) == 1:
         return LayerChoice(candidates[0].path)

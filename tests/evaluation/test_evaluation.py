@@ -480,8 +480,7 @@ def test_a_folder_needs_a_preprocess(tmp_path):
         gradcam.evaluate(classifier().model, tmp_path, "grad-cam", "deletion")
 
 
-# ------------------------------------------------------------------------------------------ your
-# own
+# ----------------------------------------------------------------------------------------- your own
 
 
 def sparsity(context):
@@ -633,8 +632,7 @@ def test_progress_is_printed(capsys):
     assert capsys.readouterr().out.splitlines() == ["one.png: grad-cam", "two.png: grad-cam"]
 
 
-# ------------------------------------------------------------------------------------------ bad
-# files
+# ---------------------------------------------------------------------------------------- bad files
 
 
 def evaluated(folder):

@@ -151,8 +151,7 @@ def test_guided_grad_cam_by_hand_in_jax(jax):
     np.testing.assert_allclose(found.gradients, np.moveaxis(PRODUCT, 1, -1))
 
 
-# ------------------------------------------------------------------------------------------ every
-# spelling
+# ----------------------------------------------------------------------------------- every spelling
 
 TORCH = {
     "F.relu": lambda t, x: t.nn.functional.relu(x),
@@ -347,8 +346,7 @@ def test_a_relu_in_a_block_with_a_derivative_of_its_own_is_guided(jax):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------ every
-# backend
+# ------------------------------------------------------------------------------------ every backend
 
 
 @functools.cache
@@ -461,8 +459,7 @@ def test_without_negative_gradients_it_is_the_gradient(torch):
     assert 0 < (found == 0).double().mean() < 1
 
 
-# ------------------------------------------------------------------------------------------ nothing
-# to guide
+# --------------------------------------------------------------------------------- nothing to guide
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -566,8 +566,7 @@ def test_full_grad_says_what_it_lacks():
         gradcam.explain(case.model, case.inputs(), method="full-grad")
 
 
-# ------------------------------------------------------------------------------------------ their
-# parameters
+# --------------------------------------------------------------------------------- their parameters
 
 
 def test_a_methods_own_parameters(some_case: Case):

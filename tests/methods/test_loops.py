@@ -25,8 +25,7 @@ from gradcam.methods.components import (
 )
 from gradcam.methods.gradients import weigh_channels
 
-# ---------------------------------------------------------------------------------------------- the
-# loops
+# ---------------------------------------------------------------------------------------- the loops
 
 
 def weighted(w, a):
@@ -274,8 +273,7 @@ def loop_legrad(*gradients):
     return [mean([layer[t] for layer in layers]) for t in tokens]
 
 
-# ---------------------------------------------------------------------------------------------- the
-# cases
+# ---------------------------------------------------------------------------------------- the cases
 
 
 @dataclass(frozen=True)
@@ -384,8 +382,7 @@ def close(found, expected, rtol=1e-9, of_largest=1e-10):
 TOLERANCE = {"float64": (1e-9, 1e-10), "float32": (0, 1e-5)}
 
 
-# ---------------------------------------------------------------------------------------------- the
-# tests
+# ---------------------------------------------------------------------------------------- the tests
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e-12])

@@ -68,8 +68,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------- by
-# hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_grad_cam_by_hand():
@@ -702,8 +701,7 @@ def test_errors_of_methods_say_what_to_do():
         full_grad([], (2, 2))
 
 
-# ---------------------------------------------------------------------------------------------- the
-# table
+# ---------------------------------------------------------------------------------------- the table
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.name)

@@ -371,8 +371,7 @@ def test_log_probabilities_keep_their_digits_where_probabilities_underflow():
     )
 
 
-# ------------------------------------------------------------------------------------------ in
-# every framework
+# ------------------------------------------------------------------------------- in every framework
 
 RANDOM = np.random.default_rng(5)
 CLASSES = RANDOM.normal(size=(2, 5))

@@ -631,8 +631,7 @@ def test_the_map_of_a_number_lies_on_what_it_measures_in_flax():
     assert_lies_on(e.heatmaps(), data.masks, least=0.4)
 
 
-# ------------------------------------------------------------------------------------------ real
-# networks, where found
+# ----------------------------------------------------------------------- real networks, where found
 # `make networks` installs them; their packages pin what cannot be had, so they are read without
 # importing the packages
 
