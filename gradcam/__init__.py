@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gradcam.metrics import Measure, Result
     from gradcam.model import Layer
     from gradcam.space.axes import GuessedAxesWarning, LayerAxes
-    from gradcam.space.choice import GuessedLayerWarning, LayerChoice, layers
+    from gradcam.space.choice import GuessedLayerWarning, LayerChoice
     from gradcam.verification import Check, Verification, verify
 
 __version__ = "0.1.0"
@@ -137,7 +137,7 @@ _HOME = {
     "factorise": "explaining.concepts",
     "guided_backprop": "explaining.guided",
     "guided_grad_cam": "explaining.guided",
-    "layers": "space.choice",
+    "layers": "explaining.axes",
     "predictor": "evaluation",
     "read_annotations": "evaluation",
     "sanity_check": "evaluation",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Array", "Inputs", "LayerLike", "Method", "Outputs", "Shape"]
+__all__ = ["Array", "Constant", "Inputs", "LayerLike", "Method", "Outputs", "Shape"]
 
 Array: TypeAlias = Any
 """An array of any framework that the array API standard covers: NumPy, PyTorch, JAX."""
@@ -25,3 +26,10 @@ Method: TypeAlias = Callable[[Array, Array], Array]
 
 LayerLike: TypeAlias = Any
 """A layer's path, a module of the model, several of these, or None: the library chooses."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What a compiled program returns beside its arrays: it is part of the program itself."""
+
+    value: Hashable

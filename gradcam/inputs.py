@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant
+from gradcam._arrays import array_namespace, constant, to_numpy
 from gradcam._types import Array, Inputs, Outputs
-from gradcam.layouts import input_layout
+from gradcam.layouts import Layout
 
 __all__ = [
     "INPUT",
+    "Focused",
+    "InputKey",
+    "Packed",
     "arguments",
     "arrays_of",
     "first_array",
+    "first_key",
+    "focused",
     "noise",
+    "packed",
     "rows",
     "with_array",
     "with_first_array",
@@ -25,6 +33,33 @@ __all__ = [
 INPUT = "<input>"
 """The path of the input itself, for a backend that can tap it: the array of `first_array`."""
 
+InputKey: TypeAlias = int | str
+"""Which of several inputs: its position or its keyword."""
+
+
+@dataclass(frozen=True, eq=False)
+class Focused:
+    """Inputs of which one is named as the one with space: `first_array` gives it.
+
+    The model is called as with the inputs alone. Both frameworks take it for a tree of arrays.
+    """
+
+    inputs: Inputs
+    key: InputKey
+
+
+def focused(inputs: Inputs, key: InputKey) -> Focused:
+    """The inputs with the array at that position or keyword as the one with space."""
+    if isinstance(inputs, Focused):
+        inputs = inputs.inputs
+    keys = list(arrays_of(inputs))
+    if key not in keys:
+        raise ValueError(
+            f"`input_key` must be the position or the keyword of one of the inputs, "
+            f"{', '.join(map(repr, keys))}, but is {key!r}"
+        )
+    return Focused(inputs, key)
+
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and the keyword arguments with which the model is called.
@@ -32,6 +67,8 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     A mapping holds keyword arguments and a tuple positional ones. Anything else is the only
     argument.
     """
+    if isinstance(inputs, Focused):
+        inputs = inputs.inputs
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, tuple):
@@ -40,35 +77,40 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def first_array(inputs: Inputs) -> Array:
-    """The array in the inputs that has space: the first with three or more axes.
+    """The array in the inputs that has space: see `first_key`."""
+    return arrays_of(inputs)[first_key(inputs)]
+
+
+def first_key(inputs: Inputs) -> InputKey:
+    """Which of the inputs has space: the one that is named, or the first with three or more axes.
 
     Where no array has three axes, it is the first array of all. Inputs without an array are a
     TypeError.
     """
-    args, kwargs = arguments(inputs)
-    values = (*args, *kwargs.values())
-    arrays = [value for value in values if hasattr(value, "shape") and len(value.shape) > 0]
-    for array in arrays:
-        if len(array.shape) >= 3:
-            return array
+    if isinstance(inputs, Focused):
+        return inputs.key
+    arrays = arrays_of(inputs)
     if not arrays:
         raise TypeError(
             "`inputs` must be an array (N, ...), or a tuple or mapping of them, but is a "
             f"{type(inputs).__name__}"
         )
-    return arrays[0]
+    with_space = [key for key, array in arrays.items() if len(array.shape) >= 3]
+    return (with_space or list(arrays))[0]
 
 
-def arrays_of(inputs: Inputs) -> dict[int | str, Array]:
+def arrays_of(inputs: Inputs) -> dict[InputKey, Array]:
     """Every array that the model is called with, by its position or its keyword."""
     args, kwargs = arguments(inputs)
-    named: dict[int | str, Any] = dict(enumerate(args))
+    named: dict[InputKey, Any] = dict(enumerate(args))
     named.update(kwargs)
     return {key: value for key, value in named.items() if len(getattr(value, "shape", ())) > 0}
 
 
-def with_array(inputs: Inputs, key: int | str, array: Array) -> Inputs:
+def with_array(inputs: Inputs, key: InputKey, array: Array) -> Inputs:
     """The same inputs with another array at that position or keyword."""
+    if isinstance(inputs, Focused):
+        return replace(inputs, inputs=with_array(inputs.inputs, key, array))
     if isinstance(inputs, Mapping):
         return {**inputs, key: array}
     if isinstance(inputs, tuple):
@@ -78,31 +120,82 @@ def with_array(inputs: Inputs, key: int | str, array: Array) -> Inputs:
 
 def with_first_array(inputs: Inputs, array: Array) -> Inputs:
     """The same inputs, with `array` in place of their `first_array`."""
-    first = first_array(inputs)
-    if isinstance(inputs, Mapping):
-        replaced = dict(inputs)
-        for key, value in inputs.items():
-            if value is first:
-                replaced[key] = array
-        return replaced
-    if isinstance(inputs, tuple):
-        return tuple(array if value is first else value for value in inputs)
-    return array
+    return with_array(inputs, first_key(inputs), array)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pictures of which an input (N P, D) has all patches in one list, as that of Qwen-VL.
+
+    key: that input. grid: how many patches a picture has along each axis, (h, w) or (t, h, w);
+    their product is P. merge: patches follow each other in squares of merge x merge, which the
+    model may make into one token.
+    """
+
+    key: InputKey
+    grid: tuple[int, ...]
+    merge: int
+
+    @property
+    def squares(self) -> tuple[int, ...]:
+        """How many squares a picture has along each axis."""
+        *frames, height, width = self.grid
+        return (*frames, height // self.merge, width // self.merge)
+
+    def images(self, array: Array) -> Array:
+        """The input (N P, D) as pictures of squares (N, *squares, merge^2 D)."""
+        shape = (-1, *self.squares, self.merge**2 * int(array.shape[-1]))
+        return array_namespace(array).reshape(array, shape)
+
+
+def packed(inputs: Inputs) -> Packed | None:
+    """The input that has the patches of one picture for each sample, if there is one.
+
+    Another input (N, 2) or (N, 3) must say how many there are, the same for each sample: integers
+    whose product is P, such as `image_grid_thw`.
+    """
+    arrays = arrays_of(inputs)
+    samples = int(first_array(inputs).shape[0])
+    for array in arrays.values():
+        shape = tuple(array.shape)
+        if len(shape) != 2 or shape[0] != samples or shape[1] not in (2, 3):
+            continue
+        grid = _same_for_all(array)
+        if grid is None:
+            continue
+        for key, patches in arrays.items():
+            if tuple(patches.shape[:-1]) == (samples * math.prod(grid),) and patches is not array:
+                grid = grid[1:] if len(grid) == 3 and grid[0] == 1 else grid
+                sizes = [m for m in (2, 3, 4) if not any(n % m for n in grid[-2:])]
+                return Packed(key, grid, sizes[0] if sizes else 1)
+    return None
+
+
+def _same_for_all(array: Array) -> tuple[int, ...] | None:
+    """The rows of an array of integers, where all are the same and of more than one patch."""
+    if not array_namespace(array).isdtype(array.dtype, "integral"):
+        return None
+    try:
+        numbers = to_numpy(array)
+    except TypeError:  # a tracer: only the running program knows its numbers
+        return None
+    if (numbers != numbers[0]).any() or numbers[0].min() < 1 or numbers[0].prod() < 2:
+        return None
+    return tuple(int(n) for n in numbers[0])
 
 
 def noise(
-    inputs: Inputs, channels_first: bool, deviation: float, random: np.random.Generator
+    array: Array, layout: Layout | None, deviation: float, random: np.random.Generator
 ) -> Array:
-    """Gaussian noise for the input's `first_array`, `deviation` times each sample's range.
+    """Gaussian noise for an input (N, ...), `deviation` times each sample's range.
 
-    Every sample gets the same draw, scaled by its own range. Every framework and channel order gets
-    it too, because the draw is always made with channels first.
+    layout: that of the input's samples, where they have channels and space. Every sample gets the
+    same draw, scaled by its own range. Every framework and channel order gets it too, because the
+    draw is always made with channels first.
     """
-    array = first_array(inputs)
     xp = array_namespace(array)
     axes = tuple(range(1, array.ndim))
     value_range = xp.max(array, axis=axes, keepdims=True) - xp.min(array, axis=axes, keepdims=True)
-    layout = input_layout(array.shape, channels_first)
     sample = tuple(int(n) for n in array.shape[1:])
     if layout is not None and layout.kind == "channels_last":
         sample = (sample[-1], *sample[:-1])

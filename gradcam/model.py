@@ -26,7 +26,7 @@ import numpy as np
 from gradcam import layouts
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.inputs import INPUT, first_array, rows, with_first_array
+from gradcam.inputs import INPUT, first_array, packed, rows, with_first_array
 from gradcam.layouts import ChannelOrder
 
 __all__ = [
@@ -69,11 +69,16 @@ class Layer:
     `path` is the layer's name as the framework spells it; "path#1" is the layer's second call,
     "path[0]" the first item of what it returns. `shape` is that of its output, samples first;
     `kind` the layer's type.
+
+    `gradcam.layers` marks them: `has_space` where the shape has axes for channels and for
+    positions, so that it can be explained, and `chosen` where none is named and this one is taken.
     """
 
     path: str
     shape: Shape
     kind: str
+    has_space: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -333,7 +338,10 @@ def input_channels_first(model: Model, inputs: Inputs) -> bool:
 
 
 def input_size(model: Model, inputs: Inputs) -> Shape | None:
-    """The spatial size of the input, see `layouts.input_size`."""
+    """The spatial size of the input, see `layouts.input_size`; of packed pictures in patches."""
+    pictures = packed(inputs)
+    if pictures is not None:
+        return pictures.grid
     return layouts.input_size(first_array(inputs).shape, input_channels_first(model, inputs))
 
 

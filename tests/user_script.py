@@ -38,6 +38,7 @@ def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanatio
         "layer-cam",
         relu=True,
         layout="channels_first",
+        input_key=0,
         fusion="mean",
         smoothing=smoothing,
         batch=8,
@@ -52,6 +53,7 @@ def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanatio
         ("layer-cam", {"gamma": 2.0}),
         relu=True,
         layout=None,
+        input_key=None,
         fusion="max",
         smoothing=None,
         batch=8,
@@ -70,6 +72,7 @@ def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanatio
         methods=["grad-cam", "hires-cam"],
         relu=False,
         layout="channels_first",
+        input_key=0,
         fusion="mean",
         smoothing=None,
         batch=8,
@@ -79,10 +82,14 @@ def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanatio
     )
     names: list[str] = list(compared)
     assert names == ["grad-cam", "hires-cam"]
-    layers: list[gradcam.Layer] = gradcam.layers(net, images, allow_training=False)
+    layers: list[gradcam.Layer] = gradcam.layers(
+        net, images, target=1, layout=None, input_key=None, allow_training=False
+    )
     assert layers[0].path == "0"
+    assert layers[0].has_space
+    assert sum(layer.chosen for layer in layers) == 1
     axes: gradcam.LayerAxes = gradcam.axes(
-        net, images, layer="1", target=1, layout=None, allow_training=False
+        net, images, layer="1", target=1, layout=None, input_key=0, allow_training=False
     )
     assert axes.how != "guess"
     return explanation
@@ -121,7 +128,7 @@ def checking(net: torch.nn.Module, images: torch.Tensor) -> None:
         allow_training=False,
     )
     guided: gradcam.Guided = gradcam.guided_backprop(
-        net, images, 1, rule="guided", smooth="plain", allow_training=False
+        net, images, 1, rule="guided", smooth="plain", input_key=0, allow_training=False
     )
     assert guided.gradients.shape == images.shape
     gradcam.guided_grad_cam(
@@ -134,6 +141,7 @@ def checking(net: torch.nn.Module, images: torch.Tensor) -> None:
         smooth="guided",
         relu=True,
         layout=None,
+        input_key=None,
         fusion="mean",
         smoothing=None,
         batch=8,

@@ -140,9 +140,11 @@ def layers(
     if image is not None:
         photograph = read(image)
     inputs = batch_of(classifier, view_of(classifier, photograph))
-    table = Table("layer", "shape", "kind")
+    table = Table("layer", "shape", "kind", "")
     for row in gradcam.layers(classifier, inputs):
-        table.add_row(row.path, " x ".join(map(str, row.shape)), row.kind)
+        mark = "explained where none is named" if row.chosen else ""
+        style = None if row.has_space else "dim"
+        table.add_row(row.path, " x ".join(map(str, row.shape)), row.kind, mark, style=style)
     out.print(table)
 
 

@@ -22,13 +22,13 @@ from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.guided import guided_backprop, guided_grad_cam
-from gradcam.explaining.prepare import unwrap
+from gradcam.explaining.prepare import NO_LAYER, prepare, unwrap
 from gradcam.maps import scale
 from gradcam.methods import MethodLike
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 from gradcam.model import HasWeights
-from gradcam.space.choice import layers
+from gradcam.space.choice import listed
 from gradcam.targets import TargetLike
 
 __all__ = ["SanityCheck", "module_of", "randomised", "sanity_check"]
@@ -211,7 +211,8 @@ def _from_the_top(model: Any, inputs: Inputs, names: list[str]) -> list[str]:
     A module whose path is no layer's comes where the module before it, by its weights, does.
     """
     calls: dict[str, int] = {}
-    for n, layer in enumerate(layers(model, inputs)):
+    prepared = prepare(model, inputs, NO_LAYER)
+    for n, layer in enumerate(listed(prepared.model, inputs)):
         calls[layer.path.split("#")[0]] = n  # the last call counts
     positions: dict[str, int] = {}
     position = -1

@@ -1,17 +1,21 @@
-"""Where the axes of a layer are, as one public question."""
+"""What the library knows of a model before it explains: its layers, and their axes."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 from gradcam import layouts
 from gradcam._types import Inputs, LayerLike
-from gradcam.explaining.prepare import prepare
-from gradcam.model import HasLayers, Model
+from gradcam.explaining.prepare import NO_LAYER, prepare
+from gradcam.inputs import InputKey, first_array
+from gradcam.model import Layer
 from gradcam.space.axes import LayerAxes
+from gradcam.space.choice import GuessedLayerWarning, listed, may_have_space
 from gradcam.targets import TargetLike
 
-__all__ = ["axes"]
+__all__ = ["axes", "layers"]
 
 
 def axes(
@@ -21,6 +25,7 @@ def axes(
     target: TargetLike = None,
     *,
     layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
     allow_training: bool = False,
 ) -> LayerAxes:
     """Where the samples, channels and positions of a layer's output are, and how that was told.
@@ -28,23 +33,60 @@ def axes(
     >>> print(gradcam.axes(vit, images, "blocks.10"))     # doctest: +SKIP
     "blocks.10": N (1 + 14 x 14) C (evidence, agreement 0.93)
 
-    model, inputs, layer, target, layout: as in `gradcam.Explainer`. With no layer named it is the
-        one that would be explained for the target.
+    model, inputs, layer, target, layout, input_key: as in `gradcam.Explainer`. With no layer named
+        it is the one that would be explained for the target.
 
     What a layer's type does not say for sure is asked of the network, once for each kind of input:
     about six passes of a batch of two. `how` is "guess" where even that does not tell.
     """
-    prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
-    path = prepared.layer
-    known = prepared.known_axes(path)
-    return known or prepared.axes(path, _shape(prepared.model, inputs, path))
+    prepared = prepare(
+        model,
+        inputs,
+        layer,
+        target,
+        layout=layout,
+        input_key=input_key,
+        allow_training=allow_training,
+    )
+    return prepared.axes_of(prepared.layer)
 
 
-def _shape(model: Model, inputs: Inputs, path: str) -> tuple[int, ...]:
-    """The shape of the layer's array: as it is listed, or else as one pass shows."""
-    if isinstance(model, HasLayers):
-        for layer in model.layers(inputs):
-            if layer.path == path:
-                return layer.shape
-    activations = model.capture(inputs, (path,), None).activations[0]
-    return tuple(int(n) for n in activations.shape)
+def layers(
+    model: Any,
+    inputs: Inputs,
+    target: TargetLike = None,
+    *,
+    layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
+    allow_training: bool = False,
+) -> list[Layer]:
+    """The outputs of the model's layers in the order in which they run.
+
+    Records with `.path`, `.shape`, `.kind`; with `.has_space` where the output has channels and
+    positions, and with `.chosen` at the layer that `gradcam.explain` takes where none is named.
+
+    model, inputs, target, layout, input_key: as in `gradcam.Explainer`. One forward pass in PyTorch
+    and none in JAX lists them; finding the layer takes some more, once for each kind of input.
+    """
+    options: Any = {
+        "layout": layout,
+        "input_key": input_key,
+        "allow_training": allow_training,
+    }
+    prepared = prepare(model, inputs, NO_LAYER, target, **options)
+    every_layer = listed(prepared.model, prepared.inputs)
+    samples = int(first_array(prepared.inputs).shape[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GuessedLayerWarning)
+        try:
+            taken = prepare(model, inputs, None, target, **options).layers
+        except ValueError:  # none can be taken: no layer has space, or the score reaches none
+            taken = ()
+    return [
+        replace(
+            layer,
+            has_space=may_have_space(layer.shape, samples),
+            chosen=layer.path in taken,
+        )
+        for layer in every_layer
+    ]

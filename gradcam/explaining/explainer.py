@@ -26,13 +26,15 @@ from gradcam.explaining.prepare import (
     unwrap,
 )
 from gradcam.explaining.smoothing import Smoothing
+from gradcam.inputs import InputKey
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.methods.parameters import with_parameters
 from gradcam.model import Model, input_size
-from gradcam.space.axes import LayerAxes, sure_axes
+from gradcam.space.axes import sure_axes
 from gradcam.space.choice import choose_layer
+from gradcam.space.input_axes import input_in_doubt
 from gradcam.space.memory import Known, known_of
 from gradcam.targets import TargetLike
 
@@ -54,6 +56,8 @@ class Explainer:
         of these with its own parameters, `("layer-cam", {"gamma": 2.0})`.
     relu: keep only evidence for the target (the paper's choice); False keeps the signed map.
     layout: None (found out), "channels_first", "channels_last" or `gradcam.Tokens(grid, prefix)`.
+    input_key: of several inputs, the position or the keyword of the one that the map is of. None:
+        the one that the layer answers to.
     fusion: how the maps of several layers become one: "mean", "max" or "product".
     smoothing: `gradcam.Smoothing(...)`: the mean over flips, scalings and noise.
     batch: how many variants of the inputs or activations run at a time, for methods that run many.
@@ -75,6 +79,7 @@ class Explainer:
         *,
         relu: bool = True,
         layout: layouts.Spec = None,
+        input_key: InputKey | None = None,
         fusion: Fusion = "mean",
         smoothing: Smoothing | None = None,
         batch: int = 32,
@@ -102,6 +107,7 @@ class Explainer:
         self._runs = Runs(smoothing, batch, progress, known_of(self._model))
         self._check = check
         self._allow_training = allow_training
+        self._input_key = input_key
 
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
         """Explain the score of `target` for each sample of `inputs`.
@@ -125,7 +131,7 @@ class Explainer:
         backend compiles.
         """
         prepared, pipeline = self._prepare(inputs, target)
-        picture = pipeline.size if size is None else tuple(int(n) for n in size)
+        picture = _size_of(prepared) if size is None else tuple(int(n) for n in size)
         if picture is None:
             raise ValueError("the inputs have no space of their own; pass `size`")
         return self._explain(prepared, replace(pipeline, picture=(picture, how)))[0].maps
@@ -171,6 +177,7 @@ class Explainer:
             layer,
             target,
             layout=self._pipeline.layout,
+            input_key=self._input_key,
             allow_training=self._allow_training,
             known=self._runs.known,
         )
@@ -216,7 +223,7 @@ class Explainer:
             scores=result["scores"],
             target=shown_target(source.target),
             outputs=result["outputs"],
-            size=_picture_size(prepared, axes),
+            size=prepared.size_of(layers[0]),
             axes=axes[0] if len(axes) == 1 else tuple(axes) or None,
             choice=prepared.choice,
             layer=layers[0] if len(layers) == 1 else layers,
@@ -261,11 +268,11 @@ class Explainer:
         )
 
 
-def _picture_size(prepared: Prepared, axes: Sequence[LayerAxes]) -> Shape | None:
-    """The size that maps are resized to: that of the input which the layer's positions are of."""
-    if axes and axes[0].size is not None:
-        return axes[0].size
-    return prepared.size
+def _size_of(prepared: Prepared) -> Shape | None:
+    """The size of the input; where that is in doubt, of the one that the positions are of."""
+    if input_in_doubt(prepared.model, prepared.inputs):
+        prepared.axes_of(prepared.layers[0])
+    return prepared.size_of(prepared.layers[0])
 
 
 def _layout_again(

@@ -33,10 +33,11 @@ from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.in_one_line import explain
 from gradcam.explaining.prepare import NO_LAYER, Prepared, prepare, settle, shown_target, unwrap
 from gradcam.explaining.smoothing import Smoothing
-from gradcam.inputs import first_array
+from gradcam.inputs import InputKey, first_array
 from gradcam.maps import Fusion
 from gradcam.methods import MethodLike, MethodParameters
-from gradcam.model import HasInputGradients, input_channels_first
+from gradcam.model import HasInputGradients
+from gradcam.space.input_axes import input_layout
 from gradcam.targets import TargetLike
 
 __all__ = ["Guided", "guided_backprop", "guided_grad_cam"]
@@ -83,6 +84,7 @@ def guided_backprop(
     *,
     rule: Rule = "guided",
     smooth: Smooth = "plain",
+    input_key: InputKey | None = None,
     allow_training: bool = False,
 ) -> Guided:
     """Guided backpropagation, or the deconvnet, from the score of `target` to the input.
@@ -90,9 +92,9 @@ def guided_backprop(
     See the module `gradcam.guided` for the equations, the papers, and what is found to be a ReLU.
 
     model, target: as in `gradcam.Explainer`; the model is one of PyTorch or JAX.
-    inputs: what the model is called with. Of several arrays the gradient is that of the first with
-        three or more axes, else of the first; it must be of floating point: for token ids, pass
-        embeddings to the layers behind them.
+    inputs: what the model is called with. Of several arrays the gradient is that of the one that
+        `input_key` names, or of the first with three or more axes, else of the first; it must be of
+        floating point: for token ids, pass embeddings to the layers behind them.
     rule: "guided" or "deconvnet".
     smooth: what activations such as GELU do: "plain", their derivative, or "guided".
     allow_training: take a PyTorch model that is in training mode all the same.
@@ -103,7 +105,7 @@ def guided_backprop(
     """
     _check_choice("rule", rule, Rule)
     _check_choice("smooth", smooth, Smooth)
-    prepared = _prepared(model, inputs, target, allow_training)
+    prepared = _prepared(model, inputs, target, input_key, allow_training)
     gradients, scores, outputs = prepared.run(_Backward(rule, smooth))
     return Guided(gradients, scores, shown_target(settle(prepared.target, outputs)))
 
@@ -119,6 +121,7 @@ def guided_grad_cam(
     smooth: Smooth = "plain",
     relu: bool = True,
     layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
     fusion: Fusion = "mean",
     smoothing: Smoothing | None = None,
     batch: int = 32,
@@ -136,9 +139,7 @@ def guided_grad_cam(
     rule, smooth: as in `guided_backprop`. The rest is that of `gradcam.Explainer`, but the input
         must have channels and as many spatial axes as the map.
     """
-    prepared = _prepared(model, inputs, target, allow_training)
-    array = first_array(inputs)
-    input_layout = layouts.input_layout(array.shape, input_channels_first(prepared.model, inputs))
+    _prepared(model, inputs, target, input_key, allow_training)
     explanation = explain(
         model,
         inputs,
@@ -147,6 +148,7 @@ def guided_grad_cam(
         method,
         relu=relu,
         layout=layout,
+        input_key=input_key,
         fusion=fusion,
         smoothing=smoothing,
         batch=batch,
@@ -155,34 +157,49 @@ def guided_grad_cam(
         allow_training=allow_training,
         **parameters,
     )
+    axes = explanation.axes[0] if isinstance(explanation.axes, tuple) else explanation.axes
+    if axes is not None and axes.input is not None:
+        input_key = axes.input
+    prepared = _prepared(model, inputs, target, input_key, allow_training)
+    array = first_array(prepared.inputs)
+    positions = input_layout(axes, prepared.model, prepared.inputs)
     backward = guided_backprop(
         unwrap(model)[0],
         inputs,
         explanation.target,
         rule=rule,
         smooth=smooth,
+        input_key=input_key,
         allow_training=allow_training,
     )
     grid = tuple(explanation.maps.shape[explanation.scores.ndim :])
-    if input_layout is None or len(grid) != len(input_layout.grid):
+    if positions is None or len(grid) != len(positions.grid):
         raise ValueError(
             "Guided Grad-CAM needs `inputs` with channels and as many spatial axes as the map, but "
             f"they have shape {tuple(array.shape)} and the map's grid is {grid}"
         )
-    resized = map_math.resize(explanation.maps, input_layout.grid)
-    return replace(backward, gradients=backward.gradients * input_layout.broadcast(resized))
+    resized = map_math.resize(explanation.maps, positions.grid)
+    return replace(backward, gradients=backward.gradients * positions.broadcast(resized))
 
 
-def _prepared(model: Any, inputs: Inputs, target: TargetLike, allow_training: bool) -> Prepared:
+def _prepared(
+    model: Any,
+    inputs: Inputs,
+    target: TargetLike,
+    input_key: InputKey | None,
+    allow_training: bool,
+) -> Prepared:
     """The prepared model, if its backend can do this and its input has a gradient."""
-    prepared = prepare(model, inputs, NO_LAYER, target, allow_training=allow_training)
+    prepared = prepare(
+        model, inputs, NO_LAYER, target, input_key=input_key, allow_training=allow_training
+    )
     if not isinstance(prepared.model, HasInputGradients):
         raise TypeError(
             "guided backpropagation changes how ReLUs are differentiated, which "
             f"{type(prepared.model).__name__} cannot: it has no `input_gradients`; pass a "
             "PyTorch or JAX model"
         )
-    array = first_array(inputs)
+    array = first_array(prepared.inputs)
     if not array_namespace(array).isdtype(array.dtype, "real floating"):
         raise TypeError(
             f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for "

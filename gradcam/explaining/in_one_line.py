@@ -11,6 +11,7 @@ from gradcam._types import Inputs, LayerLike
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.smoothing import Smoothing
+from gradcam.inputs import InputKey
 from gradcam.maps import Fusion
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.targets import TargetLike
@@ -27,6 +28,7 @@ def explain(
     *,
     relu: bool = True,
     layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
     fusion: Fusion = "mean",
     smoothing: Smoothing | None = None,
     batch: int = 32,
@@ -47,6 +49,7 @@ def explain(
         method,
         relu=relu,
         layout=layout,
+        input_key=input_key,
         fusion=fusion,
         smoothing=smoothing,
         batch=batch,
@@ -67,6 +70,7 @@ def compare(
     *,
     relu: bool = True,
     layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
     fusion: Fusion = "mean",
     smoothing: Smoothing | None = None,
     batch: int = 32,
@@ -85,6 +89,7 @@ def compare(
         layer,
         relu=relu,
         layout=layout,
+        input_key=input_key,
         fusion=fusion,
         smoothing=smoothing,
         batch=batch,

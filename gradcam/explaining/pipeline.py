@@ -5,7 +5,7 @@ explainer computes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from gradcam import layouts
 from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, widen
 from gradcam._progress import Progress, track
-from gradcam._types import Array, Inputs, Shape
+from gradcam._types import Array, Constant, Inputs, Shape
 from gradcam.explaining.prepare import Prepared
 from gradcam.explaining.run import ModelRun
 from gradcam.explaining.smoothing import Smoothing
@@ -21,7 +21,7 @@ from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
 from gradcam.methods import MethodSpec
-from gradcam.model import Model, PooledAxes, input_channels_first
+from gradcam.model import Model, PooledAxes
 from gradcam.space.axes import LayerAxes, NeedsEvidence, sure_axes
 from gradcam.space.memory import Known
 
@@ -41,7 +41,8 @@ class Pipeline:
     """One function of a model, its inputs and a target, which JAX compiles as a whole.
 
     It holds all that is no array; pipelines that are equal share a compiled program. A call returns
-    a mapping: "maps", one array for each method; "scores"; "outputs"; and "peaks", (M (L + 1), N)
+    a mapping: "maps", one array for each method; "scores"; "outputs"; "axes", those of the layers;
+    and "peaks", (M (L + 1), N)
     or (..., N, K), the largest magnitude of each method's map of each layer and of the map made of
     them: NaN or infinite where the map is, and 0 where the map is 0 everywhere. All checks of a
         result need only this one small array on the host.
@@ -54,29 +55,27 @@ class Pipeline:
     relu: bool = True
     fusion: Fusion = "mean"
     picture: tuple[Shape, Scaling] | None = None
-    known: tuple[tuple[str, Layout], ...] = ()
-    noted: dict[str, LayerAxes] = field(default_factory=dict, compare=False)
-    """The axes that left no doubt, by layer, as they were found: not part of the program."""
+    known: tuple[LayerAxes, ...] = ()
 
-    def layout_of(self, path: str, shape: Sequence[int], model: Model, samples: int) -> Layout:
+    def axes_of(self, path: str, shape: Sequence[int], model: Model, samples: int) -> LayerAxes:
         """Where the axes of a layer's array are. Raises NeedsEvidence, for the explainer to ask,
         where in doubt.
         """
-        for known_path, layout in self.known:
-            if known_path == path:
-                return layout
-        axes = sure_axes(model, path, shape, samples, self.size, self.layout)
-        if axes is None:
+        for axes in self.known:
+            if axes.layer == path:
+                return axes
+        told = sure_axes(model, path, shape, samples, self.size, self.layout)
+        if told is None:
             raise NeedsEvidence(path, tuple(int(n) for n in shape))
-        self.noted[path] = axes
-        return axes.layout
+        return told
 
     def __call__(self, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         outputs, scores, layers = self._capture(model, inputs, target)
         raw = []
         for method in self.methods:
-            raw.append([_map(method, layout, arrays, scores.shape) for layout, arrays in layers])
-        return self.result(raw, scores, outputs)
+            raw.append([_map(method, axes.layout, arrays, scores.shape) for axes, arrays in layers])
+        result = self.result(raw, scores, outputs)
+        return {**result, "axes": Constant(tuple(axes for axes, _ in layers))}
 
     def result(self, raw: list[list[Array]], scores: Array, outputs: Any) -> dict[str, Any]:
         """The mapping that a call returns, from raw[method][layer], maps (N, *grid) or (N, K,
@@ -94,8 +93,8 @@ class Pipeline:
 
     def _capture(
         self, model: Model, inputs: Inputs, target: Any
-    ) -> tuple[Any, Array, list[tuple[Layout, LayerArrays]]]:
-        """Outputs, scores, and each layer's layout and arrays."""
+    ) -> tuple[Any, Array, list[tuple[LayerAxes, LayerArrays]]]:
+        """Outputs, scores, and each layer's axes and arrays."""
         samples = int(first_array(inputs).shape[0])
         needs = {spec.needs for spec, _ in self.methods}
         if needs == {"activations"}:
@@ -109,7 +108,8 @@ class Pipeline:
             scores = capture.scores
         layers = []
         for i, (path, activations) in enumerate(zip(self.layers, capture.activations, strict=True)):
-            layout = self.layout_of(path, activations.shape, model, samples)
+            axes = self.axes_of(path, activations.shape, model, samples)
+            layout = axes.layout
             view = layout.view(layout.samples.arrange(widen(activations)))
             if scores.ndim == 2:  # K targets share their activations
                 view = array_namespace(view).expand_dims(view, axis=1)
@@ -118,7 +118,7 @@ class Pipeline:
                 if slopes:
                     arranged = layout.samples.arrange(widen(slopes[i]), lead=scores.ndim - 1)
                     arrays.append(layout.view(arranged))
-            layers.append((layout, tuple(arrays)))
+            layers.append((axes, tuple(arrays)))
         return capture.outputs, scores, layers
 
     def _pooled(self, model: Model, samples: int) -> PooledAxes | None:
@@ -127,7 +127,7 @@ class Pipeline:
             return None
 
         def axes(sample: Shape) -> tuple[int, ...]:
-            layout = self.layout_of(self.layers[0], (samples, *sample), model, samples)
+            layout = self.axes_of(self.layers[0], (samples, *sample), model, samples).layout
             return layout.spatial_axes if layout.samples.first and not layout.of_tokens else ()
 
         return axes
@@ -188,7 +188,8 @@ class Runs:
         raw = []
         captures = []
         for path in pipeline.layers:
-            run = ModelRun(prepared, path, self.batch, partial(track, self.progress))
+            at_input = prepared if spec.needs == "attention" else prepared.at_input_of(path)
+            run = ModelRun(at_input, path, self.batch, partial(track, self.progress))
             maps, capture = spec.procedure(run, **dict(parameters))
             raw.append(maps)
             captures.append(capture)
@@ -205,7 +206,12 @@ class Runs:
         if self.smoothing is None:
             return plain
         signed = replace(pipeline, relu=False, picture=None)
-        variants = list(self.smoothing.variants(inputs, input_channels_first(model, inputs)))
+        prepared = Prepared(
+            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
+        )
+        path = pipeline.layers[0]
+        prepared = prepared.at_input_of(path)
+        variants = list(self.smoothing.variants(prepared.inputs, prepared.input_layout(path)))
         totals: list[Any] = [0.0] * len(pipeline.methods)
         for variant, map_back in variants:
             maps = self.once(signed, model, variant, target)["maps"]
@@ -219,18 +225,18 @@ def _one_capture(pipeline: Pipeline, prepared: Prepared) -> dict[str, Any]:
     it runs again.
     """
     while True:
-        known = [(path, prepared.known_axes(path)) for path in pipeline.layers]
+        known = [prepared.known_axes(path) for path in pipeline.layers]
         # What types and shapes tell is no part of the program, which all calls then share.
-        layouts = tuple(
-            (path, axes.layout) for path, axes in known if axes is not None and axes.was_asked
-        )
-        told = replace(pipeline, known=layouts, noted={})
+        asked = []
+        for axes in known:
+            if axes is not None and axes.was_asked:
+                asked.append(replace(axes, agreement=None))
         try:
-            result = dict(prepared.run(told))
+            result = dict(prepared.run(replace(pipeline, known=tuple(asked))))
         except NeedsEvidence as doubt:
             prepared.axes(doubt.path, doubt.shape)
             continue
-        # A program that came from a cache notes nothing: it was made for an equal model.
-        for path, axes in told.noted.items():
-            prepared.keep(path, axes)
+        for axes in result.pop("axes").value:
+            if prepared.known_axes(axes.layer) is None:
+                prepared.keep(axes.layer, axes)
         return result

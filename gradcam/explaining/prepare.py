@@ -14,17 +14,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradcam import backends, layouts
 from gradcam._types import Inputs, LayerLike, Outputs, Shape
 from gradcam.classifier import Classifier
-from gradcam.inputs import first_array
+from gradcam.inputs import InputKey, first_array, focused
 from gradcam.layouts import Layout
-from gradcam.model import Model, compiled, input_size
-from gradcam.space.axes import GuessedAxesWarning, LayerAxes, ask_axes, is_ambiguous, sure_axes
+from gradcam.model import HasLayers, Model, compiled, input_size
+from gradcam.space.axes import (
+    ATTENTION,
+    GuessedAxesWarning,
+    LayerAxes,
+    ask_axes,
+    is_ambiguous,
+    sure_axes,
+)
 from gradcam.space.choice import GuessedLayerWarning, LayerChoice, choose_layer
+from gradcam.space.given import check_given
+from gradcam.space.input_axes import input_in_doubt, input_layout, with_input
 from gradcam.space.memory import AxesKey, Known, kind_of, known_of
 from gradcam.targets import ClassScore, Target, TargetLike, as_target
 
@@ -76,16 +85,23 @@ class Prepared:
             return known
         samples = int(first_array(self.inputs).shape[0])
         axes = sure_axes(self.model, path, shape, samples, self.size, self.layout)
-        if axes is None:
-            axes = ask_axes(self.model, self.inputs, path, shape, self.size)
-            if is_ambiguous(axes, self.size, shape):
-                _warn_of_guess(axes)
-        self.keep(path, axes)
+        if axes is not None:
+            return self.keep(path, axes)
+        axes = self.keep(path, ask_axes(self.model, self.inputs, path, shape, self.size))
+        if is_ambiguous(axes, self.size, shape):
+            _warn_of_guess(axes)
         return axes
 
-    def keep(self, path: str, axes: LayerAxes) -> None:
-        """Remember the layer's axes, for inputs of this kind."""
+    def keep(self, path: str, axes: LayerAxes) -> LayerAxes:
+        """Remember the layer's axes, for inputs of this kind, with the input that they are of.
+
+        Raises ValueError where a layout that was given plainly cannot be.
+        """
+        if axes.how == "given" and not path.startswith(ATTENTION):
+            check_given(axes, self.model, self.inputs)
+        axes = with_input(axes, self.model, self.inputs)
         self.known.axes[self._key(path)] = axes
+        return axes
 
     def known_axes(self, path: str) -> LayerAxes | None:
         """The layer's axes, where they were found before."""
@@ -93,6 +109,32 @@ class Prepared:
 
     def _key(self, path: str) -> AxesKey:
         return AxesKey(path, self.layout, kind_of(self.inputs))
+
+    def axes_of(self, path: str) -> LayerAxes:
+        """The same of a layer whose array has not been seen yet: its shape is looked up first."""
+        return self.known_axes(path) or self.axes(path, _shape(self.model, self.inputs, path))
+
+    def at_input_of(self, path: str) -> Prepared:
+        """The same with the input that the layer's positions are of as the one with space."""
+        if not input_in_doubt(self.model, self.inputs):
+            return self
+        axes = self.axes_of(path)
+        if axes.input is None:
+            return self
+        prepared = replace(self, inputs=focused(self.inputs, axes.input))
+        prepared.known.axes[prepared._key(path)] = axes
+        return prepared
+
+    def input_layout(self, path: str) -> Layout | None:
+        """Where channels and positions are in a sample of that input, as far as is known."""
+        return input_layout(self.known_axes(path), self.model, self.inputs)
+
+    def size_of(self, path: str) -> Shape | None:
+        """The size of the input that the layer's positions are of, along them, as far as is known;
+        None where it has no space.
+        """
+        axes = self.known_axes(path)
+        return self.size if axes is None or axes.size is None else axes.size
 
     def layout_of(self, path: str, shape: Sequence[int]) -> Layout:
         """The layout of a layer whose array has that shape."""
@@ -102,6 +144,16 @@ class Prepared:
         """`function(model, inputs, target, *arrays)`, compiled where the backend compiles."""
         target = self.target if target is None else target
         return compiled(self.model, function)(self.inputs, target, *arrays)
+
+
+def _shape(model: Model, inputs: Inputs, path: str) -> tuple[int, ...]:
+    """The shape of the layer's array: as it is listed, or else as one pass shows."""
+    if isinstance(model, HasLayers):
+        for layer in model.layers(inputs):
+            if layer.path == path:
+                return layer.shape
+    activations = model.capture(inputs, (path,), None).activations[0]
+    return tuple(int(n) for n in activations.shape)
 
 
 def _warn_of_guess(axes: LayerAxes) -> None:
@@ -130,6 +182,7 @@ def prepare(
     target: TargetLike = None,
     *,
     layout: layouts.Spec = None,
+    input_key: InputKey | None = None,
     allow_training: bool = False,
     known: Known | None = None,
 ) -> Prepared:
@@ -142,6 +195,8 @@ def prepare(
     if classifier is not None:
         target = classifier.indices(target)
         layer = classifier.layer if layer is None else layer
+    if input_key is not None:
+        inputs = focused(inputs, input_key)
     samples = first_array(inputs).shape[0]
     if samples == 0:
         shape = tuple(first_array(inputs).shape)
@@ -156,21 +211,16 @@ def prepare(
         return Prepared(adapted, inputs, paths, score, size, layout, known)
     key = (kind_of(inputs), layout, _kind_of_target(score))
     choice = known.choices.get(key)
-    is_new = choice is None
     if choice is None:
         choice = known.choices[key] = choose_layer(adapted, inputs, score, size, layout)
     prepared = Prepared(adapted, inputs, (choice.layer,), score, size, layout, known, choice)
-    if is_new:
-        _note(prepared, choice)
-    return prepared
-
-
-def _note(prepared: Prepared, choice: LayerChoice) -> None:
-    """Keep the axes that the search found; a guess is made again where it is used, which warns."""
-    if choice.axes is not None and choice.axes.how != "guess":
+    is_known = prepared.known_axes(choice.layer) is not None
+    # A guess is made again where it is used, which warns.
+    if choice.axes is not None and choice.axes.how != "guess" and not is_known:
         prepared.keep(choice.layer, choice.axes)
     if not choice.everything:
         _warn_of_part(choice)
+    return prepared
 
 
 def _kind_of_target(target: Any) -> Hashable:

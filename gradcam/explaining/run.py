@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gradcam import layouts
 from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.explaining.prepare import Prepared, settle
@@ -24,9 +23,9 @@ from gradcam.model import (
     Model,
     Scorer,
     compiled,
-    input_channels_first,
     scorer,
 )
+from gradcam.space.input_axes import OtherInputError
 
 __all__ = ["ModelRun"]
 
@@ -63,7 +62,7 @@ class ModelRun:
 
     @property
     def size(self) -> Shape | None:
-        return self.prepared.size
+        return self.prepared.size_of(self.path)
 
     # -------------------------------------------------------------------------------- captures
 
@@ -108,6 +107,12 @@ class ModelRun:
     def layout_of(self, path: str, sample: Shape) -> Layout:
         return self._layout(path, (self.input_array.shape[0], *sample))
 
+    def layout_of_same_input(self, path: str, sample: Shape) -> Layout | None:
+        try:
+            return self.layout_of(path, sample)
+        except OtherInputError:
+            return None
+
     def _layout(self, path: str, shape: Sequence[int]) -> Layout:
         layout = self.prepared.layout_of(path, tuple(int(n) for n in shape))
         if not layout.samples.first or len(shape) - 1 > layout.sample_ndim:
@@ -125,11 +130,7 @@ class ModelRun:
 
     @property
     def input_layout(self) -> Layout | None:
-        return layouts.input_layout(self.input_array.shape, self._channels_first)
-
-    @property
-    def _channels_first(self) -> bool:
-        return input_channels_first(self.prepared.model, self.prepared.inputs)
+        return self.prepared.input_layout(self.path)
 
     # -------------------------------------------------------------------------------- many variants
 
@@ -160,7 +161,7 @@ class ModelRun:
         inputs = self.prepared.inputs
         random = np.random.default_rng(seed)
         for _ in range(samples):
-            added = noise(inputs, self._channels_first, noise_range, random)
+            added = noise(self.input_array, self.input_layout, noise_range, random)
             yield with_first_array(inputs, self.input_array + added)
 
     def track(self, steps: Sequence[Any], doing: str) -> Iterable[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs
 from gradcam.inputs import first_array, noise, with_first_array
-from gradcam.layouts import input_layout
+from gradcam.layouts import Layout
 
 __all__ = ["Smoothing"]
 
@@ -44,12 +44,14 @@ class Smoothing:
             )
 
     def variants(
-        self, inputs: Inputs, channels_first: bool
+        self, inputs: Inputs, layout: Layout | None
     ) -> Iterator[tuple[Inputs, Callable[[Array], Array]]]:
-        """Each changed input, with the way back for maps (..., *grid)."""
+        """Each changed input, with the way back for maps (..., *grid).
+
+        layout: that of a sample of the input with space.
+        """
         array = first_array(inputs)
         xp = array_namespace(array)
-        layout = input_layout(array.shape, channels_first)
         if layout is None:
             raise ValueError(
                 "smoothing needs an input with channels and space, but it has shape "
@@ -62,7 +64,7 @@ class Smoothing:
                 for _ in range(self.samples):
                     changed = array * factor
                     if self.noise:
-                        changed = changed + noise(inputs, channels_first, self.noise, random)
+                        changed = changed + noise(array, layout, self.noise, random)
                     changed = xp.flip(changed, axis=last) if mirrored else changed
                     yield with_first_array(inputs, changed), _mirror if mirrored else _same
 

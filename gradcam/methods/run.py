@@ -102,6 +102,10 @@ class Run(Protocol):
         """The same for another layer, whose samples have the shape `sample`."""
         ...
 
+    def layout_of_same_input(self, path: str, sample: Shape) -> Layout | None:
+        """The same; None where the layer's positions are of another input than `input_array`."""
+        ...
+
     @property
     def input_array(self) -> Array:
         """The array among the inputs that has space, (N, ...): `gradcam.inputs.first_array`."""

@@ -18,10 +18,10 @@ from typing import Literal
 
 from gradcam import layouts
 from gradcam._types import Inputs, Shape
-from gradcam.inputs import INPUT, arrays_of
+from gradcam.inputs import INPUT, InputKey, Packed, arrays_of
 from gradcam.layouts import ChannelOrder, Layout, Samples
 from gradcam.model import Model, channel_order
-from gradcam.space.evidence import CannotAskError, Evidence, InputKey, ask
+from gradcam.space.evidence import CannotAskError, Evidence, ask
 from gradcam.space.readings import (
     FEWEST_BANDS,
     Reading,
@@ -32,6 +32,7 @@ from gradcam.space.readings import (
 )
 
 __all__ = [
+    "ATTENTION",
     "GuessedAxesWarning",
     "LayerAxes",
     "NeedsEvidence",
@@ -40,6 +41,7 @@ __all__ = [
     "evidence_of",
     "guessed_axes",
     "is_ambiguous",
+    "named_input",
     "sure_axes",
     "sure_space",
 ]
@@ -77,7 +79,9 @@ class LayerAxes:
         believed.
     input: which of several inputs the positions are of, its position or keyword; None: the only
         one.
-    size: that input's size along the grid's axes, and its frames where there are any.
+    input_axes: the axes of that input (N, ...) that the grid runs along; None where that is not
+        known.
+    size: that input's size along them, and its frames where there are any.
     """
 
     layer: str
@@ -85,6 +89,7 @@ class LayerAxes:
     how: How
     agreement: float | None = None
     input: InputKey | None = None
+    input_axes: Shape | None = None
     size: Shape | None = None
 
     @property
@@ -186,12 +191,18 @@ def _with_space(layout: Layout | None, path: str, sample: Shape) -> Layout:
 # ------------------------------------------------------------------------------------------ asking
 
 
-def evidence_of(model: Model, inputs: Inputs, paths: Sequence[str]) -> Evidence | None:
+def evidence_of(
+    model: Model, inputs: Inputs, paths: Sequence[str], patterns: bool = True
+) -> Evidence | None:
     """What the network answers for these layers; None where it cannot be asked, such as a model of
-    fixed batch size.
+    fixed batch size. Without patterns, only whether they answer at all.
     """
+
+    def axes(key: InputKey) -> Shape:
+        return _disturbed_axes(model, inputs, key) if patterns else ()
+
     try:
-        return ask(model, inputs, paths, lambda key: _disturbed_axes(model, inputs, key))
+        return ask(model, inputs, paths, axes)
     except CannotAskError:
         return None
 
@@ -209,6 +220,8 @@ def axes_by_evidence(
     model: Model, inputs: Inputs, path: str, evidence: Evidence
 ) -> LayerAxes | None:
     """The reading of the layer's axes that agrees with the evidence; None where none does."""
+    if evidence.pictures is not None:
+        return _axes_of_pictures(path, evidence, evidence.pictures)
     seen = evidence.layers[path]
     samples = seen.samples()
     if samples is None:
@@ -231,9 +244,40 @@ def axes_by_evidence(
     for reading, value in per_space:
         if reading is not None and value >= max(enough, _by_chance(reading)):
             size = _size_along(reading, evidence.input_shape, seen.frames(samples, reading))
-            named = _named_input(inputs, evidence.input_key)
-            return LayerAxes(path, reading.layout, "evidence", value, named, size)
+            named = named_input(inputs, evidence.input_key)
+            space = reading.input_axes
+            return LayerAxes(path, reading.layout, "evidence", value, named, space, size)
     return None
+
+
+def _axes_of_pictures(path: str, evidence: Evidence, pictures: Packed) -> LayerAxes | None:
+    """The same of packed pictures, with a token for each square of patches or for each patch.
+
+    Tokens of squares are a grid, also among text. Patches are one axis, in the input's own order:
+    square by square, so that a grid of them would be none of the picture.
+    """
+    seen = evidence.layers[path]
+    samples = seen.samples()
+    if samples is None:
+        return None
+    responses = seen.responses(samples)
+    sample = seen.sample_shape(samples)
+    patches = math.prod(pictures.grid)
+    of_patches = len(sample) == 2 and sample[0] == patches and pictures.merge > 1
+    if of_patches:
+        responses = [response.grouped(pictures.merge**2) for response in responses]
+        sample = tuple(responses[0].even.shape)
+    space = tuple(range(1, len(evidence.input_shape) - 1))
+    candidates = list(readings(sample, samples, space, evidence.input_shape))
+    best, value = best_reading(candidates, responses, pictures.squares)
+    if best is None or value < max(ENOUGH, _by_chance(best)):
+        return None
+    layout = best.layout
+    size = pictures.grid
+    if of_patches:
+        layout = Layout("tokens", (patches,), samples=samples)
+        size = (patches,)
+    return LayerAxes(path, layout, "evidence", value, evidence.input_key, None, size)
 
 
 def _by_chance(reading: Reading) -> float:
@@ -289,9 +333,7 @@ def sure_space(model: Model, inputs: Inputs, key: InputKey) -> Shape | None:
     few_behind = shape[-1] <= 4
     if few_in_front != few_behind:
         return (2, 3) if few_in_front else (1, 2)
-    if order.sure:
-        return (2, 3) if order.channels_first else (1, 2)
-    return None
+    return None  # the first layer's type does not tell: a network may move the bands of its input
 
 
 def _disturbed_axes(model: Model, inputs: Inputs, key: InputKey) -> Shape:
@@ -301,7 +343,8 @@ def _disturbed_axes(model: Model, inputs: Inputs, key: InputKey) -> Shape:
     return tuple(range(1, arrays_of(inputs)[key].ndim))
 
 
-def _named_input(inputs: Inputs, key: InputKey) -> InputKey | None:
+def named_input(inputs: Inputs, key: InputKey) -> InputKey | None:
+    """The key of an input where there are several; None of the only one."""
     return key if len(arrays_of(inputs)) > 1 else None
 
 

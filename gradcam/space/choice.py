@@ -20,13 +20,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from gradcam import backends, layouts
+from gradcam import layouts
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.classifier import Classifier
-from gradcam.inputs import first_array
+from gradcam.inputs import Focused, arrays_of, first_array
 from gradcam.model import HasLayers, Layer, Model
 from gradcam.space.axes import (
     LayerAxes,
@@ -39,7 +37,7 @@ from gradcam.space.axes import (
 from gradcam.space.evidence import Evidence
 from gradcam.space.flow import Flow, flow_of, gradients_at
 
-__all__ = ["GuessedLayerWarning", "LayerChoice", "choose_layer", "layers", "listed"]
+__all__ = ["GuessedLayerWarning", "LayerChoice", "choose_layer", "listed", "may_have_space"]
 
 TOGETHER = 16
 """How many layers are looked at together, from the last one on."""
@@ -93,17 +91,6 @@ class LayerChoice:
         return "\n".join(lines)
 
 
-def layers(model: Any, inputs: Inputs, *, allow_training: bool = False) -> list[Layer]:
-    """The outputs of the model's layers in the order in which they run: records with `.path`,
-    `.shape`, `.kind`.
-
-    One forward pass in PyTorch, none in JAX, where shapes are found without computing.
-    """
-    if isinstance(model, Classifier):
-        model = model.model
-    return list(listed(backends.adapt(model, inputs, allow_training), inputs))
-
-
 def listed(model: Model, inputs: Inputs) -> Sequence[Layer]:
     """The layers that the model lists, in the order in which they run."""
     if not isinstance(model, HasLayers):
@@ -126,7 +113,7 @@ def choose_layer(
     candidates = []
     for layer in every_layer:
         is_picture = tuple(layer.shape) == (samples, *(size or ()))  # a depth map: no channels
-        if _may_have_space(layer.shape, samples) and not is_picture:
+        if may_have_space(layer.shape, samples) and not is_picture:
             candidates.append(layer)
     if not candidates:  # one channel, or one row, may still have positions
         candidates = [
@@ -147,7 +134,7 @@ def choose_layer(
     return search.first_that_all_passes() or search.last_that_is_reached()
 
 
-def _may_have_space(shape: Shape, samples: int) -> bool:
+def may_have_space(shape: Shape, samples: int) -> bool:
     """Whether a layer's array has axes for channels and for positions, both longer than 1."""
     if shape[:1] == (samples,):
         shape = shape[1:]
@@ -290,6 +277,18 @@ class _Window:
                 return None
         return axes if math.prod(axes.layout.grid) > 1 else None
 
+    @cached_property
+    def _of_other_inputs(self) -> frozenset[int]:
+        """The layers that do not answer to the one of several inputs that the user named."""
+        inputs = self.search.inputs
+        if not isinstance(inputs, Focused) or len(arrays_of(inputs)) == 1:
+            return frozenset()
+        paths = [layer.path for layer in self.layers]
+        evidence = evidence_of(self.search.model, inputs, paths, patterns=False)
+        if evidence is None:
+            return frozenset()
+        return frozenset(n for n, path in enumerate(paths) if not evidence.layers[path].answers)
+
     # ------------------------------------------------------------------------ rule 2: the gradient
 
     def reached(self) -> Iterator[int]:
@@ -297,6 +296,9 @@ class _Window:
         for n, layer in enumerate(self.layers):
             axes = self.axes(n)
             if axes is None:
+                continue
+            if n in self._of_other_inputs:
+                self.search.refused[layer.path] = "it does not answer to the input that was named"
                 continue
             if self._is_reached(n, axes):
                 yield n

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from gradcam._arrays import array_namespace, constant, to_numpy
 from gradcam._types import Array, Inputs, Shape
-from gradcam.inputs import arrays_of, first_array, with_array
+from gradcam.inputs import Focused, InputKey, Packed, arrays_of, first_array, packed, with_array
 from gradcam.layouts import Samples
 from gradcam.model import Model, compiled
 from gradcam.space.patterns import Pattern, patterns_of
@@ -27,15 +27,11 @@ __all__ = [
     "REFUSALS",
     "CannotAskError",
     "Evidence",
-    "InputKey",
     "LayerEvidence",
     "ask",
     "disturbed",
     "paired",
 ]
-
-InputKey: TypeAlias = "int | str"
-"""Which of several inputs: its position or its keyword."""
 
 REFUSALS = (
     ArithmeticError,
@@ -119,12 +115,16 @@ class LayerEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen, by layer, and the input that was disturbed."""
+    """What was seen, by layer, and the input that was disturbed.
+
+    pictures: of packed pictures what they are; `input_shape` is then that of their squares.
+    """
 
     layers: Mapping[str, LayerEvidence]
     input_key: InputKey
     input_shape: Shape
     passes: int
+    pictures: Packed | None = None
 
 
 def ask(
@@ -137,6 +137,7 @@ def ask(
 
     input_axes: for the input that the layers answer to, the axes along which it is disturbed.
     """
+    pictures = packed(inputs)
     copies = paired(inputs)
     activations = compiled(model, _Activations(tuple(layers)))
     passes = 0
@@ -153,21 +154,30 @@ def ask(
     base = run(copies)
 
     def changes(key: InputKey, masks: Array) -> list[np.ndarray]:
-        changed = disturbed(arrays_of(copies)[key], masks)
+        array = arrays_of(copies)[key]
+        changed = disturbed(_as_images(array, key, pictures), masks)
+        changed = array_namespace(array).reshape(changed, tuple(array.shape))
         after = run(with_array(copies, key, changed))
         return [_change(a, b) for a, b in zip(after, base, strict=True)]
 
-    key, second_copy = _answering_input(copies, first_array(inputs), changes)
-    shape = tuple(int(n) for n in arrays_of(copies)[key].shape)
+    key, second_copy = _answering_input(copies, first_array(inputs), pictures, changes)
+    is_packed = pictures is not None and key == pictures.key
+    shape = tuple(int(n) for n in _as_images(arrays_of(copies)[key], key, pictures).shape)
+    axes = tuple(range(1, len(shape) - 1)) if is_packed else input_axes(key)
     by_pattern = []
-    for pattern in patterns_of(shape, input_axes(key)):
+    for pattern in patterns_of(shape, axes):
         mask = pattern.broadcast(shape)
         by_pattern.append((pattern, changes(key, np.stack([mask, 1 - mask]))))
     evidence = {}
     for n, path in enumerate(layers):
         responses = tuple((pattern, change[n]) for pattern, change in by_pattern)
         evidence[path] = LayerEvidence(tuple(base[n].shape), second_copy[n], responses)
-    return Evidence(evidence, key, shape, passes)
+    return Evidence(evidence, key, shape, passes, pictures if is_packed else None)
+
+
+def _as_images(array: Array, key: InputKey, pictures: Packed | None) -> Array:
+    """The input with space axes of its own, also where it has the patches of packed pictures."""
+    return array if pictures is None or key != pictures.key else pictures.images(array)
 
 
 def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -183,15 +193,21 @@ def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _answering_input(
-    copies: Inputs, first: Array, changes: Callable[[InputKey, Array], list[np.ndarray]]
+    copies: Inputs,
+    first: Array,
+    pictures: Packed | None,
+    changes: Callable[[InputKey, Array], list[np.ndarray]],
 ) -> tuple[InputKey, list[np.ndarray]]:
     """The input that the last of the layers answers to, and the changes when its second copy is
     disturbed.
 
     Inputs with three or more axes are asked first, as in `first_array`; where none is answered to,
-    the first.
+    the first. Of inputs of which one is named, that one alone.
     """
-    arrays = {k: a for k, a in arrays_of(copies).items() if a.ndim > 1 and a.shape[0] == COPIES}
+    images = {key: _as_images(a, key, pictures) for key, a in arrays_of(copies).items()}
+    arrays = {key: a for key, a in images.items() if a.ndim > 1 and a.shape[0] == COPIES}
+    if isinstance(copies, Focused):
+        arrays = {key: array for key, array in arrays.items() if key == copies.key}
     if not arrays:
         raise CannotAskError(f"no input is a batch of arrays, but one of {tuple(first.shape)}")
     ordered = sorted(arrays, key=lambda k: arrays[k].ndim < 3)
@@ -209,18 +225,25 @@ def _answering_input(
 
 
 def paired(inputs: Inputs) -> Inputs:
-    """The first sample twice, in every array that holds as many samples as the batch."""
+    """The first sample twice, in every array that holds as many samples as the batch, or as many
+    packed pictures.
+    """
     samples = int(first_array(inputs).shape[0])
+    pictures = packed(inputs)
+    patches = None if pictures is None else arrays_of(inputs)[pictures.key]
 
     def pair(value: Any) -> Any:
+        if isinstance(value, Focused):
+            return Focused(pair(value.inputs), value.key)
         if isinstance(value, Mapping):
             return {key: pair(inner) for key, inner in value.items()}
         if isinstance(value, (tuple, list)):
             return type(value)(pair(inner) for inner in value)
-        if len(getattr(value, "shape", ())) == 0 or int(value.shape[0]) != samples:
+        length = 1 if patches is None or value is not patches else len(patches) // samples
+        if len(getattr(value, "shape", ())) == 0 or int(value.shape[0]) != samples * length:
             return value
         xp = array_namespace(value)
-        return xp.concat([value[:1], value[:1]], axis=0)
+        return xp.concat([value[:length], value[:length]], axis=0)
 
     return pair(inputs)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gradcam._types import Inputs
-from gradcam.inputs import arrays_of
+from gradcam.inputs import Focused, arrays_of, packed
 from gradcam.layouts import Spec
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
@@ -71,7 +71,8 @@ def kind_of(inputs: Inputs) -> Hashable:
     """Shapes without the samples' axis, and types: inputs of one kind take the same way through a
     model.
     """
-    return tuple(
+    shapes = tuple(
         (key, tuple(int(n) for n in array.shape[1:]), str(array.dtype))
         for key, array in arrays_of(inputs).items()
     )
+    return inputs.key if isinstance(inputs, Focused) else None, packed(inputs), shapes

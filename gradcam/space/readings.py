@@ -64,6 +64,11 @@ class Response:
     even: np.ndarray
     odd: np.ndarray
 
+    def grouped(self, count: int) -> Response:
+        """Of tokens (T, C), each `count` that follow each other as one: (T / count, count C)."""
+        shape = (len(self.even) // count, -1)
+        return Response(self.pattern, self.even.reshape(shape), self.odd.reshape(shape))
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -169,6 +169,7 @@ def test_torch_is_left_as_it_was_wherever_the_model_raises(torch_case, entry, er
     model, inputs, fuses = torch_case
     run = functools.partial(ENTRIES[entry], model, inputs, 1)
     before, blown = torch_state(model, inputs), 0
+    run()  # the layer that is found is kept, so that later runs take fewer passes
     for fuse in fuses.values():
         fuse.error = error
         used = calls(run, fuse)

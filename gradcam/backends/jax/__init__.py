@@ -14,8 +14,21 @@ linen, nnx, equinox, haiku    an adapter for each library: how its models are ru
 
 from __future__ import annotations
 
+import jax
+
+from gradcam._types import Constant
 from gradcam.backends.jax.biases import Biases
 from gradcam.backends.jax.function import Function, SplitRun
 from gradcam.backends.jax.model import JaxModel
+from gradcam.inputs import Focused
 
 __all__ = ["Biases", "Function", "JaxModel", "SplitRun"]
+
+jax.tree_util.register_pytree_node(
+    Focused,
+    lambda focused: ((focused.inputs,), focused.key),
+    lambda key, trees: Focused(*trees, key),
+)
+jax.tree_util.register_pytree_node(
+    Constant, lambda constant: ((), constant.value), lambda value, _: Constant(value)
+)

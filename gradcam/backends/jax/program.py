@@ -187,12 +187,14 @@ def _table(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> dict[str, Site]:
 def numbered(paths: Iterable[str]) -> list[str]:
     """The paths in order, with the calls of one layer numbered: "conv", "conv#1", "conv#2"."""
     calls: dict[str, int] = {}
-    names = []
+    names: dict[str, None] = {}
     for path in paths:
         call = calls.get(path, 0)
+        while (name := f"{path}#{call}" if call else path) in names:  # a layer named "conv#1"
+            call += 1
         calls[path] = call + 1
-        names.append(f"{path}#{call}" if call else path)
-    return names
+        names[name] = None
+    return list(names)
 
 
 _OPAQUE = {"cond": "lax.cond or lax.switch", "while": "lax.while_loop or lax.fori_loop"}
@@ -241,7 +243,7 @@ class Trace(NamedTuple):
         if path in self.table:
             return self.table[path]
         # looked for only now: it reads every jaxpr in the program
-        primitive = _hidden_layers(self.jaxpr).get(path.split("#")[0])
+        primitive = _hidden_layers(self.jaxpr).get(path.rpartition("#")[0] or path)
         if primitive is None:
             raise unknown_layer(path, self.table)
         raise ValueError(

@@ -18,12 +18,20 @@ split        `gradcam.Split` as a module
 from __future__ import annotations
 
 import torch
+from torch.utils._pytree import register_pytree_node
 
 from gradcam.backends.torch.model import TorchModel
 from gradcam.backends.torch.split import SplitModule
 from gradcam.backends.torch.wrappers import path_of
+from gradcam.inputs import Focused
 
 __all__ = ["SplitModule", "TorchModel", "adapt", "path_of"]
+
+register_pytree_node(
+    Focused,
+    lambda focused: ([focused.inputs], focused.key),
+    lambda trees, key: Focused(next(iter(trees)), key),
+)
 
 
 def adapt(model: torch.nn.Module, allow_training: bool = False) -> TorchModel:

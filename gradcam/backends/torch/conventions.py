@@ -6,6 +6,7 @@ made of attributes' names, and training is an argument of its call and not a fla
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from gradcam._types import Inputs, Outputs
 from gradcam.backends.errors import unknown_layer
 from gradcam.backends.torch import wrappers
+from gradcam.backends.torch.taps import module_paths
 from gradcam.inputs import arguments
 
 __all__ = ["PYTORCH", "AffineLayer", "Conventions"]
@@ -51,6 +53,15 @@ class Conventions:
     affine: Callable[[torch.nn.Module], Iterator[AffineLayer]]
     parameters: Callable[[torch.nn.Module], Iterator[tuple[str, torch.Tensor]]]
     has_float64: bool
+
+    def name_in(self, model: torch.nn.Module, path: str) -> str:
+        """The module's name in an output's path; where there is none, the shortest it may be."""
+        name = path
+        for name in module_paths(path):
+            with contextlib.suppress(KeyError):
+                self.layer(model, name)
+                break
+        return name
 
 
 _AFFINE = (

@@ -28,7 +28,7 @@ from gradcam.backends.torch.gradients import (
 )
 from gradcam.backends.torch.modes import IgnoreNoGrad, Session, no_graph, normal_tensors
 from gradcam.backends.torch.tape import Tape
-from gradcam.backends.torch.taps import Tap, module_of, tapped
+from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer
 from gradcam.backends.torch.wrappers import obstacle, unwrapped
 from gradcam.inputs import first_array, with_first_array
@@ -78,28 +78,25 @@ class TorchModel:
     def channel_order_at(self, path: str) -> ChannelOrder | None:
         if path == INPUT:
             return channels.input_order(self.module)
-        return channels.layer_order(self.module, module_of(path))
+        return channels.layer_order(self.module, self.conventions.name_in(self.module, path))
 
     def layers(self, inputs: Inputs) -> list[Layer]:
-        modules = dict(self.conventions.layers(self.module))
-        return self._listed(
-            inputs, list(modules), lambda path: type(modules[module_of(path)]).__name__
-        )
+        modules = self.conventions.layers(self.module)
+        return self._listed(inputs, {name: type(module).__name__ for name, module in modules})
 
     def attentions(self, inputs: Inputs) -> list[Layer]:
-        return self._listed(inputs, [ATTENTION], lambda _: "attention")
+        return self._listed(inputs, {ATTENTION: "attention"})
 
-    def _listed(
-        self, inputs: Inputs, paths: Sequence[str], kind: Callable[[str], str]
-    ) -> list[Layer]:
+    def _listed(self, inputs: Inputs, kinds: Mapping[str, str]) -> list[Layer]:
         """The outputs of these layers in the order in which they run."""
         outputs: list[Layer] = []
 
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            outputs.append(Layer(path, tuple(value.shape), kind(path)))
+            name = self.conventions.name_in(self.module, path)
+            outputs.append(Layer(path, tuple(value.shape), kinds[name]))
             return value
 
-        with no_graph(), self._session(paths, tap):
+        with no_graph(), self._session(list(kinds), tap):
             self._run(inputs)
         return outputs
 
@@ -132,7 +129,8 @@ class TorchModel:
 
         if INPUT in layers:
             inputs = with_first_array(inputs, chosen(INPUT, first_array(inputs)))
-        with self._session([module_of(path) for path in layers], chosen):
+        names = [self.conventions.name_in(self.module, path) for path in layers]
+        with self._session(names, chosen):
             outputs = self._run(inputs)
         for path in layers:
             if path not in reached:

@@ -22,17 +22,23 @@ import torch
 from gradcam.backends.torch.attention import AttentionMode
 from gradcam.backends.torch.modes import Session, force_eager, no_fastpath
 
-__all__ = ["Tap", "module_of", "tapped"]
+__all__ = ["Tap", "module_paths", "tapped"]
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor]
 
-_PATH = re.compile(r"(?P<module>[^#\[]*)(#(?P<call>\d+))?(?P<item>\[.*)?$")
+_CALL_AND_ITEM = re.compile(r"(#\d+)?(\[.*)?")
 
 
-def module_of(path: str) -> str:
-    """The path of the module, without the call and the item."""
-    match = _PATH.match(path)
-    return match["module"] if match else path
+def module_paths(path: str) -> Iterator[str]:
+    """What of a path may be that of the module, without the call and the item, the longest first: a
+    module's own name may have "#" or "[" too.
+
+    >>> list(module_paths("conv#1[0]"))
+    ['conv#1[0]', 'conv#1', 'conv']
+    """
+    for end in range(len(path), -1, -1):
+        if end == len(path) or (path[end] in "#[" and _CALL_AND_ITEM.fullmatch(path, end)):
+            yield path[:end]
 
 
 @contextlib.contextmanager
@@ -51,7 +57,8 @@ def tapped(
             stack.enter_context(AttentionMode(tap))
         for path, module in modules.items():
             hook = _Hook(path, tap, session)
-            stack.callback(module.register_forward_hook(hook).remove)
+            # in front of the model's own hooks: what these collect must be the tapped value
+            stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         yield session
 
 

@@ -194,7 +194,7 @@ def full_grad(run: Run) -> Explained:
         raise ValueError("full-grad needs an input with channels and space")
     images = []
     for _, layout, contribution in parts:
-        # Biases of layers without space have no position in the map.
+        # Biases of layers without space, or of another input's, have no position in the map.
         if layout is not None:
             images.append(layout.maps(layout.view(widen(contribution))))
     return input_methods.full_grad(images, run.size), capture
@@ -223,5 +223,5 @@ def _bias_layout(run: Run, path: str, sample: tuple[int, ...]) -> Layout | None:
     if path == INPUT:
         return run.input_layout
     if len(sample) > 1:
-        return run.layout_of(path, sample)
+        return run.layout_of_same_input(path, sample)
     return None
