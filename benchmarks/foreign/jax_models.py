@@ -174,11 +174,41 @@ def _nnx(package: str, name: str, truth: Truth, options: dict[str, Any]) -> Case
         for path, one in nnx.iter_graph(copy):
             if isinstance(one, nnx.Module) and path and callable(one):
                 found["/".join(map(str, path))] = one
-        return found, copy
+        return found, functools.partial(_without_scans, copy)
 
     inputs = images(truth.size)
     tap = objects_tap(build, class_score, inputs)
     return Case(model, inputs, truth, tap, None, functools.partial(_counted, type(model)))
+
+
+def _without_scans(model: Any, inputs: Any) -> Any:
+    """The model's outputs with its layers in a loop, where a scan would hide them from the oracle.
+
+    jimm stacks the weights of all layers in one module. The loop gives that module the weights of
+    one layer after the other, so that its calls are those of the layers.
+    """
+    import jax
+    from flax import nnx
+    from jimm.common import vit
+
+    def looped(x: Any, layers: Any, *angles: Any) -> Any:
+        # mapped: variables of its own, which an update of the layers does not change
+        stacked = jax.tree.map(lambda leaf: leaf, nnx.state(layers, nnx.Param))
+        for n in range(len(jax.tree.leaves(stacked)[0])):
+            nnx.update(layers, jax.tree.map(lambda leaf, n=n: leaf[n], stacked))
+            x = layers(x, *angles)
+        return x
+
+    def looped_rope(carry: Any, layers: Any) -> Any:
+        x, angles = carry
+        return looped(x, layers, angles), angles
+
+    own = vit.scan_forward, vit.scan_forward_rope
+    vit.scan_forward, vit.scan_forward_rope = looped, looped_rope
+    try:
+        return model(inputs)
+    finally:
+        vit.scan_forward, vit.scan_forward_rope = own
 
 
 def nnx_rows() -> list[Row]:

@@ -100,6 +100,75 @@ def test_jaxs_program_says_what_holding_each_layer_says(seed):
     assert set(found) == expected
 
 
+STEPS = {
+    # from the carry, the layer of this step and the input: the new carry and what is stacked
+    "all through the layer": lambda c, layer, x: (jnp_tanh(layer), None),
+    "round the layer": lambda c, layer, x: (c + layer, None),
+    "also stacked": lambda c, layer, x: (jnp_tanh(layer), c),
+    "the input beside the carry": lambda c, layer, x: (layer + x, None),
+}
+
+
+def jnp_tanh(value):
+    import jax.numpy as jnp
+
+    return jnp.tanh(value)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_in_a_scan_too(kind):
+    jax = pytest.importorskip("jax")
+    nn = pytest.importorskip("flax.linen")
+    step = STEPS[kind]
+
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, carry, x):
+            return step(carry, nn.Dense(4, name="layer")(carry), x)
+
+    class Scanned(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            options = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            scan = nn.scan(Step, in_axes=nn.broadcast, length=3, **options)
+            carry, stacked = scan(name="steps")(nn.Dense(4, name="first")(x), x)
+            total = 0 if stacked is None else stacked.sum(0)
+            return carry + total
+
+    x, other = jax.random.normal(jax.random.key(0), (2, 2, 4))
+    variables = Scanned().init(jax.random.key(1), x)
+
+    def scores(x, held=None):
+        """The scores, and the layer's outputs in each step, by a loop of its own."""
+        weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+        x = np.asarray(x, np.float64)
+        carry = x @ weights["first"]["kernel"] + weights["first"]["bias"]
+        layers, total = [], 0
+        for n in range(3):
+            layer = weights["steps"]["layer"]
+            layers.append(carry @ layer["kernel"][n] + layer["bias"][n])
+            if held is not None and held[0] == n:
+                layers[-1] = held[1]
+            if kind == "all through the layer":
+                carry = np.tanh(layers[-1])
+            elif kind == "round the layer":
+                carry = carry + layers[-1]
+            elif kind == "also stacked":
+                total = total + carry
+                carry = np.tanh(layers[-1])
+            else:
+                carry = layers[-1] + x
+        return carry + total, layers
+
+    before, layers = scores(x)
+    expected = set()
+    for n, value in enumerate(layers):
+        if np.allclose(scores(other, (n, value))[0], before, rtol=1e-9):
+            expected.add(f"steps/layer#{n}" if n else "steps/layer")
+    found = backends.adapt((Scanned(), variables), x).flow(x, lambda scores: scores)
+    assert {path for path in found if path.startswith("steps/layer")} == expected
+
+
 def test_one_tensor_may_be_the_output_of_several_layers_each_a_way_of_its_own():
     torch = pytest.importorskip("torch")
     nn = torch.nn

@@ -17,25 +17,37 @@ live value, everything flows through it.
 
 A call (`jit`, `remat`) is entered if nothing else is live there, so that its operands are all that
 it depends on. `images` enters only calls that hold a convolution or a matrix product: `jax.nn.relu`
-is a call too, and its inner values are no layers.
+is a call too, and its inner values are no layers. A scan is entered likewise, in each of its steps,
+where nothing but its carry depends on the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from gradcam.backends.jax.walk import Address, Body, aval, call_of, computes, variables
+from gradcam.backends.jax.walk import (
+    Address,
+    Body,
+    aval,
+    body_of,
+    call_of,
+    computes,
+    split_scan,
+    variables,
+)
 
 __all__ = ["bottlenecks", "images"]
 
 
 def images(jaxpr: jex.Jaxpr, inputs: Sequence[jex.Var]) -> Iterator[tuple[Address, jex.JaxprEqn]]:
     """The equations that may be layers: bottlenecks whose value has four or more axes."""
-    for address, eqn in bottlenecks(jaxpr, inputs, jaxpr.outvars, computes):
+    for address, eqn in bottlenecks(jaxpr, inputs, jaxpr.outvars, computes, scans=False):
         if _is_image(eqn):
             yield address, eqn
 
@@ -45,10 +57,11 @@ def bottlenecks(
     inputs: Sequence[jex.Var],
     outputs: Sequence[Any],
     enters: Callable[[jex.Jaxpr], bool],
+    scans: bool = True,
 ) -> Iterator[tuple[Address, jex.JaxprEqn]]:
     """The equations through whose one result everything flows from `inputs` to `outputs`, in order.
 
-    enters: which calls are looked into.
+    enters: which calls are looked into. scans: whether scans are.
     """
     ending = _last_uses(jaxpr, outputs)
     used = set().union(*ending)
@@ -63,12 +76,60 @@ def bottlenecks(
         if call is not None and not live and enters(call.jaxpr):
             arguments = _dependent_arguments(call, eqn, dependent)
             results = _used_results(call, eqn, used)
-            for address, inner in bottlenecks(call.jaxpr, arguments, results, enters):
+            for address, inner in bottlenecks(call.jaxpr, arguments, results, enters, scans):
                 yield ((i, 0), *address), inner
+        if scans and eqn.primitive.name == "scan" and not live:
+            for run, address, inner in _in_steps(eqn, dependent, used, enters):
+                yield ((i, run), *address), inner
         dependent.update(eqn.outvars)
         live |= used.intersection(eqn.outvars)
         if len(eqn.outvars) == 1 and live == set(eqn.outvars):
             yield ((i, 0),), eqn
+
+
+def _in_steps(
+    eqn: jex.JaxprEqn,
+    dependent: set[jex.Var],
+    used: set[jex.Var],
+    enters: Callable[[jex.Jaxpr], bool],
+) -> Iterator[tuple[int, Address, jex.JaxprEqn]]:
+    """The bottlenecks in each step of a scan: (step, address, equation).
+
+    None where the input comes in beside the carry, or leaves beside it, stacked over the steps.
+    """
+    body = body_of(eqn)
+    assert body is not None
+    constants, started, columns = split_scan(eqn, eqn.invars)
+    if not dependent.isdisjoint(variables([*constants, *columns])):
+        return
+    _, arguments, _ = split_scan(eqn, body.jaxpr.invars)
+    results = body.jaxpr.outvars[: len(arguments)]
+    carried = [not dependent.isdisjoint(variables([value])) for value in started]
+    while True:
+        inside = _dependents(body.jaxpr, itertools.compress(arguments, carried))
+        returned = [not inside.isdisjoint(variables([value])) for value in results]
+        again = list(map(operator.or_, carried, returned))
+        if again == carried:
+            break
+        carried = again
+    stacked = zip(eqn.outvars[len(results) :], body.jaxpr.outvars[len(results) :], strict=True)
+    if any(outer in used and not inside.isdisjoint(variables([inner])) for outer, inner in stacked):
+        return
+    starts = list(itertools.compress(arguments, carried))
+    ends = list(itertools.compress(results, carried))
+    found = list(bottlenecks(body.jaxpr, starts, ends, enters))
+    for run in range(body.runs):
+        for address, inner_eqn in found:
+            yield run, address, inner_eqn
+
+
+def _dependents(jaxpr: jex.Jaxpr, starts: Iterable[jex.Var]) -> set[jex.Var]:
+    """The variables that depend on any of these, themselves included."""
+    dependents = set(starts)
+    for eqn in jaxpr.eqns:
+        if not dependents.isdisjoint(variables(eqn.invars)):
+            dependents.update(eqn.outvars)
+    return dependents
 
 
 def _last_uses(jaxpr: jex.Jaxpr, outputs: Sequence[Any]) -> list[set[jex.Var]]:
