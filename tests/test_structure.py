@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 import gradcam
+from gradcam import backends
+from gradcam.backends import environment
 
 ROOT = Path(gradcam.__file__).parent
-FRAMEWORKS = {"torch", "jax", "flax", "jaxlib", "equinox", "haiku", "keras"}
+FRAMEWORKS = {row.module for row in environment.FRAMEWORKS} | {"jaxlib"}
 ARRAYS = {"numpy", "array_api_compat", "gradcam"}
 
 
@@ -164,9 +166,15 @@ def test_public_functions_have_docstrings():
 def test_what_serves_no_model_says_what_would():
     with pytest.raises(
         TypeError,
-        match=r"`model` of type builtins.int is served by no backend; pass a torch.nn.Module",
+        match=r"`model` of type builtins.int is served by no backend; pass .*a torch.nn.Module, ",
     ):
         gradcam.explain(3, __import__("numpy").ones((1, 3, 4, 4)))
+    with pytest.raises(TypeError) as caught:
+        gradcam.explain(({}, 3), __import__("numpy").ones((1, 3, 4, 4)))
+    swapped = "`model`, a tuple of 2 with its first part of type builtins.dict, is served by no"
+    assert str(caught.value).startswith(swapped)
+    for library in backends.LIBRARIES:
+        assert library.passed_as in str(caught.value)
     with pytest.raises(TypeError, match=r"`inputs` must be an array \(N, ...\)"):
         gradcam.explain(lambda x: x, "photo.jpg")
 

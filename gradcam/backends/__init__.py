@@ -1,7 +1,7 @@
 """Which backend serves a model: a row of `LIBRARIES`, found from the model's type.
 
 A model of a library can only exist where that library was imported, so nothing is imported here
-before that. To add a library: a module with `adapt`, and a row.
+before that. To add a library: a module with `adapt`, and a row (docs/add-a-backend.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradcam._types import Inputs
-from gradcam.backends.frameworks import MemoryMeter, default_array, devices, memory_meter, versions
+from gradcam.backends.environment import MemoryMeter, default_array, devices, memory_meter, versions
 from gradcam.backends.split import Split
 from gradcam.inputs import first_array
 from gradcam.model import Model
@@ -38,6 +38,7 @@ class Library:
     module, classes: where the classes of its models are.
     home: the module with `adapt(*parts) -> Model`, and `path_of(model, layer) -> str` if its layers
         are objects that users can name.
+    passed_as: how users pass its models, for the error of `adapt`.
     parts: of how many parts a model may consist at most, as (module, variables) has two.
     has_training: whether `adapt` takes `allow_training`.
     """
@@ -45,6 +46,7 @@ class Library:
     module: str
     classes: tuple[str, ...]
     home: str
+    passed_as: str
     parts: int = 1
     has_training: bool = False
 
@@ -63,13 +65,35 @@ class Library:
 
 LIBRARIES = (
     # Keras first: on its torch backend its layers are torch modules too.
-    Library("keras", ("Layer",), "gradcam.backends.keras"),
-    Library("torch.nn", ("Module",), "gradcam.backends.torch", has_training=True),
-    Library("flax.nnx", ("Module",), "gradcam.backends.jax.nnx"),
-    Library("flax.linen", ("Module",), "gradcam.backends.jax.linen", parts=2),
-    Library("equinox", ("Module",), "gradcam.backends.jax.equinox", parts=2),
+    Library("keras", ("Layer",), "gradcam.backends.keras", "a Keras model"),
     Library(
-        "haiku", ("Transformed", "TransformedWithState"), "gradcam.backends.jax.haiku", parts=9
+        "torch.nn",
+        ("Module",),
+        "gradcam.backends.torch",
+        "a torch.nn.Module",
+        has_training=True,
+    ),
+    Library("flax.nnx", ("Module",), "gradcam.backends.jax.nnx", "a flax.nnx.Module"),
+    Library(
+        "flax.linen",
+        ("Module",),
+        "gradcam.backends.jax.linen",
+        "a bound flax.linen module or the pair (linen module, variables)",
+        parts=2,
+    ),
+    Library(
+        "equinox",
+        ("Module",),
+        "gradcam.backends.jax.equinox",
+        "an equinox.Module or the pair (module, state)",
+        parts=2,
+    ),
+    Library(
+        "haiku",
+        ("Transformed", "TransformedWithState"),
+        "gradcam.backends.jax.haiku",
+        "a Haiku pair (transformed, params)",
+        parts=9,
     ),
 )
 
@@ -96,13 +120,23 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
         from gradcam.backends.jax import Function
 
         return Function.adapt(model)
+    libraries = ", ".join(library.passed_as for library in LIBRARIES)
     raise TypeError(
-        f"`model` of type {type(model).__module__}.{type(model).__qualname__} is served by no "
-        "backend; pass a torch.nn.Module, a flax.nnx.Module, a bound flax.linen module, the pair "
-        "(linen module, variables), an equinox.Module or the pair (module, state), a Haiku pair "
-        "(transformed, params), a Keras model, a function of JAX arrays, "
-        "gradcam.Split(features, head), or an object with the methods `capture` and `replay`"
+        f"`model`{_described(model)} is served by no backend; pass {libraries}, "
+        "a function of JAX arrays, gradcam.Split(features, head), or an object with the methods "
+        "`capture` and `replay`"
     )
+
+
+def _described(model: Any) -> str:
+    """What was looked at of a model that nothing serves: of a tuple, its first part."""
+    if isinstance(model, tuple) and model:
+        return f", a tuple of {len(model)} with its first part of type {_type_name(model[0])},"
+    return f" of type {_type_name(model)}"
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _adapt_split(split: Split, inputs: Inputs) -> Model:
@@ -128,10 +162,16 @@ def layer_path(model: Any, layer: Any) -> str:
         return layer
     for library in LIBRARIES:
         parts = library.parts_of(model)
-        if parts is None or not library.owns(layer):
+        if parts is None:
             continue
         home = importlib.import_module(library.home)
-        if hasattr(home, "path_of"):
+        if not hasattr(home, "path_of"):
+            raise TypeError(
+                f"`layer` must be a path, but is of type {_type_name(layer)}; layers of "
+                f"{library.module} are named by paths alone: pass one of "
+                "gradcam.layers(model, inputs)"
+            )
+        if library.owns(layer):
             path: str = home.path_of(parts[0], layer)
             return path
     raise TypeError(

@@ -11,8 +11,9 @@ import pytest
 from networks import Case
 
 import gradcam
-from gradcam import targets
+from gradcam import backends, targets
 from gradcam._arrays import constant, to_numpy
+from gradcam.backends import environment
 
 
 def reference() -> Case:
@@ -20,7 +21,7 @@ def reference() -> Case:
 
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="a development machine may lack a framework")
-@pytest.mark.parametrize("framework", ["torch", "jax", "flax", "equinox", "haiku", "keras"])
+@pytest.mark.parametrize("framework", [row.module for row in environment.FRAMEWORKS])
 def test_ci_has_every_framework(framework):
     assert importlib.util.find_spec(framework) is not None
 
@@ -256,3 +257,17 @@ def test_a_layer_without_space_is_an_error(case):
 def test_an_empty_batch_is_an_error(case):
     with pytest.raises(ValueError, match=r"the batch is empty: `inputs` have shape \(0, "):
         gradcam.explain(case.model, case.give(networks.images()[:0]), case.second)
+
+
+def test_models_of_equal_structure_share_a_compiled_program(case):
+    """JAX finds a compiled program by the adapter's `run`, which must hash and hold no weights."""
+    model, again = case.tapped, case.tapped
+    if not hasattr(model, "run"):
+        pytest.skip("this backend compiles nothing")
+    assert hash(model.run) == hash(again.run)
+    assert model.run == again.run
+    if model.named_weights is not None:
+        doubled = {name: 2 * array for name, array in model.weights().items()}
+        other = backends.adapt(model.with_weights(doubled), case.inputs())
+        assert hash(model.run) == hash(other.run)
+        assert model.run == other.run

@@ -8,7 +8,7 @@ bottlenecks  the layers of a function that names none
 model        what `gradcam.model` asks of a model, for any such program
 gradients, scorer, biases, guided, weights    what each of these powers needs
 function     plain functions, and `gradcam.Split`
-tapped       private copies of modules that pass on what layers return (flax.nnx, Equinox)
+tapped       private copies of modules that pass on what layers return (flax.nnx, Equinox, Keras)
 linen, nnx, equinox, haiku    an adapter for each library: how its models are run
 """
 

@@ -280,6 +280,13 @@ def test_an_unbound_linen_module_says_what_it_lacks():
         gradcam.explain(Net(), X)
 
 
+def test_a_layer_of_linen_is_named_by_its_path_alone():
+    bound = Net().bind(Net().init(jax.random.key(0), X))
+    match = r"`layer` must be a path, but is of type flax.*Conv; layers of flax.linen are named by"
+    with pytest.raises(TypeError, match=match):
+        gradcam.explain(bound, X, layer=nn.Conv(3, (3, 3)))
+
+
 def test_an_explanation_can_be_part_of_the_users_own_program():
     @jax.jit
     def maps(w, x):

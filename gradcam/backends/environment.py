@@ -1,4 +1,4 @@
-"""What each framework says of itself: its version, its accelerators, the memory in use there.
+"""The environment of a run, as each framework tells it: versions, accelerators, memory in use.
 
 A framework is one row of FRAMEWORKS. A row is used only where its module is loaded already: a
 function of it gets that module, and nothing is imported here.
