@@ -14,19 +14,22 @@ class Check:
     what: "direction" for a random one, "alpha" for one channel lifted at every position.
     error: the largest relative error over samples and targets, kinks left out.
     kinks: how many of them are kinks. of: how many there are, N or N times K.
+    flat: how many of them test nothing: the gradient is 0, and the score stays the same.
     """
 
     what: str
     error: float
     kinks: int
     of: int
+    flat: int = 0
 
 
 @dataclass(frozen=True)
 class Verification:
     """The report of `verify`. Print it, or call `assert_passed()`.
 
-    verdict: "passed", "failed", or "inconclusive" where more than half of the points are kinks.
+    verdict: "passed" or "failed"; "inconclusive" where more than half of the points are kinks;
+        "untested" where at all others the gradient is 0 and the score stays the same.
     gradient_error: the largest relative error along random directions. 1 is the root mean square
         of the derivative along a random direction.
     alpha_error: the largest error of an alpha, relative to max(largest alpha of the sample, 1e-3
@@ -39,6 +42,8 @@ class Verification:
         includes them.
     held_zeros: whether activations that are exactly 0 were kept at 0, because most points were
         kinks otherwise. The gradient there is not verified.
+    ignored: where the verdict is "untested", whether the score also stays the same for quite other
+        activations: zeros, the negated and random ones.
     """
 
     layer: str
@@ -48,6 +53,7 @@ class Verification:
     replay_error: float
     checks: tuple[Check, ...] = field(repr=False)
     held_zeros: bool = False
+    ignored: bool = False
 
     @property
     def gradient_error(self) -> float:
@@ -70,10 +76,18 @@ class Verification:
         return sum(check.of for check in self.checks)
 
     @property
+    def flat(self) -> int:
+        return sum(check.flat for check in self.checks)
+
+    @property
     def verdict(self) -> str:
         if not self.error <= self.tolerance:  # NaN fails
             return "failed"
-        return "passed" if 2 * self.kinks <= self.points else "inconclusive"
+        if 2 * self.kinks > self.points:
+            return "inconclusive"
+        if 0 < self.points == self.kinks + self.flat:
+            return "untested"
+        return "passed"
 
     @property
     def passed(self) -> bool:
@@ -108,6 +122,12 @@ class Verification:
                 "  activations that are 0 lie on kinks and were kept at 0: the gradient there is "
                 "not verified"
             )
+        if self.verdict == "untested":
+            notes += [
+                "  nothing was tested: the gradient is 0, and the score stays the same along all "
+                "directions",
+                *_cause_of_flatness(self.ignored),
+            ]
         if self.verdict == "inconclusive":
             notes.append(
                 "  most points lie on kinks, where no derivative exists: "
@@ -125,3 +145,18 @@ class Verification:
         # Where every point of a check is a kink, its error says nothing.
         errors = [c.error for c in self.checks if c.what == what and c.kinks < c.of]
         return max(errors, default=0.0)
+
+
+def _cause_of_flatness(ignored: bool) -> list[str]:
+    if ignored:
+        return [
+            "  replaying zeros, negated or random activations gives the same score too: the score "
+            "does not",
+            "  depend on this layer, or the backend does not put the replayed activations in its "
+            "place",
+        ]
+    return [
+        "  other activations change the score, so the layer is used, but it is flat here, as in "
+        "front of",
+        "  ReLUs that are all off: try another layer or other inputs",
+    ]

@@ -266,7 +266,7 @@ def test_models_of_equal_structure_share_a_compiled_program(case):
         pytest.skip("this backend compiles nothing")
     assert hash(model.run) == hash(again.run)
     assert model.run == again.run
-    if model.named_weights is not None:
+    if model.named_weights is not None and not case.name.startswith("jax"):  # no plain functions
         doubled = {name: 2 * array for name, array in model.weights().items()}
         other = backends.adapt(model.with_weights(doubled), case.inputs())
         assert hash(model.run) == hash(other.run)

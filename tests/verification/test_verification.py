@@ -228,6 +228,54 @@ def test_what_is_verified_is_the_same_for_one_seed():
     assert check(Wrong(), seed=1) != a
 
 
+class ThrownAway:
+    """A backend that runs the whole model whatever is replayed, as one that ignores its tap does."""
+
+    def replay(self, inputs, layers, activations):
+        return inputs.sum((2, 3))
+
+    def capture(self, inputs, layers, target, pooled=None):
+        outputs = self.replay(inputs, (), ())
+        return Capture(outputs, target(outputs), (inputs,), (0 * inputs,))
+
+
+def test_a_backend_that_ignores_the_replayed_activations_does_not_pass():
+    report = gradcam.verify(ThrownAway(), networks.images(), "a", 1)
+    assert (report.verdict, report.error, report.ignored) == ("untested", 0, True)
+    assert "nothing was tested: the gradient is 0, and the score stays the same" in str(report)
+    assert "or the backend does not put the replayed activations in its place" in str(report)
+    with pytest.raises(AssertionError, match='gradients at layer "a": untested'):
+        report.assert_passed()
+
+
+def test_a_layer_in_front_of_dead_relus_is_not_said_to_be_wrong():
+    values = -1.0 - np.abs(np.random.default_rng(1).normal(size=(2, 3, 4, 4)))
+    report = gradcam.verify(Autograd(), values, "a", 1)
+    assert (report.verdict, report.ignored) == ("untested", False)
+    assert "the layer is used, but it is flat here" in str(report)
+    values[0] *= -1  # one sample of two that is not dead tests the gradient
+    gradcam.verify(Autograd(), values, "a", 1).assert_passed()
+    assert gradcam.verify(Autograd(1.001), values, "a", 1).verdict == "failed"
+
+
+def test_zeros_that_were_all_held_test_nothing():
+    report = gradcam.verify(Autograd(), np.zeros((1, 3, 4, 4)), "a", 1)
+    assert report.held_zeros
+    assert (report.verdict, report.ignored) == ("untested", False)
+
+
+def test_a_score_at_its_minimum_is_tested():
+    class Squared(Autograd):
+        def replay(self, inputs, layers, activations):
+            return (activations[0] ** 2).mean((2, 3)) @ self.w
+
+        def capture(self, inputs, layers, target, pooled=None):
+            outputs = self.replay(inputs, layers, (inputs,))
+            return Capture(outputs, outputs[:, 1], (inputs,), (0 * inputs,))
+
+    gradcam.verify(Squared(), np.zeros((1, 3, 4, 4)), "a", 1).assert_passed()
+
+
 def test_errors():
     with pytest.raises(TypeError, match="`layer` must be one layer"):
         gradcam.verify(Wrong(), networks.images(), layer=["a", "b"])
