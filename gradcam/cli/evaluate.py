@@ -125,10 +125,8 @@ def _table(evaluation: gradcam.Evaluation) -> Table:
 
 def _add_measure(table: Table, evaluation: gradcam.Evaluation, measure: str) -> None:
     """A row for each method and then each control, the measure's name on the first."""
-    arrow = "\u2193"
-    if MEASURES[measure].better == "higher":
-        arrow = "\u2191"
-    title = f"{measure} {arrow}"
+    arrow = {"higher": " \u2191", "lower": " \u2193", None: ""}[MEASURES[measure].better]
+    title = f"{measure}{arrow}"
     for name in (*evaluation.methods, *evaluation.controls):
         style = "dim" if name in evaluation.controls else ""
         cells = _cells(evaluation.results.get((name, measure)))

@@ -135,16 +135,17 @@ class Evaluation:
         panels = []
         for name in self.measures:
             lines = []
-            better = ""
+            title = name
             for method in (*self.methods, *self.controls):
                 result = self.results.get((method, name))
                 if result is not None and np.isfinite(result.value):
                     low, high = result.interval()
                     control = method in self.controls
                     lines.append(Interval(method, low, result.value, high, control=control))
-                    better = result.better
+                    if result.better is not None:
+                        title = f"{name}\n{result.better} is better"
             if lines:
-                panels.append(Panel(f"{name}\n{better} is better", lines))
+                panels.append(Panel(title, lines))
         return dots(panels)
 
 

@@ -12,6 +12,7 @@ the model.
 from __future__ import annotations
 
 from gradcam.metrics.boxes import box_masks, boxes, iou, largest_box
+from gradcam.metrics.complexity import complexity
 from gradcam.metrics.confidence import (
     adcc,
     adcc_parts,
@@ -64,6 +65,7 @@ __all__ = [
     "boxes",
     "collage",
     "collages",
+    "complexity",
     "confidence_measures",
     "deletion",
     "energy",

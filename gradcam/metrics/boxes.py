@@ -10,25 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import to_numpy
-from gradcam.maps import resize
+from gradcam.metrics.checks import Boxes, check_boxes, check_maps, check_threshold
+from gradcam.metrics.subject import relative_heat
 
 __all__ = [
-    "Boxes",
     "box_masks",
     "boxes",
-    "check_boxes",
-    "check_maps",
-    "check_threshold",
     "iou",
     "largest_box",
     "largest_boxes",
-    "relative_heat",
 ]
-
-Box = Sequence[int]
-Boxes = Sequence[Sequence[Box]]
-"""For each sample a list of boxes, which may be empty."""
 
 
 def boxes(maps: Any, size: Sequence[int], *, threshold: float = 0.15) -> np.ndarray:
@@ -73,19 +64,6 @@ def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:
     return edges.T.reshape(-1)
 
 
-def relative_heat(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Maps (N, h, w) at `size`, their positive parts over their maxima: (N, H, W) in [0, 1].
-
-    A flat positive map is 1 everywhere, where `gradcam.maps.scale` would make it 0: its box is the
-    whole picture.
-    """
-    if len(size) != 2:
-        raise ValueError(f"`size` must be (H, W), but is {tuple(size)}")
-    heat = np.maximum(np.asarray(resize(maps, tuple(size))), 0)
-    highest = heat.max((1, 2), keepdims=True)
-    return np.where(highest > 0, heat / np.where(highest > 0, highest, 1), 0)
-
-
 def iou(a: Any, b: Any) -> float:
     """The intersection of two boxes over their union, in [0, 1]; 0 where either is empty."""
     width = min(a[2], b[2]) - max(a[0], b[0])
@@ -109,36 +87,3 @@ def box_masks(true_boxes: Boxes, size: Sequence[int]) -> np.ndarray:
         for x0, y0, x1, y1 in sample_boxes:
             mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
     return masks
-
-
-def check_maps(maps: Any) -> np.ndarray:
-    """Maps (N, h, w) as finite float64 NumPy arrays, or a ValueError."""
-    array = np.asarray(to_numpy(maps), dtype=np.float64)
-    if array.ndim != 3:
-        raise ValueError(f"`maps` must be (N, h, w), but have shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
-    return array
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise a ValueError where a threshold is no share of the maximum."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}")
-
-
-def check_boxes(true_boxes: Boxes) -> None:
-    """Raise a ValueError where an entry is no list of boxes."""
-    for n, sample_boxes in enumerate(true_boxes):
-        for box in sample_boxes:
-            if np.ndim(box) != 1 or len(box) != 4:
-                raise ValueError(
-                    "`true_boxes` must be a list of (x0, y0, x1, y1) for each sample, but sample "
-                    f"{n} has {sample_boxes}; one box is a list of one"
-                )
-            if box[2] < box[0] or box[3] < box[1]:
-                raise ValueError(
-                    f"`true_boxes` must be (x0, y0, x1, y1), but sample {n} has {tuple(box)}, "
-                    "which ends before it starts; of (x, y, width, height) make "
-                    "(x, y, x + width, y + height)"
-                )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradcam._arrays import to_numpy
+from gradcam.metrics.complexity import complexity
 from gradcam.metrics.result import Result
 from gradcam.metrics.subject import Baseline, Explain, Subject
 
@@ -109,8 +110,7 @@ def adcc_parts(
     - "coherency": $(1 + \rho) / 2$, with the Pearson correlation $\rho$ of $M$ and $M'$; in [0, 1],
       higher is better, and 1/2 is chance. A flat $M$ or $M'$ has no correlation; its coherency is
       0, the worst, so that no method gains by flat maps.
-    - "complexity": the mean of $M$, which is its L1 norm per pixel; in [0, 1], lower is better, 1
-      for a flat map.
+    - "complexity": the mean of $M$; see `complexity`.
     - "average-drop": see `average_drop`.
     - "adcc": see `adcc`.
 
@@ -123,11 +123,11 @@ def adcc_parts(
     drop = _changes(subject, shown, settings)["average-drop"]
     masks_again = subject.masks(_explained(subject, explain, shown))
     coherency = (1 + _correlation(masks, masks_again)) / 2
-    complexity = masks.mean((1, 2))
-    combined = _harmonic_mean(coherency, 1 - complexity, 1 - drop.values)
+    extent = complexity(masks, size=subject.size).values
+    combined = _harmonic_mean(coherency, 1 - extent, 1 - drop.values)
     return {
         "coherency": Result("coherency", coherency, "higher", settings),
-        "complexity": Result("complexity", complexity, "lower", settings),
+        "complexity": Result("complexity", extent, "lower", settings),
         "average-drop": drop,
         "adcc": Result("adcc", combined, "higher", settings),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradcam.metrics.boxes import check_maps
+from gradcam.metrics.checks import check_maps
 from gradcam.metrics.result import Result
 
 __all__ = ["collage", "collages", "grid_pointing_game"]

@@ -13,17 +13,10 @@ import numpy as np
 
 from gradcam._arrays import to_numpy
 from gradcam.maps import resize
-from gradcam.metrics.boxes import (
-    Boxes,
-    boxes,
-    check_boxes,
-    check_maps,
-    check_threshold,
-    iou,
-    largest_boxes,
-    relative_heat,
-)
+from gradcam.metrics.boxes import boxes, iou, largest_boxes
+from gradcam.metrics.checks import Boxes, check_boxes, check_maps, check_threshold
 from gradcam.metrics.result import Result, mean
+from gradcam.metrics.subject import relative_heat
 
 __all__ = [
     "best_threshold",

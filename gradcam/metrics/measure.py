@@ -5,8 +5,8 @@ like those in `gradcam.metrics.table`:
 
 >>> from gradcam.metrics import Measure, Result
 >>> def sparsity(context):
-...     return Result("sparsity", (context.maps <= 0).mean((1, 2)), "higher")
->>> measures = ["deletion", Measure("sparsity", sparsity, "higher")]
+...     return Result("sparsity", (context.maps <= 0).mean((1, 2)), None)
+>>> measures = ["deletion", Measure("sparsity", sparsity, None, needs="maps")]
 >>> gradcam.evaluate(model, images, ["grad-cam"], measures)      # doctest: +SKIP
 """
 
@@ -25,8 +25,12 @@ from gradcam.metrics.subject import Explain, Subject
 __all__ = ["Context", "Measure", "Needs", "Run"]
 
 
-Needs = Literal["predict", "explain", "mask"]
-"""What a measure needs besides maps: outputs, further explanations, or the object's mask."""
+Needs = Literal["maps", "predict", "explain", "mask"]
+"""What a measure needs.
+
+"maps": the maps alone. "predict": also the model's outputs. "explain": also further explanations by
+the same method. "mask": also the object's mask.
+"""
 
 T = TypeVar("T")
 
@@ -88,10 +92,10 @@ class Measure:
 
     name: as users write it; results are told apart by it.
     run: from a `Context` to a `Result` with a value for each sample.
-    better: whether "higher" or "lower" is better.
+    better: whether "higher" or "lower" is better; None where neither is.
     range: the values that it can have. about: one line on what it is. paper: where it comes from.
-    needs: "predict", "explain" or "mask". One that needs a mask is run where there is one, and has
-        no value elsewhere.
+    needs: "maps", "predict", "explain" or "mask", see `Needs`. One that needs a mask is run where
+        there is one, and has no value elsewhere.
     takes: the function whose keyword arguments the options are. None: any options are passed on
         unchecked.
     summary: from the options to a function that sums up the values of all samples; the mean unless
@@ -116,10 +120,12 @@ class Measure:
         for name, parameter in inspect.signature(self.takes).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY and name not in _FROM_CONTEXT:
                 names.append(name)
+        own = "it has none"
+        if names:
+            own = f"its options are {', '.join(names)}"
         for name in options:
             if name not in names:
-                own = ", ".join(names) or "none"
-                raise TypeError(f"`{name}` is no option of {self.name}; its options are {own}")
+                raise TypeError(f"`{name}` is no option of {self.name}; {own}")
 
 
 _FROM_CONTEXT = ("size", "occluded")

@@ -11,7 +11,8 @@ import numpy as np
 
 __all__ = ["Better", "Result", "Summary", "mean"]
 
-Better = Literal["higher", "lower"]
+Better: TypeAlias = Literal["higher", "lower"] | None
+"""Which way a measure is better. None: it describes, and neither way is better."""
 
 Summary: TypeAlias = Callable[[np.ndarray], float]
 """The values of all samples, (N,) or (N, T) -> one number."""
@@ -38,7 +39,7 @@ class Result:
 
     name: a key of `gradcam.metrics.MEASURES`, or the name of another measure.
     values: (N,) or (N, T), for each sample; NaN where the measure is not defined there.
-    better: whether "higher" or "lower" is better.
+    better: whether "higher" or "lower" is better; None where neither is.
     settings: what it was measured with, such as the baseline; plain values, for a manifest.
     curves: for measures that are the area under a curve, its (N, S) points and their abscissa (S,),
         by name.
@@ -101,7 +102,10 @@ class Result:
 
     def __str__(self) -> str:
         low, high = self.interval()
-        return f"{self.name} {self.value:.3f} ({low:.3f} to {high:.3f}; {self.better} is better)"
+        direction = ""
+        if self.better is not None:
+            direction = f"; {self.better} is better"
+        return f"{self.name} {self.value:.3f} ({low:.3f} to {high:.3f}{direction})"
 
 
 def _blocks(draws: np.ndarray) -> Iterator[np.ndarray]:

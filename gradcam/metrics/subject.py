@@ -14,7 +14,7 @@ from gradcam._arrays import to_numpy
 from gradcam._progress import Progress, track
 from gradcam.maps import resize
 
-__all__ = ["Baseline", "Confidence", "Explain", "Predict", "Subject"]
+__all__ = ["Baseline", "Confidence", "Explain", "Predict", "Subject", "relative_heat"]
 
 Predict = Callable[[np.ndarray], Any]
 """inputs (M, ...) -> outputs (M, K), of any framework or remote service."""
@@ -130,6 +130,9 @@ class Subject:
 
     def heat(self, maps: Any) -> np.ndarray:
         """(N, H, W): maps (N, h, w) resized to the input, and not scaled."""
+        return np.asarray(resize(self._checked(maps), self.size))
+
+    def _checked(self, maps: Any) -> np.ndarray:
         array = to_numpy(maps).astype(np.float64)
         if array.ndim != 3 or len(array) != len(self.inputs):
             raise ValueError(
@@ -138,16 +141,14 @@ class Subject:
             )
         if not np.isfinite(array).all():
             raise ValueError("`maps` are NaN or infinite somewhere; leave these samples out")
-        return np.asarray(resize(array, self.size))
+        return array
 
     def masks(self, maps: Any) -> np.ndarray:
         """(N, H, W) in [0, 1]: the positive part of `heat` over its maximum.
 
         A flat positive map is 1 everywhere, and one that is nowhere positive 0.
         """
-        heat = np.maximum(self.heat(maps), 0)
-        highest = heat.max((1, 2), keepdims=True)
-        return np.where(highest > 0, heat / np.where(highest > 0, highest, 1), 0)
+        return relative_heat(self._checked(maps), self.size)
 
     def with_channel_axis(self, weights: np.ndarray) -> np.ndarray:
         """Weights (..., H, W) with an axis of one channel, in the inputs' dtype."""
@@ -231,3 +232,16 @@ class Subject:
         raise ValueError(
             f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {self.confidence!r}'
         )
+
+
+def relative_heat(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Maps (N, h, w) at `size`, their positive parts over their maxima: (N, H, W) in [0, 1].
+
+    A flat positive map is 1 everywhere, where `gradcam.maps.scale` would make it 0: its box is the
+    whole picture.
+    """
+    if len(size) != 2:
+        raise ValueError(f"`size` must be (H, W), but is {tuple(size)}")
+    heat = np.maximum(np.asarray(resize(maps, tuple(size))), 0)
+    highest = heat.max((1, 2), keepdims=True)
+    return np.where(highest > 0, heat / np.where(highest > 0, highest, 1), 0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradcam.metrics import perturbation
+from gradcam.metrics.complexity import complexity
 from gradcam.metrics.confidence import adcc_parts, confidence_measures
 from gradcam.metrics.curves import deletion, insertion
 from gradcam.metrics.localisation import (
@@ -34,6 +35,15 @@ __all__ = ["MEASURES", "TABLE"]
 def _with_seed(function: Callable[..., Result]) -> Run:
     def run(context: Context) -> Result:
         return function(context.subject, context.maps, **context.seeded)
+
+    return run
+
+
+def _on_maps(function: Callable[..., Result]) -> Run:
+    """For a measure that asks nothing of the model; `size` is that of the inputs."""
+
+    def run(context: Context) -> Result:
+        return function(context.maps, size=context.subject.size, **context.options)
 
     return run
 
@@ -188,13 +198,13 @@ TABLE: tuple[Measure, ...] = (
     ),
     Measure(
         "complexity",
-        _part_of_adcc("complexity"),
+        _on_maps(complexity),
         "lower",
         "0 to 1",
         "mean of the map over its maximum",
         ADCC,
-        needs="explain",
-        takes=adcc_parts,
+        needs="maps",
+        takes=complexity,
     ),
     Measure(
         "infidelity",

@@ -14,6 +14,7 @@ from gradcam.evaluation.annotations import Annotation, read_annotations, seen_ma
 from gradcam.evaluation.planning import plan
 from gradcam.evaluation.run import Evaluator
 from gradcam.metrics import CONTROLS, MEASURES, Measure, Result, perturbation
+from gradcam.metrics.measure import Needs
 from gradcam.pictures.images import crop
 
 SMALL = ("average-drop", "insertion", "deletion", "pointing-game", "energy")
@@ -484,7 +485,7 @@ def test_a_folder_needs_a_preprocess(tmp_path):
 
 
 def sparsity(context):
-    return Result("sparsity", (context.maps <= 0.1).mean((1, 2)), "higher")
+    return Result("sparsity", (context.maps <= 0.1).mean((1, 2)), None)
 
 
 def activation(activations, gradients):
@@ -492,7 +493,7 @@ def activation(activations, gradients):
 
 
 def test_your_own_measure_and_method_are_measured_like_others(tmp_path):
-    own = Measure("sparsity", sparsity, "higher")
+    own = Measure("sparsity", sparsity, None, needs="maps")
     found = run(
         methods=["grad-cam", activation, ("layer-cam", {"gamma": 2.0})],
         measures=["deletion", own],
@@ -504,7 +505,8 @@ def test_your_own_measure_and_method_are_measured_like_others(tmp_path):
     assert not [row for row in found.rows if row["failed"]]
     # the red channel is everywhere at least 40 / 255, and the map is that channel
     assert found.results["activation", "sparsity"].values.tolist() == [0, 0]
-    assert found.results["activation", "sparsity"].better == "higher"
+    assert found.results["activation", "sparsity"].better is None
+    assert "better" not in str(found.results["activation", "sparsity"])
     found.save(tmp_path / "saved")
     alone = gradcam.evaluate(classifier(), photographs(), activation, own, target=0)
     np.testing.assert_array_equal(
@@ -551,7 +553,7 @@ def test_a_fault_in_the_users_model_is_reported():
         return net.model.head(a)
 
     fragile = gradcam.Classifier(gradcam.Split(net.model.features, head), net.preprocess, net.view)
-    measures = ["deletion", "complexity"]
+    measures = ["deletion", "coherency"]
     found = gradcam.evaluate(fragile, photographs(), "grad-cam", measures, controls="centre")
     failed = {row["method"]: row["failed"] for row in found.rows}
     # deletion asks about many variants at a time; so does Grad-CAM by finite differences
@@ -608,7 +610,9 @@ def test_every_measure_says_what_it_is(measure):
     assert measure.range
     assert measure.about
     assert measure.paper.startswith("https://")
-    with pytest.raises(TypeError, match=f"`nonsense` is no option of {measure.name}; its options"):
+    assert measure.takes is not None
+    assert measure.needs in Needs.__args__
+    with pytest.raises(TypeError, match=f"`nonsense` is no option of {measure.name}; it"):
         measure.check_options({"nonsense": 1})
 
 
