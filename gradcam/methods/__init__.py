@@ -3,6 +3,10 @@
 The array math is pure functions of arrays, `(..., C, P)` in, `(..., P)` out, signed and unscaled;
 ReLU comes after (`gradcam.maps.relu`). `TABLE` has a row for each method, `METHODS` names them.
 
+What a method may import: NumPy, the array API (by `gradcam._arrays`), and floors 1 and 2 of
+docs/house.md, which are `_types`, `_arrays`, `maps`, `layouts` and `inputs`. It imports no model, no
+target and no framework.
+
 gradients, activations, scores,
 inputs, attention                array math, by what a method is given
 components                       principal components, which several share

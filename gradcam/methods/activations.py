@@ -76,8 +76,9 @@ def fem(activations: Array, k: float = 2.0) -> Array:
     """
     xp = array_namespace(activations)
     mean = xp.mean(activations, axis=-1, keepdims=True)
-    is_rare = activations > mean + k * xp.std(activations, axis=-1, keepdims=True)
-    return xp.sum(xp.where(is_rare, mean, xp.zeros_like(mean)), axis=-2)
+    # Asked this way round, a channel with NaN is NaN everywhere, and not left out.
+    is_common = activations <= mean + k * xp.std(activations, axis=-1, keepdims=True)
+    return xp.sum(xp.where(is_common, xp.zeros_like(mean), mean), axis=-2)
 
 
 def random_cam(activations: Array, seed: int = 0) -> Array:

@@ -59,6 +59,7 @@ class MethodSpec:
         may have that mean more cheaply than the gradient.
     class_blind: whether it ignores the score, though it needs more than activations.
     gradient_free: whether it looks at the score, but at no gradient.
+    has_paper: whether a paper describes it. Where none does, as for a control, nothing is cited.
     """
 
     name: str
@@ -72,6 +73,7 @@ class MethodSpec:
     uses_mean_gradient: bool = False
     class_blind: bool = False
     gradient_free: bool = False
+    has_paper: bool = True
 
     def __call__(self, *arrays: Array, **parameters: Any) -> Array:
         return self.function(*arrays, **parameters)
@@ -98,7 +100,10 @@ class MethodSpec:
 
     @property
     def paper(self) -> str:
-        """The citation: `source`, or the sentence of the function's docstring that has the link."""
+        """The citation: `source`, or the sentence of the function's docstring that has the link.
+
+        Empty where there is neither.
+        """
         return self.source or _cited(_docstring(self.function))
 
     @property
@@ -238,6 +243,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "activations",
         "1 forward",
         when="As a control: a method, or a measure of methods, that does not beat it says nothing.",
+        has_paper=False,
     ),
     MethodSpec(
         "integrated-grad-cam",

@@ -341,9 +341,17 @@ CASES = {
 }  # fmt: skip
 SAMPLES = [name for name, case in CASES.items() if case.roles != "F"]
 SHARED = "AB"  # what K targets have in common
-"""Roles: activations A (a where the scale is theirs, F of all samples together), gradients G,
-copies B and D, scores Y and M, contributions X and Z, attention weights W and gradients U, vectors
-V, kernels K."""
+"""The role of an argument, a letter each; `shaped` has its shape.
+
+A, G    activations and gradients of one sample; where a test scales its arrays, A stays as it is
+a       activations that are scaled too, of methods without gradients
+F       activations of all samples at once
+B, D    activations and gradients of noisy copies of the input
+Y, M    scores: one of the sample, one for each channel
+X, Z    contributions of two layers of different sizes, for full-grad
+W, U    attention weights and their gradients
+V, K    vectors over positions, and matrices of positions by positions
+"""
 
 
 def shaped(role, channels, positions):
@@ -458,6 +466,22 @@ def test_jax_gives_the_same_map_inside_jit(name, dtype):
         found = jax.jit(case.function)(*(x.astype(dtype) for x in arrays))
     assert found.dtype == dtype
     close(found, case.function(*arrays), *TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of an operation on NaN
+def test_a_nan_in_any_argument_reaches_the_map_or_is_an_error(name):
+    case = CASES[name]
+    for n, role in enumerate(case.roles):
+        if role == "V":  # gives a component its sign alone
+            continue
+        arrays = arguments(case, () if role == "F" else (2,), positive=True)
+        arrays[n].reshape(-1)[0] = np.nan
+        try:
+            found = case.function(*arrays)
+        except np.linalg.LinAlgError:  # of NumPy's eigenvectors
+            continue
+        assert np.isnan(found).any(), role
 
 
 @pytest.mark.parametrize("name", CASES)
