@@ -4,8 +4,8 @@ The array math is pure functions of arrays, `(..., C, P)` in, `(..., P)` out, si
 ReLU comes after (`gradcam.maps.relu`). `TABLE` has a row for each method, `METHODS` names them.
 
 What a method may import: NumPy, the array API (by `gradcam._arrays`), and floors 1 and 2 of
-docs/house.md, which are `_types`, `_arrays`, `maps`, `layouts` and `inputs`. It imports no model, no
-target and no framework.
+docs/house.md, which are `_types`, `_arrays`, `maps`, `layouts` and `inputs`. It imports no model,
+no target and no framework.
 
 gradients, activations, scores,
 inputs, attention                array math, by what a method is given
