@@ -55,6 +55,18 @@ def _shown(spec: MethodSpec, picture: str | None) -> str:
     return image
 
 
+def picture_of(spec: MethodSpec) -> str | None:
+    """The path of a method's picture beside the page, where the demo network can have one."""
+    if spec.needs == "attention":
+        return None
+    return f"methods/{spec.name.replace('++', '-pp')}.jpg"
+
+
+def page() -> str:
+    """The text of `docs/methods.md`: what the rows and docstrings say. Needs no network."""
+    return HEAD + "\n".join(section(spec, picture_of(spec)) for spec in TABLE)
+
+
 def main() -> None:
     """Write the page and its pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,18 +78,14 @@ def main() -> None:
     assert net.preprocess is not None
     seen = net.view(photograph(PHOTOGRAPH))
     inputs = net.preprocess([seen])
-    sections = []
     for spec in TABLE:
-        picture = None
-        if spec.needs != "attention":
-            parameters = PARAMETERS.get(spec.name, {})
-            explanation = gradcam.explain(
-                net, inputs, target=TARGET, method=spec.name, **parameters
-            )
-            picture = f"methods/{spec.name.replace('++', '-pp')}.jpg"
-            explanation.overlay([seen])[0].save(folder / picture, quality=85)
-        sections.append(section(spec, picture))
-    (folder / "methods.md").write_text(HEAD + "\n".join(sections), encoding="utf-8")
+        picture = picture_of(spec)
+        if picture is None:
+            continue
+        parameters = PARAMETERS.get(spec.name, {})
+        explanation = gradcam.explain(net, inputs, target=TARGET, method=spec.name, **parameters)
+        explanation.overlay([seen])[0].save(folder / picture, quality=85)
+    (folder / "methods.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
