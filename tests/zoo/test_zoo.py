@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("skimage")
 pytest.importorskip("flax")
 
 import gradcam
-from gradcam.zoo import efficientnet_lite0
+from gradcam.zoo import efficientnet_lite0, gallery
 from gradcam.zoo.demo import photograph
 
 network = functools.cache(efficientnet_lite0)
@@ -143,3 +144,8 @@ def test_grad_cam_keeps_to_its_photograph_and_shuffled_weights_do_not():
     assert min(shares(net)) >= 0.95
     _, twin = next(iter(randomised(net, inputs[:1], steps=1)))
     assert 0.3 <= np.mean(shares(twin)) <= 0.7
+
+
+def test_the_page_of_methods_says_what_the_docstrings_say():
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    assert page.read_text(encoding="utf-8") == gallery.page(), "run make docs"
