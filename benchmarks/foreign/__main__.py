@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.foreign.report import page, summary
 
-LISTS = ("timm", "torchvision", "transformers", "keras_jax", "keras_torch", "jax")
+LISTS = ("timm", "torchvision", "transformers", "keras_jax", "keras_torch", "jax", "trained")
 MARK = "@row "
 LIMIT = 600
 """Seconds that one row may take."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,9 @@ class Tap:
     leak: float = 0.0
 
 
+DENSER = 1.5
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One of the three, and why; the oracle's reading and how far its map is from the answer's."""
@@ -126,6 +129,22 @@ def judged(
         return Verdict(RIGHT, "", reading, far, helpful)
     told = bool(helpful) or answer.guessed
     return Verdict(TOLD if told else WRONG, why, reading, far, helpful)
+
+
+def on_object(found: Verdict, answer: Answer, place: np.ndarray) -> Verdict:
+    """The same, unless the map is no more than `DENSER` times as high on the object as elsewhere.
+
+    place: where the first sample's object is, of the input's size.
+    """
+    heat = np.maximum(np.asarray(answer.maps[0], dtype=np.float64), 0)
+    for axis, size in enumerate(place.shape):  # each pixel has the value of the cell that it is in
+        cells = (np.arange(size) + 0.5) / size * heat.shape[axis]
+        heat = np.take(heat, cells.astype(int), axis=axis)
+    ratio = heat[place].mean() / heat[~place].mean()
+    notes = (*found.notes, f"{ratio:.1f} times as high on the object as elsewhere")
+    if ratio > DENSER:
+        return replace(found, notes=notes)
+    return Verdict(WRONG, notes[-1], found.reading, found.apart)
 
 
 def _compared(answer: Answer, truth: Truth, kept: Tap) -> tuple[str, str, float | None]:

@@ -92,6 +92,9 @@ def page(rows: list[dict[str, Any]], seconds: float) -> str:
         "early. *Told*: not so, but an error or a warning names the cause and a remedy, or the "
         "result says that its axes were guessed. *Wrong in silence*: all else.",
         "",
+        "The list `trained` has networks with their own weights, on photographs and a sound. Their "
+        "maps must also be at least 1.5 times as high on the object as elsewhere.",
+        "",
         "In the column of passes: those of the first call and those of the second; in JAX, traces.",
         "",
         "| list | rows | right | told | wrong in silence |",

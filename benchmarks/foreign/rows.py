@@ -20,6 +20,7 @@ class Case:
     tap: the oracle, from the path of a layer to its output and gradient.
     root: the module whose forward passes are counted, where there is a way to.
     counted: a context manager, made with a list that every pass appends to.
+    object: where the first sample's object is, of the input's size; None where that is not known.
     """
 
     model: Any
@@ -28,6 +29,7 @@ class Case:
     tap: Callable[[str], Tap]
     target: Any = None
     counted: Callable[[list[int]], Any] | None = None
+    object: Any = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ MODULES = {
     "keras_jax": "keras_models",
     "keras_torch": "keras_models",
     "jax": "jax_models",
+    "trained": "trained_models",
 }
 
 
@@ -39,12 +40,14 @@ def rows(which: str) -> list[Any]:
 def verdict(row: Any) -> dict[str, Any]:
     """What is written of one row."""
     from benchmarks.foreign.asking import asked
-    from benchmarks.foreign.judge import judged
+    from benchmarks.foreign.judge import RIGHT, judged, on_object
 
     start = time.perf_counter()
     case = row.make()
     answer, figures = asked(case)
     found = judged(answer, case.truth, case.tap, passed_target=case.target is not None)
+    if case.object is not None and found.kind == RIGHT:
+        found = on_object(found, answer, case.object)
     return {
         "name": row.name,
         "note": row.note,
