@@ -147,6 +147,9 @@ def sure_axes(
             return LayerAxes(path, _with_space(layout, path, sample), _how_by(order))
         if len(sample) == len(size) + 1:
             return _sure_order(path, sample, samples, size, order)
+        if len(sample) > len(size) + 1 and order.sure and order.channels_first:
+            # a convolution over more axes than the input has: sound in columns, or as a spectrogram
+            return LayerAxes(path, Layout("channels_first", sample[1:]), "type")
     return None
 
 

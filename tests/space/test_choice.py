@@ -278,3 +278,23 @@ def test_where_nothing_tells_the_guess_is_called_a_guess():
     assert given.axes.how == "given"
     assert torch.equal(given.maps, e.maps)
     assert str(gradcam.axes(model, x, "rest", layout="channels_first")) == '"rest": N C 6 6 (given)'
+
+
+class SoundInColumns(nn.Module):
+    """Sound (N, T) as pictures of one column, as CREPE sees it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, (8, 1), stride=(4, 1))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x[:, None, :, None]).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", [None, "conv"])
+def test_a_convolution_over_more_axes_than_the_input_has(layer):
+    model = made(SoundInColumns)
+    explanation = gradcam.explain(model, torch.randn(2, 64), layer, target=1)
+    assert (explanation.axes.how, explanation.layer) == ("type", "conv")
+    assert explanation.maps.shape == (2, 15, 1)
