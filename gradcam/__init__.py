@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         read_annotations,
         sanity_check,
     )
-    from gradcam.explaining.axes import axes
+    from gradcam.explaining.axes import axes, layers
     from gradcam.explaining.combine import combine
     from gradcam.explaining.concepts import Concepts, Words, factorise, words
     from gradcam.explaining.explainer import Explainer
