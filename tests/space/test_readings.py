@@ -15,6 +15,7 @@ from gradcam.space.readings import (
     framed_readings,
     readings,
     sample_arrangements,
+    spaces_of,
 )
 
 SIZE = (24, 36)
@@ -145,3 +146,22 @@ def test_samples_come_first_and_go_back(samples, lead):
         both = samples.arrange(targets, lead=1)
         np.testing.assert_array_equal(both[:, 0], arranged_)
         np.testing.assert_array_equal(both[:, 1], 2 * arranged_)
+
+
+@pytest.mark.parametrize(("of_likely", "taken"), [(0.5, (4, 6)), (0.4, (3, 8))])
+def test_a_grid_of_square_patches_needs_less_agreement_than_another(monkeypatch, of_likely, taken):
+    values = {(4, 6): of_likely, (3, 8): 0.7}
+    candidates = [Reading(Layout("tokens", grid), (2, 3)) for grid in values]
+    monkeypatch.setattr(
+        "gradcam.space.readings.agreement", lambda reading, _: values[reading.layout.grid]
+    )
+    best, value = best_reading(candidates, [], SIZE)
+    assert (best.layout.grid, value) == (taken, values[taken])
+
+
+@pytest.mark.parametrize(
+    ("channels_first", "expected"), [(True, (2, 3)), (False, (1, 2))]
+)  # fmt: skip
+def test_the_frameworks_own_order_is_the_likeliest_space(channels_first, expected):
+    assert spaces_of((2, 13, 24, 36), None, channels_first)[0] == expected
+    assert spaces_of((2, 13, 24, 36), (2, 3), channels_first) == [(2, 3)]

@@ -297,6 +297,7 @@ def test_targets_add_up():
     np.testing.assert_array_equal((a - b)(OUTPUTS), [[1 - 5, 1 - 3], [9 - 7, 9 - 8]])
     np.testing.assert_array_equal(sum([a, a, a])(OUTPUTS), [3, 27])
     np.testing.assert_array_equal((a + (lambda outputs: outputs[:, 1]))(OUTPUTS), [6, 16])
+    np.testing.assert_array_equal(((lambda outputs: outputs[:, 1]) + a)(OUTPUTS), [6, 16])
     np.testing.assert_array_equal(((lambda outputs: outputs[:, 1]) - a)(OUTPUTS), [4, -2])
     np.testing.assert_array_equal((np.float64(2) * a * np.float32(0.5))(OUTPUTS), [1, 9])
     np.testing.assert_array_equal((a - a)(OUTPUTS), [0, 0])
