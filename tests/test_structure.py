@@ -173,7 +173,7 @@ def test_what_serves_no_model_says_what_would():
 # import whom
 
 FLOORS = [
-    ("_types", "_arrays", "_progress"),
+    ("_types", "_arrays", "_progress", "_warnings"),
     ("maps", "layouts", "inputs"),
     ("methods", "targets"),
     ("model",),

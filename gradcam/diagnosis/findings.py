@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from gradcam._warnings import warn
 
 __all__ = ["REASONS", "BlankMap", "BlankMapWarning", "Diagnosis", "Finding", "warn_blank"]
 
@@ -143,10 +143,9 @@ def warn_blank(blank: np.ndarray, origin: str) -> None:
     """
     if not blank.any():
         return
-    warnings.warn(
+    warn(
         f"{_listed(blank)} 0 everywhere ({origin}); .diagnose() of the explanation says why",
         BlankMapWarning,
-        _outside(),
     )
 
 
@@ -168,20 +167,3 @@ def _listed(blank: np.ndarray, limit: int = 8) -> str:
     if count > limit:
         listed += f" and {count - limit} more"
     return f"the maps of {plural} {listed} are"
-
-
-def _outside() -> int:
-    """The `stacklevel` for a caller's `warnings.warn` that points outside this library.
-
-    `warnings.warn(skip_file_prefixes=...)` does this from Python 3.12 on.
-    """
-    frame = sys._getframe(1)
-    level = 1
-    while frame.f_back is not None and _is_ours(frame.f_globals):
-        frame = frame.f_back
-        level += 1
-    return level
-
-
-def _is_ours(names: dict[str, object]) -> bool:
-    return str(names.get("__name__", "")).partition(".")[0] == "gradcam"

@@ -18,6 +18,7 @@ from gradcam import backends
 from gradcam._arrays import constant, to_numpy
 from gradcam._progress import Progress, tell
 from gradcam._types import Array, Inputs, LayerLike
+from gradcam._warnings import warn
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer
@@ -106,11 +107,10 @@ def sanity_check(
     flat = np.ptp(original.maps, (1, 2)) == 0
     if flat.any():
         samples = ", ".join(map(str, np.flatnonzero(flat)))
-        warnings.warn(
+        warn(
             f"the original map of sample {samples} is blank, of which nothing can be lost; "
             "leave it out",
             BlankMapWarning,
-            stacklevel=2,
         )
     first = scale(original.maps, 2, "max")
     rank = []

@@ -12,13 +12,13 @@ into a function of the outputs. What it returns answers where the axes of a laye
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gradcam import backends, layouts
 from gradcam._types import Inputs, LayerLike, Outputs, Shape
+from gradcam._warnings import warn
 from gradcam.classifier import Classifier
 from gradcam.inputs import InputKey, first_array, focused
 from gradcam.layouts import Layout
@@ -157,21 +157,19 @@ def _shape(model: Model, inputs: Inputs, path: str) -> tuple[int, ...]:
 
 
 def _warn_of_guess(axes: LayerAxes) -> None:
-    warnings.warn(
+    warn(
         f'where the positions of layer "{axes.layer}" are could not be told and was guessed from '
         f"its shape: {axes.layout}; say it with `layout`, or choose another layer",
         GuessedAxesWarning,
-        stacklevel=2,
     )
 
 
 def _warn_of_part(choice: LayerChoice) -> None:
-    warnings.warn(
+    warn(
         f'no one layer carries all that the input says; layer "{choice.layer}" was taken, the '
         "last that the score reaches, and its map shows a part of what the model looks at; name a "
         "layer, or several, with `layer`",
         GuessedLayerWarning,
-        stacklevel=4,
     )
 
 

@@ -7,11 +7,11 @@ left to do here.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 from gradcam import layouts
 from gradcam._types import Inputs, Shape
+from gradcam._warnings import warn
 from gradcam.inputs import Focused, InputKey, arrays_of, first_array, first_key, focused
 from gradcam.layouts import Layout
 from gradcam.model import Model, input_channels_first
@@ -66,11 +66,10 @@ def _answering_key(model: Model, inputs: Inputs, path: str) -> InputKey:
     if evidence is None:
         key = first_key(inputs)
         if not isinstance(inputs, Focused):
-            warnings.warn(
+            warn(
                 f'which of the inputs layer "{path}" answers to could not be told, and {key!r} was '
                 "taken; say it with `input_key`",
                 GuessedAxesWarning,
-                stacklevel=2,
             )
         return key
     if isinstance(inputs, Focused) and not evidence.layers[path].answers:
