@@ -15,7 +15,7 @@ from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
-from gradcam.explaining.explanation import Explanation
+from gradcam.explaining.explanation import Explanation, picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
 from gradcam.explaining.prepare import (
     Prepared,
@@ -134,7 +134,11 @@ class Explainer:
         picture = _size_of(prepared) if size is None else tuple(int(n) for n in size)
         if picture is None:
             raise ValueError("the inputs have no space of their own; pass `size`")
-        return self._explain(prepared, replace(pipeline, picture=(picture, how)))[0].maps
+        explanation = self._explain(prepared, replace(pipeline, picture=(picture, how)))[0]
+        if size is not None:
+            ndim = explanation.maps.ndim - explanation.scores.ndim
+            picture_size(size, ndim, explanation.axes)
+        return explanation.maps
 
     def compare(
         self,

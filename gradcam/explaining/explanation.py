@@ -28,7 +28,7 @@ from gradcam.space.choice import LayerChoice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation"]
+__all__ = ["Explanation", "picture_size"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ class Explanation:
     def _size(self, size: Sequence[int] | None) -> Shape:
         """`size`, or else the input's, or the maps' grid where the input has other axes."""
         if size is not None:
-            return tuple(int(n) for n in size)
+            return picture_size(size, self._grid_ndim, self.axes)
         if self.size is not None and len(self.size) == self._grid_ndim:
             return self.size
         return tuple(int(n) for n in self.maps.shape[-self._grid_ndim :])
@@ -268,3 +268,19 @@ class Explanation:
             labels=contents.labels,
             versions=contents.versions,
         )
+
+
+def picture_size(
+    size: Sequence[int], ndim: int, axes: LayerAxes | tuple[LayerAxes, ...] | None
+) -> Shape:
+    """The size that a user gave for pictures of maps over `ndim` axes: for each axis a number, or
+    for each axis of a frame where the maps have frames.
+    """
+    layer = axes[0] if isinstance(axes, tuple) else axes
+    allowed = {ndim} if layer is None else {ndim, len(layer.layout.grid)}
+    if len(size) not in allowed:
+        raise ValueError(
+            f"`size` must have a number for each of the {ndim} axes of the maps, but is "
+            f"{tuple(size)}"
+        )
+    return tuple(int(n) for n in size)

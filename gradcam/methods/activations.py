@@ -5,6 +5,7 @@ Shapes: activations (..., C, P) -> maps (..., P), before any ReLU.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,12 @@ import numpy as np
 from gradcam._arrays import array_namespace, constant, matmul, quotient
 from gradcam._types import Array
 from gradcam.maps import relu
-from gradcam.methods.components import channel_sum, first_component, first_kernel_component
+from gradcam.methods.components import (
+    beyond_rounding,
+    channel_sum,
+    first_component,
+    first_kernel_component,
+)
 from gradcam.methods.gradients import weigh_channels
 
 __all__ = ["eigen_cam", "factorise", "fem", "kpca_cam", "random_cam"]
@@ -50,13 +56,19 @@ def kpca_cam(activations: Array, kernel: Literal["sigmoid", "rbf", "linear"] = "
     # The first position is subtracted first: the mean of equal positions then has no rounding.
     centred = activations - activations[..., :1]
     centred = centred - xp.mean(centred, axis=-1, keepdims=True)
+    centred = beyond_rounding(centred, xp.max(xp.abs(activations), axis=-1, keepdims=True), 2)
     products = matmul(xp.matrix_transpose(centred), centred)
+    # Centring removes a kernel's constant, but not that constant's rounding. So the constant, the
+    # kernel of two positions at 0, is left out from the start: small activations keep their digits.
     if kernel == "sigmoid":
-        values = xp.tanh(products / channels + 1)
+        # tanh(1 + u) - tanh(1)
+        at_zero = math.tanh(1.0)
+        change = xp.tanh(products / channels)
+        values = change * (1 - at_zero**2) / (1 + at_zero * change)
     elif kernel == "rbf":
         # |a_p - a_q|^2 = |a_p|^2 + |a_q|^2 - 2 a_p a_q
         squares = xp.sum(centred**2, axis=-2)
-        values = xp.exp((2 * products - squares[..., :, None] - squares[..., None, :]) / channels)
+        values = xp.expm1((2 * products - squares[..., :, None] - squares[..., None, :]) / channels)
     elif kernel == "linear":
         values = products
     else:

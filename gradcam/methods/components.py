@@ -10,7 +10,13 @@ from gradcam._arrays import array_namespace, eigh, matmul
 from gradcam._types import Array
 from gradcam.maps import relu
 
-__all__ = ["channel_sum", "first_component", "first_kernel_component", "oriented"]
+__all__ = [
+    "beyond_rounding",
+    "channel_sum",
+    "first_component",
+    "first_kernel_component",
+    "oriented",
+]
 
 
 def _largest_eigenpair(gram: Array) -> tuple[Array, Array]:
@@ -19,7 +25,7 @@ def _largest_eigenpair(gram: Array) -> tuple[Array, Array]:
     return values[..., -1:], vectors[..., -1:]
 
 
-def _beyond_rounding(value: Array, size: Array, terms: int) -> Array:
+def beyond_rounding(value: Array, size: Array, terms: int) -> Array:
     """`value`, and exactly 0 where it may be rounding: that of `terms` numbers of size `size`."""
     xp = array_namespace(value, size)
     rounding = terms * float(xp.finfo(value.dtype).eps) * size
@@ -33,7 +39,7 @@ def channel_sum(values: Array) -> Array:
     """
     xp = array_namespace(values)
     total = xp.sum(values, axis=-2)
-    return _beyond_rounding(total, xp.sum(xp.abs(values), axis=-2), int(values.shape[-2]))
+    return beyond_rounding(total, xp.sum(xp.abs(values), axis=-2), int(values.shape[-2]))
 
 
 def oriented(component: Array, reference: Array) -> Array:
@@ -85,9 +91,9 @@ def first_kernel_component(kernel: Array, reference: Array) -> Array:
     centred = kernel - rows - xp.matrix_transpose(rows) + xp.mean(rows, axis=-2, keepdims=True)
     values, vectors = eigh(centred)
     kernel_size = xp.max(xp.abs(kernel), axis=(-2, -1))[..., None]
-    largest = _beyond_rounding(values[..., -1:], kernel_size, positions)
+    largest = beyond_rounding(values[..., -1:], kernel_size, positions)
     # The component is centred, so the reference is too. Its rounding must not choose the sign.
     deviation = reference - xp.mean(reference, axis=-1, keepdims=True)
     reference_size = xp.max(xp.abs(reference), axis=-1, keepdims=True)
-    deviation = _beyond_rounding(deviation, reference_size, positions)
+    deviation = beyond_rounding(deviation, reference_size, positions)
     return oriented(vectors[..., -1] * xp.sqrt(relu(largest)), deviation)

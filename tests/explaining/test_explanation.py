@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import gradcam
 from gradcam import Explanation, targets
 from gradcam.explaining import saving
 
@@ -239,3 +240,15 @@ def test_it_prints_itself():
         repr(make())
         == "Explanation(grad-cam of Net at 'layer4': maps (2, 3, 4), scores [ 1.5 -2. ])"
     )
+
+
+@pytest.mark.parametrize("size", [(5,), (5, 5, 5)])
+def test_a_size_has_as_many_numbers_as_the_map_has_axes(size):
+    split = gradcam.Split(lambda x: x, lambda a: a.mean((2, 3)), layout="channels_first")
+    images = np.random.default_rng(0).random((3, 2, 4, 4))
+    explainer = gradcam.Explainer(split)
+    with pytest.raises(ValueError, match="a number for each of the 2 axes of the maps"):
+        explainer(images, 1).heatmaps(size)
+    with pytest.raises(ValueError, match="a number for each of the 2 axes of the maps"):
+        explainer.heatmaps(images, 1, size)
+    assert explainer.heatmaps(images, 1, (5, 6)).shape == (3, 5, 6)

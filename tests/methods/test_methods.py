@@ -153,6 +153,19 @@ def test_kpca_cam_by_hand():
     close(kpca_cam(a, "rbf"), np.sqrt((1 - e) / 2) * np.array([-1, 1]))
 
 
+@pytest.mark.parametrize("kernel", ["sigmoid", "rbf", "linear"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kpca_cam_keeps_the_digits_of_small_activations(kernel, dtype):
+    a = np.random.default_rng(0).standard_normal((2, 6, 12))
+    # to first order all kernels are linear: 1 - tanh(1)^2, 2 and 1 times the centred products
+    slope = {"sigmoid": (1 - math.tanh(1) ** 2) / 6, "rbf": 2 / 6, "linear": 1}[kernel]
+    limit = kpca_cam(a, "linear") * math.sqrt(slope)
+    for power in (4, 6, 9, 12):
+        found = kpca_cam((a * 10.0**-power).astype(dtype), kernel) * 10.0**power
+        np.testing.assert_allclose(found, limit, atol=1e-4 * np.abs(limit).max())
+    assert not kpca_cam(np.full((6, 12), 0.1, dtype), kernel).any()
+
+
 def test_first_kernel_component_by_hand():
     kernel = np.array(
         [[2.0, 0.0], [0.0, 2.0]]
