@@ -156,6 +156,9 @@ def packed(inputs: Inputs) -> Packed | None:
     """
     arrays = arrays_of(inputs)
     samples = int(first_array(inputs).shape[0])
+    lists = {key: array for key, array in arrays.items() if _may_be_list(array, samples)}
+    if not lists:  # nothing is read of the inputs of ordinary models
+        return None
     for array in arrays.values():
         shape = tuple(array.shape)
         if len(shape) != 2 or shape[0] != samples or shape[1] not in (2, 3):
@@ -163,12 +166,18 @@ def packed(inputs: Inputs) -> Packed | None:
         grid = _same_for_all(array)
         if grid is None:
             continue
-        for key, patches in arrays.items():
-            if tuple(patches.shape[:-1]) == (samples * math.prod(grid),) and patches is not array:
+        for key, patches in lists.items():
+            if int(patches.shape[0]) == samples * math.prod(grid):
                 grid = grid[1:] if len(grid) == 3 and grid[0] == 1 else grid
                 sizes = [m for m in (2, 3, 4) if not any(n % m for n in grid[-2:])]
                 return Packed(key, grid, sizes[0] if sizes else 1)
     return None
+
+
+def _may_be_list(array: Array, samples: int) -> bool:
+    """Whether it has several rows for each sample, as a list of patches has."""
+    rows = int(array.shape[0])
+    return array.ndim == 2 and rows > samples > 0 and rows % samples == 0
 
 
 def _same_for_all(array: Array) -> tuple[int, ...] | None:

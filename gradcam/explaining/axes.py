@@ -73,20 +73,18 @@ def layers(
         "input_key": input_key,
         "allow_training": allow_training,
     }
-    prepared = prepare(model, inputs, NO_LAYER, target, **options)
-    every_layer = listed(prepared.model, prepared.inputs)
-    samples = int(first_array(prepared.inputs).shape[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GuessedLayerWarning)
         try:
-            taken = prepare(model, inputs, None, target, **options).layers
+            prepared = prepare(model, inputs, None, target, **options)
         except ValueError:  # none can be taken: no layer has space, or the score reaches none
-            taken = ()
+            prepared = prepare(model, inputs, NO_LAYER, target, **options)
+    samples = int(first_array(prepared.inputs).shape[0])
     return [
         replace(
             layer,
             has_space=may_have_space(layer.shape, samples),
-            chosen=layer.path in taken,
+            chosen=layer.path in prepared.layers,
         )
-        for layer in every_layer
+        for layer in listed(prepared.model, prepared.inputs)
     ]

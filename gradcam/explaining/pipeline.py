@@ -180,9 +180,7 @@ class Runs:
     def once(self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any) -> dict[str, Any]:
         """One capture for all methods, or the procedure of the one method that has one."""
         spec, parameters = pipeline.methods[0]
-        prepared = Prepared(
-            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
-        )
+        prepared = self._prepared(pipeline, model, inputs, target)
         if spec.procedure is None:
             return _one_capture(pipeline, prepared)
         raw = []
@@ -195,6 +193,11 @@ class Runs:
             captures.append(capture)
         return pipeline.result([raw], captures[0].scores, captures[0].outputs)
 
+    def _prepared(self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any) -> Prepared:
+        return Prepared(
+            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
+        )
+
     def smoothed(
         self, pipeline: Pipeline, model: Model, inputs: Inputs, target: Any, plain: dict[str, Any]
     ) -> dict[str, Any]:
@@ -206,11 +209,8 @@ class Runs:
         if self.smoothing is None:
             return plain
         signed = replace(pipeline, relu=False, picture=None)
-        prepared = Prepared(
-            model, inputs, pipeline.layers, target, pipeline.size, pipeline.layout, self.known
-        )
         path = pipeline.layers[0]
-        prepared = prepared.at_input_of(path)
+        prepared = self._prepared(pipeline, model, inputs, target).at_input_of(path)
         variants = list(self.smoothing.variants(prepared.inputs, prepared.input_layout(path)))
         totals: list[Any] = [0.0] * len(pipeline.methods)
         for variant, map_back in variants:

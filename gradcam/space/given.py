@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gradcam._types import Inputs
-from gradcam.layouts import Layout
 from gradcam.model import Model
 from gradcam.space.axes import LayerAxes, axes_by_evidence, evidence_of
 from gradcam.space.evidence import Evidence
@@ -29,7 +28,7 @@ def check_given(axes: LayerAxes, model: Model, inputs: Inputs) -> None:
     best = axes_by_evidence(model, inputs, axes.layer, evidence)
     if best is None or best.agreement is None or best.input_axes is None:
         return
-    if best.agreement < PLAIN or _same(axes.layout, best.layout):
+    if best.agreement < PLAIN or str(axes.layout) == str(best.layout):
         return
     given = _agreement(axes, best, evidence)
     if given is not None and given < FAR_LESS * best.agreement:
@@ -40,13 +39,9 @@ def check_given(axes: LayerAxes, model: Model, inputs: Inputs) -> None:
         )
 
 
-def _same(layout: Layout, other: Layout) -> bool:
-    return str(layout) == str(other)
-
-
 def _agreement(axes: LayerAxes, best: LayerAxes, evidence: Evidence) -> float | None:
-    """That of the given layout, along whichever axes of the input it fits best; None where it has
-    another number of axes than the input.
+    """That of the given layout, along the axes of the input that the best reading runs along; None
+    where it has another number of axes.
     """
     seen = evidence.layers[axes.layer]
     assert best.input_axes is not None
