@@ -8,9 +8,11 @@ median of how many times as long they take as a plain forward pass beside them.
 
 from __future__ import annotations
 
-import timm
 import torch
 from common import Call, Quartiles, argument_parser, in_turn, table
+from foreign import torchvision_schemas  # noqa: F401, before timm, which imports torchvision
+
+import timm  # isort: skip
 
 import gradcam
 from gradcam.space.memory import forget

@@ -21,20 +21,15 @@ from typing import Any
 
 import torch
 from common import argument_parser, write_json
+from foreign import torchvision_schemas  # noqa: F401, before torchvision
 from rich.console import Console
 from rich.table import Column, Table
 
-# torchvision registers shapes for two operators when it is imported. The CPU build of PyTorch lacks
-# these operators.
-_LIBRARY = torch.library.Library("torchvision", "DEF")
-_LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import torchvision  # isort: skip
 
-import torchvision  # noqa: E402
-
-import gradcam  # noqa: E402
-from gradcam.backends.torch.model import TorchModel  # noqa: E402
-from gradcam.targets import TopClass  # noqa: E402
+import gradcam
+from gradcam.backends.torch.model import TorchModel
+from gradcam.targets import TopClass
 
 TOLERANCE = 1e-5
 QUANTITIES = ("activations", "gradients", "maps")
