@@ -1,0 +1,83 @@
+"""Compiled programs, of which the last ones are kept.
+
+`jax.jit` keeps a program, about 2 MB, as long as the function lives that it was made of. Its static
+arguments live for ever. So each value of what would be a static argument has a function of its own,
+and of these functions the last `MOST` are kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import types
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import jax
+
+from gradcam._functions import Keyed
+from gradcam._warnings import warn
+
+__all__ = ["MOST", "Compiled"]
+
+MOST = 128
+"""How many programs of one `Compiled` are kept."""
+
+_MANY = 8
+"""Of how many readings of one function a warning says what to do."""
+
+_read: dict[types.CodeType, set[int]] = collections.defaultdict(set)
+"""For each function's code, what it read: the hashes of `Keyed`."""
+
+
+class Compiled:
+    """A function of (what, *arrays), compiled once for each `what`, which is no array, and shape.
+
+    what: hashable. It must say all that the program depends on besides its arrays.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+
+        @functools.lru_cache(MOST)
+        def program(what: Hashable) -> Any:
+            for keyed in _functions(what):
+                _remember(keyed)
+            return jax.jit(functools.partial(function, what))
+
+        self.program = program
+        """From `what` to the function of arrays that `jax.jit` gives."""
+
+    def __call__(self, what: Hashable, *arrays: Any) -> Any:
+        return self.program(what)(*arrays)
+
+
+def _functions(value: Any) -> Iterator[Keyed]:
+    """Every function of the user's own that a program was made of."""
+    if isinstance(value, Keyed):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _functions(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _functions(getattr(value, field.name))
+
+
+def _remember(keyed: Keyed) -> None:
+    code = getattr(keyed.function, "__code__", None)
+    if code is None:
+        return
+    read = _read[code]
+    if hash(keyed) in read:
+        return
+    read.add(hash(keyed))
+    if len(read) == _MANY:
+        warn(
+            f'"{code.co_name}" ({code.co_filename}:{code.co_firstlineno}) is compiled for the '
+            f"{_MANY}th time: whenever it reads other values from around itself, from a closure or "
+            "a global. Pass arrays that change as arguments and nothing is compiled anew: "
+            "functools.partial(function, weights) for a model, class numbers for a target",
+            UserWarning,
+        )
