@@ -46,12 +46,13 @@ class Keyed:
         functools.update_wrapper(self, function)
         self.function = function
         self.kept: list[Any] = []
-        try:
-            self.key: Hashable = _Reading(self.kept).key(function)
-            self.hash = hash(self.key)
-        except (_TooManyPartsError, RecursionError, TypeError):
-            self.key = object()
-            self.hash = hash(self.key)
+        self.key = _key(function, _Reading(self.kept))
+        self.hash = hash(self.key)
+
+    @property
+    def regardless_of_arrays(self) -> int:
+        """A hash that functions share which differ in the arrays that they read alone."""
+        return hash(_key(self.function, _Reading([], arrays=False)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -70,15 +71,28 @@ def keyed(value: Any) -> Any:
     return value
 
 
+def _key(function: Callable[..., Any], reading: _Reading) -> Hashable:
+    try:
+        key = reading.key(function)
+        hash(key)
+    except (_TooManyPartsError, RecursionError, TypeError):
+        return object()
+    return key
+
+
 class _TooManyPartsError(Exception):
     """The function reads too much to be told by it."""
 
 
 class _Reading:
-    """One reading of what a function depends on."""
+    """One reading of what a function depends on.
 
-    def __init__(self, kept: list[Any]) -> None:
+    kept: takes what was read. arrays: whether arrays are told apart.
+    """
+
+    def __init__(self, kept: list[Any], arrays: bool = True) -> None:
         self.kept = kept
+        self.arrays = arrays
         self.seen: dict[int, int] = {}
 
     def key(self, value: Any) -> Hashable:
@@ -93,10 +107,12 @@ class _Reading:
         if isinstance(value, np.ndarray):
             if value.dtype.hasobject:
                 raise TypeError("objects have no numbers to compare")
+            if not self.arrays:
+                return "array"
             content = hashlib.blake2b(value.tobytes()).digest()
             return "numpy", value.shape, str(value.dtype), content
         if is_jax_array(value) or is_torch_array(value):
-            return "array", id(value)
+            return ("array", id(value)) if self.arrays else "array"
         return self._composed(value)
 
     def _composed(self, value: Any) -> Hashable:

@@ -146,12 +146,13 @@ def test_old_programs_are_let_go_and_a_warning_says_what_to_do(monkeypatch):
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for n in range(12):
-            assert compiled(Keyed(scaled(n + 0.5)), X).shape == X.shape
+            assert compiled(Keyed(scaled(jnp.array(n + 0.5))), X).shape == X.shape
     assert len(warned) == 1
     assert "functools.partial(function, weights)" in str(warned[0].message)
     gc.collect()
-    assert len(live()) <= before + 3 + 1  # and that of a constant
+    assert len(live()) <= before + 3 + 2  # and those of constants
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for layer in range(12):  # one function, many programs
-            compiled.program((layer, Keyed(of_globals)))
+        for n in range(12):  # one function, many programs; many functions
+            compiled.program((n, Keyed(of_globals)))
+            compiled.program(Keyed(scaled(n)))

@@ -7,10 +7,8 @@ and of these functions the last `MOST` are kept.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import types
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -25,10 +23,10 @@ MOST = 128
 """How many programs of one `Compiled` are kept."""
 
 _MANY = 8
-"""Of how many readings of one function a warning says what to do."""
+"""At how many readings of one function a warning says what to do."""
 
-_read: dict[types.CodeType, set[int]] = collections.defaultdict(set)
-"""For each function's code, what it read: the hashes of `Keyed`."""
+_readings: dict[int, tuple[int, int]] = {}
+"""For each function, regardless of the arrays that it reads: its last reading, and how many."""
 
 
 class Compiled:
@@ -66,18 +64,17 @@ def _functions(value: Any) -> Iterator[Keyed]:
 
 
 def _remember(keyed: Keyed) -> None:
-    code = getattr(keyed.function, "__code__", None)
-    if code is None:
+    function = keyed.regardless_of_arrays
+    last, count = _readings.get(function, (None, 0))
+    if hash(keyed) == last:
         return
-    read = _read[code]
-    if hash(keyed) in read:
-        return
-    read.add(hash(keyed))
-    if len(read) == _MANY:
+    _readings[function] = hash(keyed), count + 1
+    if count + 1 == _MANY:
+        name = getattr(keyed, "__qualname__", "a function")
         warn(
-            f'"{code.co_name}" ({code.co_filename}:{code.co_firstlineno}) is compiled for the '
-            f"{_MANY}th time: whenever it reads other values from around itself, from a closure or "
-            "a global. Pass arrays that change as arguments and nothing is compiled anew: "
-            "functools.partial(function, weights) for a model, class numbers for a target",
+            f"{name} is compiled for the {_MANY}th time, because it reads other arrays from around "
+            "itself, from a closure or a global. Pass arrays that change as arguments, and nothing "
+            "is compiled again: functools.partial(function, weights) for a model, class numbers "
+            "for a target",
             UserWarning,
         )

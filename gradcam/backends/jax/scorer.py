@@ -75,7 +75,7 @@ def variant_scorer(
 
     if not axes:
         return Scorer(score)
-    return Scorer(score, None, axes, functools.partial(score, averaged=True))
+    return Scorer(score, axes, functools.partial(score, averaged=True))
 
 
 # ------------------------------------------------------------------------------------------ the cut

@@ -327,24 +327,25 @@ class TorchModel:
         """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
             return input_scorer(self.module, self._run, inputs, target)
-        with no_graph():
-            tape = self._tape(inputs, layer)
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
             with no_graph():
                 scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
             return torch.stack(scores)
 
-        return tape.scorer(target, replayed)
-
-    def _tape(self, inputs: Inputs, layer: str) -> Tape:
         tape = Tape()
-        with tape:
-            outputs = self._run_tapped(
-                inputs, (layer,), lambda path, value: tape.start(value.clone())
-            )
+        try:
+            with no_graph(), tape:
+                outputs = self._run_tapped(
+                    inputs,
+                    (layer,),
+                    lambda path, value: tape.start(value.as_subclass(torch.Tensor).clone()),
+                )
+        except Exception:
+            # Some operators fail in a dispatch mode. A model's own error comes again.
+            return Scorer(replayed)
         tape.end(outputs)
-        return tape
+        return tape.scorer(target, replayed)
 
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
