@@ -49,7 +49,9 @@ class MethodSpec:
         `function(activations)` for "activations", and
         `function(activations, gradients, curvatures)` for "curvatures".
     needs: the ability or data that the method requires of the model.
-    cost: passes through the model, for C channels and S samples or steps.
+    cost: passes through the model in PyTorch, for C channels and S samples or steps. In JAX they
+        are as many or fewer: what is below the layer runs once for methods at the layer, and
+        nothing is proved.
     procedure: the function that runs the model, where one capture is not enough. It may bring more
         parameters. See `gradcam.methods.run`.
     source: the paper. Where it is empty, the docstring of `function` cites it.
@@ -211,7 +213,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "cam",
         gradients.cam,
         "a linear head",
-        "1 forward, 3 backward of the head",
+        "2 forward, 2 backward",
         at_layer.cam,
         uses_mean_gradient=True,
         when="Where the network ends in global average pooling and one linear layer.",
@@ -249,7 +251,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "integrated-grad-cam",
         gradients.grad_cam,
         "replays",
-        "1 forward, S forward and backward of the head",
+        "S + 1 forward, S backward",
         at_layer.integrated_grad_cam,
         summary="Grad-CAM whose gradients are means as the activations grow from zero.",
         source="Sattarzadeh et al. 2021, https://arxiv.org/abs/2102.07805",
@@ -259,7 +261,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "smooth-grad-cam++",
         gradients.smooth_grad_cam_pp,
         "inputs",
-        "S forward, S backward",
+        "S + 1 forward, S backward",
         at_input.smooth_grad_cam_pp,
         when="Where maps of nearly equal inputs differ: a mean over noisy copies varies less.",
     ),
@@ -267,7 +269,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "ablation-cam",
         scores.ablation_cam,
         "replays",
-        "1 forward, C forward of the head",
+        "3 forward, C + 2 of the head",
         at_layer.ablation_cam,
         gradient_free=True,
         when="Where gradients are not trusted: the score without each channel, by the head alone.",
@@ -276,7 +278,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "score-cam",
         scores.score_cam,
         "inputs",
-        "1 + C forward",
+        "C + 4 forward",
         at_input.score_cam,
         gradient_free=True,
         when="Without gradients: the score of each channel's region alone. Slow; see `channels`.",
@@ -285,7 +287,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "ss-cam",
         scores.score_cam,
         "inputs",
-        "1 + C S forward",
+        "C S + 4 forward",
         at_input.ss_cam,
         gradient_free=True,
         summary="Score-CAM with mean scores over noisy copies of each channel's map.",
@@ -296,7 +298,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "is-cam",
         scores.score_cam,
         "inputs",
-        "1 + C S forward",
+        "C S + 4 forward",
         at_input.is_cam,
         gradient_free=True,
         summary="Score-CAM with mean scores as each mask grows to its full value.",
@@ -307,7 +309,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "full-grad",
         inputs.full_grad,
         "biases",
-        "1 forward, 1 backward to the input",
+        "2 forward, 1 backward",
         at_input.full_grad,
         when="For a map at the input's own resolution, with all biases; for ReLU networks.",
     ),
@@ -315,7 +317,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "legrad",
         attention.legrad,
         "attention",
-        ONE_CAPTURE,
+        "2 forward, 1 backward",
         at_attention.legrad,
         when="For transformers: how sensitive the class is to attention, over all layers.",
     ),
@@ -323,7 +325,7 @@ TABLE: tuple[MethodSpec, ...] = (
         "attention-rollout",
         attention.attention_rollout,
         "attention",
-        "1 forward",
+        "2 forward",
         at_attention.attention_rollout,
         class_blind=True,
         when="For transformers: how much each token is mixed in, whatever the class.",

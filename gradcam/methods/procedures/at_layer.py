@@ -63,7 +63,7 @@ def integrated_grad_cam(run: Run, steps: int = 32) -> Explained:
     The mean is taken at the midpoints of `steps` equal parts of that straight path.
     """
     check_positive("steps", steps)
-    capture = run.first
+    capture = run.unscored
     run = run.settled(capture)
     layout = run.layout(capture)
     activations = capture.activations[0]
