@@ -119,8 +119,10 @@ def _masked(
         masks = map_math.scale(map_math.resize(masks, size), len(size), "minmax")
         if change_masks is not None:
             masks = change_masks(masks, variants)
-        masks = xp.astype(xp.moveaxis(masks, 1, 0), array.dtype)
-        return array * input_layout.broadcast(masks)
+        masks = input_layout.broadcast(xp.moveaxis(masks, 1, 0))
+        if xp.isdtype(array.dtype, "real floating"):
+            return array * xp.astype(masks, array.dtype)
+        return xp.astype(xp.round(array * masks), array.dtype)
 
     scores = run.score(scorer.run, masked_inputs, len(used) * samples, "masking the input")
     scores = xp.mean(xp.reshape(scores, (*scores.shape[:-1], len(used), samples)), axis=-1)
