@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from states import Explained, state
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import gradcam
@@ -52,9 +54,14 @@ explain = functools.partial(gradcam.explain, target=[[1, 3]])
 @functools.cache
 def plain(layer: str = LAYER, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The maps of the plain model, by autograd alone."""
-    model, found = Network().to(dtype), []
+    return by_autograd(Network().to(dtype), layer, images().to(dtype))
+
+
+def by_autograd(model: nn.Module, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """The maps at the first call of a layer, by autograd alone."""
+    found: list[Any] = []
     hook = model.get_submodule(layer).register_forward_hook(lambda *given: found.append(given[2]))
-    scores = model(images().to(dtype))[:, [1, 3]]
+    scores = model(x)[:, [1, 3]]
     hook.remove()
     slopes = [
         torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0] for k in range(2)
@@ -119,6 +126,42 @@ def made_under_inference_mode() -> Explained:
     with torch.inference_mode():
         model = Network()
     return explain(model, images(), LAYER).maps, plain()
+
+
+@parameters("a head made under `inference_mode`")
+def head_made_under_inference_mode() -> Explained:
+    model = Network()
+    with torch.inference_mode():
+        model.linear = copy.deepcopy(model.linear)
+    return explain(model, images(), LAYER).maps, plain()
+
+
+class Keeps(Network):
+    """Keeps tensors of its first call, as detectors keep their anchors."""
+
+    def __init__(self, keep: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.keep, self.kept = keep, None
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = super().forward(x)
+        if self.kept is None:
+            self.kept = self.keep(torch.ones(y.shape[-1]))
+        return y * tree_leaves(self.kept)[0]
+
+
+def kept(keep: Callable[[torch.Tensor], Any]) -> Explained:
+    model = Keeps(keep)
+    with torch.inference_mode():
+        model(images())
+    return explain(model, images(), LAYER).maps, plain()
+
+
+parameters("keeps a tensor of a call under `inference_mode` in an attribute")(
+    lambda: kept(lambda tensor: tensor)
+)
+parameters("keeps one in a list")(lambda: kept(lambda tensor: [tensor]))
+parameters("keeps one in a dictionary")(lambda: kept(lambda tensor: {"anchors": (tensor,)}))
 
 
 @parameters("called under `autocast` (bfloat16)", tolerance=HALF)
@@ -456,6 +499,62 @@ def reentrant() -> Explained:
     outside = explain(model, images(), LAYER).maps
     return torch.stack([outside, inside[0]]), torch.stack([plain(), plain()])
 
+
+# ------------------------------------------------------------------------------ autograd in forward
+
+inside = functools.partial(torch_state, "Autograd inside forward")
+
+
+class Penalised(Network):
+    """Adds the squared gradient of its own scores at the input, where a caller has a graph."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        y = super().forward(x)
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return y + 100 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class PenalisedAnywhere(Penalised):
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.enable_grad():
+            return super().forward(x)
+
+
+class Pushed(Network):
+    """Moves its input along the force of an energy of its first layer."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        place = x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(self.features.conv1(place).tanh().sum(), place)
+        return super().forward(x + force)
+
+
+class FunctionalSlope(Network):
+    """`torch.func.grad` of the head, in the forward pass."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a = self.features(x)
+        slope = torch.func.grad(lambda a: self.linear(self.head(a)).sum())(a)
+        return self.linear(self.head(a)) + 100 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class MappedHead(Network):
+    """`torch.vmap` of the head."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.vmap(lambda a: self.linear(self.head(a[None]))[0])(self.features(x))
+
+
+def differentiates(made: type[Network]) -> Explained:
+    return explain(made(), images(), LAYER).maps, by_autograd(made(), LAYER, images())
+
+
+inside("a gradient penalty, in the caller's grad mode")(lambda: differentiates(Penalised))
+inside("a gradient penalty, under `enable_grad`")(lambda: differentiates(PenalisedAnywhere))
+inside("forces below the layer")(lambda: differentiates(Pushed))
+inside("`torch.func.grad` above the layer")(lambda: differentiates(FunctionalSlope))
+inside("`torch.vmap` above the layer")(lambda: differentiates(MappedHead))
 
 # ------------------------------------------------------------------------------- inputs and outputs
 

@@ -43,4 +43,5 @@ class _BiasHook:
             path = f"{self.layer.path}#{self.calls}" if self.calls else self.layer.path
             self.calls += 1
             # the function without hooks, so that this call is not counted and no user's hook fires
-            self.biases.append((path, self.layer.function(torch.zeros_like(args[0]))))
+            bias = self.layer.function(torch.zeros_like(args[0]))
+            self.biases.append((path, bias.detach()))
