@@ -546,6 +546,49 @@ class MappedHead(Network):
         return torch.vmap(lambda a: self.linear(self.head(a[None]))[0])(self.features(x))
 
 
+class MappedAll(Network):
+    """`torch.vmap` of the whole network, each sample a batch of one."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        forward = super().forward
+        return torch.vmap(lambda one: forward(one[None])[0])(x)
+
+
+class SampleWise(Network):
+    """`torch.vmap` of a network of one sample; the last axis is that of the samples."""
+
+    def sample(self, x: torch.Tensor) -> torch.Tensor:
+        f = self.features
+        a = self.head[1](self.head[0](f.last(f.conv2(f.relu(f.conv1(x))))))
+        return self.linear(a.mean((-2, -1)))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.vmap(self.sample, in_dims=3)(x.movedim(0, 3))
+
+
+class Together(SampleWise):
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.sample(x)
+
+
+class SlopeOfAll(Network):
+    """`torch.func.grad` of the whole network: the layer's first call is inside it."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        forward = super().forward
+        slope = torch.func.grad(lambda x: forward(x).sum())(x)
+        return forward(x) + 1000 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class PenalisedApart(Network):
+    """The same by `torch.autograd.grad`."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        leaf = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(super().forward(leaf).sum(), leaf, create_graph=True)
+        return super().forward(x) + 1000 * slope.square().mean((1, 2, 3))[:, None]
+
+
 def differentiates(made: type[Network]) -> Explained:
     return explain(made(), images(), LAYER).maps, by_autograd(made(), LAYER, images())
 
@@ -555,6 +598,21 @@ inside("a gradient penalty, under `enable_grad`")(lambda: differentiates(Penalis
 inside("forces below the layer")(lambda: differentiates(Pushed))
 inside("`torch.func.grad` above the layer")(lambda: differentiates(FunctionalSlope))
 inside("`torch.vmap` above the layer")(lambda: differentiates(MappedHead))
+inside("`torch.vmap` over the samples, the layer inside")(
+    lambda: (
+        explain(SampleWise(), images(), LAYER).maps,
+        by_autograd(Together(), LAYER, images()),
+    )
+)
+inside("`torch.vmap` over batches of one, the layer inside: the map of one frame")(
+    lambda: (explain(MappedAll(), images(), LAYER).maps[:, :, 0], plain())
+)
+inside("`torch.func.grad`, the layer's first call inside")(
+    lambda: (
+        explain(SlopeOfAll(), images(), LAYER).maps,
+        by_autograd(PenalisedApart(), LAYER, images()),
+    )
+)
 
 # ------------------------------------------------------------------------------- inputs and outputs
 

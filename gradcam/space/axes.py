@@ -148,8 +148,10 @@ def sure_axes(
         if len(sample) == len(size) + 1:
             return _sure_order(path, sample, samples, size, order)
         if len(sample) > len(size) + 1 and order.sure and order.channels_first:
-            # a convolution over more axes than the input has: sound in columns, or as a spectrogram
-            return LayerAxes(path, Layout("channels_first", sample[1:]), "type")
+            # A convolution over more axes than the input has: sound in columns, a spectrogram. Axes
+            # that its type does not have are frames, such as the batch of one inside torch.vmap.
+            positions = len(sample) - 1 if order.positions is None else order.positions
+            return LayerAxes(path, Layout("channels_first", sample[-positions:]), "type")
     return None
 
 

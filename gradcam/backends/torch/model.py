@@ -188,22 +188,27 @@ class TorchModel:
             if target is None:
                 outputs, activations = activations_alone(run, layers, replaced)
                 return Capture(tree_map(detached, outputs), None, activations, ())
-            outputs, activations, scores = scored(run, layers, replaced, target)
             samples = int(first_array(inputs).shape[0])
+
+            def differentiated() -> tuple[Outputs, Gradients, Any, tuple[Gradients, Gradients]]:
+                outputs, activations, scores = scored(run, layers, replaced, target)
+                try:
+                    found = _gradients(scores, activations, layers, pooled, curvature, samples)
+                except UnreachedError:
+                    # Let the target raise its own, clearer error, as when nothing was detected.
+                    getattr(target, "resolve", lambda _: None)(outputs)
+                    raise
+                return outputs, activations, scores, found
+
             try:
-                gradients, curvatures = _gradients(
-                    scores, activations, layers, pooled, curvature, samples
-                )
+                outputs, activations, scores, found = self._passed(differentiated)
             except UnreachedError as error:
-                # Let the target raise its own, clearer error first, as when nothing was detected.
-                getattr(target, "resolve", lambda _: None)(outputs)
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         return Capture(
             tree_map(detached, outputs),
             detached(scores),
             tuple(activation.detach() for activation in activations),
-            gradients,
-            curvatures,
+            *found,
         )
 
     def replay(

@@ -20,7 +20,12 @@ __all__ = ["needs_graph", "passed"]
 
 T = TypeVar("T")
 
-_NEEDS_GRAPH = ("no_grad mode", "does not require grad", "to not have been used in the graph")
+_NEEDS_GRAPH = (
+    "no_grad mode",
+    "does not require grad",
+    "to not have been used in the graph",
+    "by a differentiable path",  # our own: in torch.func.grad the grad mode is that of its start
+)
 _NEEDS_COPY = "nference tensor"
 
 
@@ -33,14 +38,12 @@ def passed(run: Callable[[], T], renew: Callable[[], bool]) -> T:
     try:
         return run()
     except RuntimeError as error:
-        failure = error
+        is_renewed = _NEEDS_COPY in str(error) and renew()
+        if not is_renewed and (has_graph or not needs_graph(error)):
+            raise
     torch.set_grad_enabled(has_graph)  # as it was when the pass began
-    if _NEEDS_COPY in str(failure) and renew():
+    with torch.set_grad_enabled(has_graph or not is_renewed):
         return passed(run, renew)
-    if needs_graph(failure) and not has_graph:
-        with torch.enable_grad():
-            return passed(run, renew)
-    raise failure
 
 
 def needs_graph(error: RuntimeError) -> bool:

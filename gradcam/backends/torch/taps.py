@@ -15,12 +15,14 @@ import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from gradcam.backends.torch.attention import AttentionMode
 from gradcam.backends.torch.modes import Session, force_eager, no_fastpath
+from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["Tap", "module_paths", "tapped"]
 
@@ -49,6 +51,7 @@ def tapped(
 
     It is this thread's alone. attention: attention weights pass through the tap as well.
     """
+    tap = partial(inside_transforms, tap)
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_fastpath)
         stack.enter_context(force_eager())

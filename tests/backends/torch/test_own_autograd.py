@@ -22,6 +22,7 @@ MADE = [
     states.Pushed,
     states.FunctionalSlope,
     states.MappedHead,
+    states.SampleWise,
 ]
 
 
@@ -69,11 +70,17 @@ def test_every_method_runs_and_keeps_no_graph(made):
     assert gradcam.explain(made(), states.images(), None, 1, relu=False).maps.shape[0] == 2
 
 
-@pytest.mark.parametrize("made", [states.Penalised, states.PenalisedAnywhere, keeps])
+@pytest.mark.parametrize(
+    "made", [states.Penalised, states.PenalisedAnywhere, states.SampleWise, keeps]
+)
 def test_full_grad_keeps_no_graph(made):
     maps = gradcam.explain(made(), states.images(), LAYER, 1, "full-grad", relu=False).maps
     assert maps.abs().max() > 0
     assert not maps.requires_grad
+
+
+def test_a_layer_of_batches_of_one_inside_vmap_can_be_verified():
+    gradcam.verify(states.MappedAll(), states.images(), LAYER, [[1, 3]]).assert_passed()
 
 
 def test_the_outputs_alone_are_those_of_the_model():
