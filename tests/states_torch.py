@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from states import Explained, state
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -443,6 +444,39 @@ def scripted_head() -> Explained:
     return explain(model, images(), LAYER).maps, plain()
 
 
+def exported(module: nn.Module, x: torch.Tensor) -> Any:
+    return torch.export.export(module, (x,))
+
+
+@wrappers(
+    "`torch.export`ed",
+    error=TypeError,
+    says="has lost its layers: pass torch.export.unflatten(program).eval()",
+)
+def exported_module() -> Explained:
+    return explain(exported(Network(), images()).module(), images(), LAYER).maps, plain()
+
+
+@wrappers("the program itself", error=TypeError, says="pass torch.export.unflatten(program).eval()")
+def exported_program() -> Explained:
+    return explain(exported(Network(), images()), images(), LAYER).maps, plain()
+
+
+@wrappers("`torch.export.unflatten(program).eval()`")
+def unflattened() -> Explained:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own
+        model = torch.export.unflatten(exported(Network(), images())).eval()
+    return explain(model, images(), LAYER).maps, plain()
+
+
+@wrappers("a `torch.export`ed part above the layer, which has no `.eval()`")
+def exported_head() -> Explained:
+    model = Network()
+    model.linear = exported(model.linear, torch.ones(2, 12)).module()
+    return explain(model, images(), LAYER).maps, plain()
+
+
 @wrappers("a quantised head", error=RuntimeError, says='"linear" is quantised')
 def quantised() -> Explained:
     with warnings.catch_warnings():
@@ -726,6 +760,32 @@ def recurrent() -> Explained:
     a = model.rnn(x)[0].detach()
     slopes = torch.einsum("kc,ntc->nkc", model.linear.weight[[1, 3]] / 9, 1 - a.tanh() ** 2) / 9
     return explanation.maps, F.relu(torch.einsum("nkc,ntc->nkt", slopes, a)).detach()
+
+
+@ends("packed sequences, a recurrent layer: `layer[0]` is (N, T, C), padded")
+def packed_sequences() -> Explained:
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rnn = nn.GRU(6, 7, batch_first=True)
+            self.linear = nn.Linear(7, 5)
+            self.eval()
+
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Any:
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            y = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+            return self.linear((y * y).mean(1))
+
+    model = Packs()
+    x = torch.randn(3, 9, 6, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([7, 9, 7])
+    a = torch.zeros(3, 9, 7)
+    for n, length in enumerate(lengths):  # each sequence by itself
+        a[n, :length] = model.rnn(x[n, None, :length])[0][0].detach()
+    slopes = torch.einsum("kc,ntc->nkc", model.linear.weight[[1, 3]] * 2 / 9, a) / 9
+    maps = F.relu(torch.einsum("nkc,ntc->nkt", slopes, a)).detach()
+    return explain(model, (x, lengths), "rnn[0]").maps, maps
 
 
 @ends("a batch of one")

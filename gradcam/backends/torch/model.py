@@ -33,7 +33,7 @@ from gradcam.backends.torch.passes import needs_graph, passed
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer
-from gradcam.backends.torch.wrappers import obstacle, unwrapped
+from gradcam.backends.torch.wrappers import check_model, obstacle, unwrapped
 from gradcam.inputs import first_array, with_first_array
 from gradcam.layouts import ChannelOrder
 from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
@@ -60,8 +60,7 @@ class TorchModel:
 
     def __post_init__(self) -> None:
         module = unwrapped(self.module)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"the model is TorchScript{obstacle(module).partition(',')[2]}")
+        check_model(module)
         object.__setattr__(self, "as_passed", self.module)
         object.__setattr__(self, "module", module)
 
