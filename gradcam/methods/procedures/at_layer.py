@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, is_traced, to_numpy, widen
 from gradcam._types import Array
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import scores as score_methods
@@ -96,7 +96,9 @@ def ablation_cam(run: Run) -> Explained:
         batch = run.batch * positions
 
     # Removing a channel that is 0 everywhere changes nothing, so its score is known.
-    alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+    alive = np.arange(channels)
+    if not is_traced(view):
+        alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
 
     def without(indices: np.ndarray) -> Array:
         return activations * _all_but(alive[indices], channels, channel_axis, like=activations)
