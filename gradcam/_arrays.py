@@ -17,6 +17,7 @@ from gradcam._types import Array
 
 __all__ = [
     "SHARDED",
+    "agree",
     "array_namespace",
     "compiles_each_shape",
     "constant",
@@ -160,3 +161,21 @@ def to_numpy(array: Array) -> np.ndarray:
     if is_torch_array(array):
         return np.asarray(array.detach().cpu())
     return np.asarray(array)
+
+
+def agree(fast: Array, slow: Array) -> bool:
+    """Whether scores are equal up to rounding, relative to the largest of them.
+
+    Two ways through a deep network may differ by more than the precision e of their dtype, and are
+    allowed e^(2/3): 4e-11 in float64, 2e-5 in float32, 1e-2 in float16. An accelerator may multiply
+    float32 with the 10 bits of TF32, and is allowed 1e-2.
+    """
+    precision = float(array_namespace(slow).finfo(slow.dtype).eps)
+    if "cpu" not in str(getattr(slow, "device", "cpu")).lower():
+        precision = max(precision, 2.0**-10)
+    fast_scores, slow_scores = (to_numpy(scores).astype(np.float64) for scores in (fast, slow))
+    if fast_scores.shape != slow_scores.shape:
+        return False
+    finite = np.abs(slow_scores[np.isfinite(slow_scores)])
+    limit = precision ** (2 / 3) * max(finite, default=0.0)
+    return bool(np.allclose(fast_scores, slow_scores, rtol=0, atol=limit, equal_nan=True))

@@ -353,8 +353,6 @@ class Scorer:
     """The score as a plain function of arrays: variants (M, N, ...) of a layer's activations -> (M,
     N) or (M, N, K).
 
-    value: the array to make variants of, where a copy in another memory format is faster than the
-        original.
     axes: those of the activations (N, ...) of which the head takes the mean, where it takes nothing
         else of them.
     averaged: then the same for variants of that mean, of size 1 over these axes: as many times
@@ -362,7 +360,6 @@ class Scorer:
     """
 
     run: Callable[[Array], Array]
-    value: Array | None = None
     axes: tuple[int, ...] = ()
     averaged: Callable[[Array], Array] | None = None
 

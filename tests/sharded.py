@@ -40,9 +40,9 @@ def network(w1: Any, w2: Any, w3: Any, x: Any) -> Any:
 
 
 def watched(function: Any, programs: list[str]) -> Any:
-    def run(*args: Any) -> Any:
-        programs.append(function.lower(*args).compile().as_text())
-        return function(*args)
+    def run(what: Any, *args: Any) -> Any:
+        programs.append(function.program(what).lower(*args).compile().as_text())
+        return function(what, *args)
 
     return run
 

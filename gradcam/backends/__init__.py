@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from gradcam._functions import keyed
 from gradcam._types import Inputs
 from gradcam.backends.environment import MemoryMeter, default_array, devices, memory_meter, versions
 from gradcam.backends.split import Split
@@ -163,7 +164,7 @@ def _adapt_split(split: Split, inputs: Inputs) -> Model:
     if _is(array, "jax", "Array"):
         from gradcam.backends.jax import JaxModel, SplitRun
 
-        run = SplitRun(split.features, split.head, split.layer)
+        run = SplitRun(keyed(split.features), keyed(split.head), split.layer)
         return JaxModel(run, (), bool(split.channels_first))
     from gradcam.backends.numpy import NumpyModel
 

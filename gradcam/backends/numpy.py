@@ -18,7 +18,8 @@ import numpy as np
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.errors import unknown_layer
-from gradcam.inputs import arguments, rows
+from gradcam.backends.proof import Together
+from gradcam.inputs import arguments, with_first_array
 from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores
 from gradcam.targets import Target
 
@@ -109,20 +110,14 @@ class NumpyModel:
             size > 0, size, 1
         )
         step = step.astype(activations.dtype).reshape(samples, *(1,) * len(sample))
+        score = _together(self.head, target)
         found = []
         for entries in _chunks(count, max(1, self.chunk // (2 * samples))):
             lifts = np.zeros((len(entries), count), dtype=activations.dtype)
             lifts[np.arange(len(entries)), entries] = 1
             lifts = lifts.reshape(len(entries), 1, *pooled) * step
             up, down = activations + lifts, activations - lifts
-            copies = np.concatenate([up, down]).reshape(-1, *sample)
-            outputs = self.head(copies)
-            scores = np.stack(
-                [
-                    np.asarray(target(rows(outputs, start, samples)), np.float64)
-                    for start in range(0, len(copies), samples)
-                ]
-            )
+            scores = score(np.concatenate([up, down])).astype(np.float64)
             # the step that was made, not the one asked for: the sum was rounded
             made = (up - down).astype(np.float64).reshape(len(entries), samples, -1).max(axis=2)
             difference = scores[: len(entries)] - scores[len(entries) :]
@@ -140,15 +135,24 @@ class NumpyModel:
         self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Variants run as one batch; `features` runs only for those of the input."""
-        if layer == INPUT:
-            return lambda variants: merged_scores(
-                lambda one: self.head(self._features(one)), target, variants
-            )
-        self._check((layer,))
-        return lambda variants: merged_scores(self.head, target, variants)
+        if layer != INPUT:
+            self._check((layer,))
+            return _together(self.head, target)
+
+        def run(array: np.ndarray) -> Outputs:
+            return self.head(self._features(with_first_array(inputs, array)))
+
+        return _together(run, target)
 
     def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[NumpyModel, Inputs]]:
         return nullcontext((replace(self, features=_Wide(self.features)), inputs))
+
+
+def _together(run: Callable[[np.ndarray], Outputs], target: Callable[[Outputs], Array]) -> Together:
+    return Together(
+        lambda variant: np.asarray(target(run(variant))),
+        lambda variants: merged_scores(run, target, variants),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from gradcam import layouts
 from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, widen
+from gradcam._functions import keyed
 from gradcam._progress import Progress, track
 from gradcam._types import Array, Constant, Inputs, Shape
 from gradcam.explaining.prepare import Prepared
@@ -20,7 +21,7 @@ from gradcam.explaining.smoothing import Smoothing
 from gradcam.inputs import first_array
 from gradcam.layouts import Layout
 from gradcam.maps import Fusion, Scaling
-from gradcam.methods import MethodSpec
+from gradcam.methods import METHODS, MethodSpec
 from gradcam.model import Model, PooledAxes
 from gradcam.space.axes import LayerAxes, NeedsEvidence, sure_axes
 from gradcam.space.memory import Known
@@ -147,6 +148,14 @@ class Pipeline:
         return map_math.scale(map_math.resize(maps, size), len(size), how)
 
 
+def _compared(method: ChosenMethod) -> ChosenMethod:
+    """The same with a function of the user's own as one that can be compared, now, with others."""
+    spec, parameters = method
+    if METHODS.get(spec.name) is spec:
+        return method
+    return replace(spec, function=keyed(spec.function)), parameters
+
+
 ARRAYS = {"activations": 1, "gradients": 2, "curvatures": 3}
 """How many of a layer's arrays a method takes, by what it needs."""
 
@@ -224,6 +233,7 @@ def _one_capture(pipeline: Pipeline, prepared: Prepared) -> dict[str, Any]:
     """The compiled pipeline. Where the axes of a layer are in doubt the network is asked, and
     it runs again.
     """
+    compared = replace(pipeline, methods=tuple(map(_compared, pipeline.methods)))
     while True:
         known = [prepared.known_axes(path) for path in pipeline.layers]
         # What types and shapes tell is no part of the program, which all calls then share.
@@ -232,7 +242,7 @@ def _one_capture(pipeline: Pipeline, prepared: Prepared) -> dict[str, Any]:
             if axes is not None and axes.was_asked:
                 asked.append(replace(axes, agreement=None))
         try:
-            result = dict(prepared.run(replace(pipeline, known=tuple(asked))))
+            result = dict(prepared.run(replace(compared, known=tuple(asked))))
         except NeedsEvidence as doubt:
             prepared.axes(doubt.path, doubt.shape)
             continue

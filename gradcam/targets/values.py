@@ -20,6 +20,7 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 
 from gradcam._arrays import array_namespace, to_numpy
+from gradcam._functions import keyed
 from gradcam._types import Array, Outputs
 
 __all__ = ["Combination", "Selected", "Target", "join", "split"]
@@ -318,7 +319,7 @@ def _split(value: Any, arrays: list[Array]) -> Any:
         for field in dataclasses.fields(value):
             children.append(_split(getattr(value, field.name), arrays))
         return _Node(type(value), tuple(children))
-    return value
+    return keyed(value)
 
 
 def join(arrays: Sequence[Array], structure: Any) -> Any:

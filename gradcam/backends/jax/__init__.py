@@ -5,6 +5,7 @@ program      a model as a jaxpr in which every layer's output has a name
 statics      leaves of inputs and weights that are no arrays
 attention    softmaxes of self-attention
 bottlenecks  the layers of a function that names none
+compiled     the compiled programs that are kept
 model        what `gradcam.model` asks of a model, for any such program
 gradients, scorer, biases, guided, weights    what each of these powers needs
 function     plain functions, and `gradcam.Split`

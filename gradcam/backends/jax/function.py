@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gradcam._functions import keyed
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax.model import JaxModel
 from gradcam.backends.jax.program import Tap
@@ -37,10 +38,12 @@ class Function:
     def adapt(function: Callable[..., Outputs], channels_first: bool = False) -> JaxModel:
         """Values bound by `functools.partial` are weights: arguments of the compiled program."""
         weights = functools.partial(tree_weights, function)
-        if not isinstance(function, functools.partial):
-            return JaxModel(Function(function), ((), {}), channels_first, named_weights=weights)
-        values = hide_static((function.args, function.keywords))
-        return JaxModel(Function(function.func), values, channels_first, named_weights=weights)
+        values: Any = ((), {})
+        run = function
+        if isinstance(function, functools.partial):
+            run = function.func
+            values = hide_static((function.args, function.keywords))
+        return JaxModel(Function(keyed(run)), values, channels_first, named_weights=weights)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ arguments.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from gradcam._arrays import SHARDED
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax import guided
 from gradcam.backends.jax.biases import Biases, biases_of
+from gradcam.backends.jax.compiled import Compiled
 from gradcam.backends.jax.gradients import Lifted
 from gradcam.backends.jax.program import ATTENTION_KIND, Run, flow, run_untapped, traced
 from gradcam.backends.jax.scorer import variant_scorer
@@ -196,7 +196,7 @@ class Program:
     sharded: bool = False
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@Compiled
 def run_program(
     program: Program,
     values: Any,

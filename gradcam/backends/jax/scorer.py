@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from gradcam import targets
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.jax.compiled import Compiled
 from gradcam.backends.jax.program import Run, run_untapped, traced
 from gradcam.backends.jax.walk import Block, aval, bind, block_of, interpret, variables
 from gradcam.inputs import with_first_array
@@ -45,6 +46,16 @@ class _Head:
     sharded: bool
 
 
+class _Scored(NamedTuple):
+    """The same for `scores`.
+
+    averaged: the variants are of the layer's mean, of size 1 over the axes of `_Cut.pooled`.
+    """
+
+    head: _Head
+    averaged: bool
+
+
 def variant_scorer(
     run: Run,
     values: Any,
@@ -60,11 +71,11 @@ def variant_scorer(
     ((axes, crossing),) = residuals(head, values, inputs).items()
 
     def score(variants: Array, averaged: bool = False) -> Array:
-        return scores(head, averaged, values, inputs, indices, crossing, variants)
+        return scores(_Scored(head, averaged), values, inputs, indices, crossing, variants)
 
     if not axes:
         return Scorer(score)
-    return Scorer(score, None, axes, functools.partial(score, averaged=True))
+    return Scorer(score, axes, functools.partial(score, averaged=True))
 
 
 # ------------------------------------------------------------------------------------------ the cut
@@ -167,7 +178,7 @@ def _bound(i: int, eqn: jex.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
 # --------------------------------------------------------------------------- two compiled functions
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@Compiled
 def residuals(head: _Head, values: Any, inputs: Inputs) -> dict[tuple[int, ...], list[Array]]:
     """What the block above the layer needs of the block below, computed once.
 
@@ -185,20 +196,17 @@ def residuals(head: _Head, values: Any, inputs: Inputs) -> dict[tuple[int, ...],
     return {cut.pooled.axes: crossing}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@Compiled
 def scores(
-    head: _Head,
-    averaged: bool,
+    of: _Scored,
     values: Any,
     inputs: Inputs,
     indices: Sequence[Array],
     crossing: Sequence[Array],
     variants: Array,
 ) -> Array:
-    """Scores (M, N) or (M, N, K) of variants (M, N, ...) of the layer's output, or of the input.
-
-    averaged: the variants are of the layer's mean, of size 1 over the axes of `_Cut.pooled`.
-    """
+    """Scores (M, N) or (M, N, K) of variants (M, N, ...) of the layer's output, or of the input."""
+    head, averaged = of
     target = targets.join(indices, head.target)
 
     def score_input(variant: Array) -> Array:

@@ -306,27 +306,30 @@ class TorchModel:
                 return tree_map(detached, self._passed(lambda: self._run(inputs)))
 
             return input_scorer(self.module, run, inputs, target)
-        with no_graph():
-            tape = self._tape(inputs, layer)
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
             with no_graph():
                 scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
             return torch.stack(scores)
 
-        return tape.scorer(target, replayed)
-
-    def _tape(self, inputs: Inputs, layer: str) -> Tape:
-        def run() -> Tape:
+        def recorded() -> Tape:
             tape = Tape()
             with tape:
                 outputs = self._run_once(
-                    inputs, (layer,), lambda path, value: tape.start(value.clone())
+                    inputs,
+                    (layer,),
+                    lambda path, value: tape.start(value.as_subclass(torch.Tensor).clone()),
                 )
             tape.end(outputs)
             return tape
 
-        return self._passed(run)
+        try:
+            with no_graph():
+                tape = self._passed(recorded)
+        except Exception:
+            # Some operators fail in a dispatch mode. A model's own error comes again.
+            return Scorer(replayed)
+        return tape.scorer(target, replayed)
 
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str

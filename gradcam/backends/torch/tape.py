@@ -15,11 +15,14 @@ the model's code stay those of N samples, and nothing below the layer runs again
 reads only a mean of `a`, variants (M, N, C, 1, 1) of the mean give the same scores, from slot 1 on.
 
 A recording cannot be trusted if the model's code read a number, on which it may have branched, or
-wrote into a constant. Then variants are replayed one at a time.
+wrote into a constant. What it computed elsewhere, as in NumPy or in another thread, the tape takes
+for a constant. So the steps are believed once they have given the score of one changed variant
+that a replay of the model gives. Otherwise all variants are replayed, one at a time.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +31,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from gradcam._arrays import agree
 from gradcam.model import Scorer
 
 __all__ = ["Tape"]
@@ -35,8 +39,7 @@ __all__ = ["Tape"]
 Scores = Callable[[torch.Tensor], torch.Tensor]
 """Variants (M, N, ...) -> scores (M, N) or (M, N, K)."""
 
-_CANNOT_BATCH = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
-"""What `torch.vmap` raises for an operation or a target that cannot be batched."""
+_LOG = logging.getLogger("gradcam")
 
 
 class _Slot:
@@ -71,8 +74,8 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._steps: list[_Step] = []
-        self._slots: dict[int, int] = {}  # by the tensor's id
-        self._alive: list[torch.Tensor] = []  # so that no id is used twice
+        self._slots: dict[int, int] = {}  # by the tensor's address
+        self._alive: list[torch.Tensor] = []  # so that no address is used twice
         self._outputs: tuple[list[Any], Any] = ([], None)
         self._sound = True
         self._writes = False
@@ -80,7 +83,11 @@ class Tape(TorchDispatchMode):
     # --------------------------------------------------------------------------------- recording
 
     def start(self, value: torch.Tensor) -> torch.Tensor:
-        """Take this tensor as the layer's output."""
+        """Take this tensor as the layer's output; the model is to go on with what is returned.
+
+        A plain tensor: what a subclass of `torch.Tensor` wraps is not what the dispatcher sees.
+        """
+        value = value.as_subclass(torch.Tensor).clone()
         self._slot(value)
         return value
 
@@ -119,23 +126,34 @@ class Tape(TorchDispatchMode):
         self._steps.append(_Step(func, args, kwargs, slots))
 
     def _depends(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and id(value) in self._slots
+        return isinstance(value, torch.Tensor) and value._cdata in self._slots
 
     def _recorded(self, value: Any) -> Any:
-        return _Slot(self._slots[id(value)]) if self._depends(value) else value
+        return _Slot(self._slots[value._cdata]) if self._depends(value) else value
 
     def _slot(self, tensor: torch.Tensor) -> int:
-        if id(tensor) not in self._slots:
-            self._slots[id(tensor)] = len(self._alive)
+        if tensor._cdata not in self._slots:
+            self._slots[tensor._cdata] = len(self._alive)
             self._alive.append(tensor)
-        return self._slots[id(tensor)]
+        return self._slots[tensor._cdata]
 
     # ----------------------------------------------------------------------------------- running
 
-    def scorer(self, target: Callable[[Any], torch.Tensor], otherwise: Scores) -> Scorer:
-        """Scores of variants of the layer's output, by `otherwise` if the tape is not sound."""
-        mean = self._mean() if self._sound else None
-        scores = self._batched(lambda value: target(self._run(value)), otherwise)
+    def scorer(self, target: Callable[[Any], torch.Tensor], replayed: Scores) -> Scorer:
+        """Scores of variants of the layer's output, by `replayed` unless the tape proves itself."""
+        if not self._sound:
+            _LOG.debug("variants are replayed: the model's code reads numbers, or writes")
+            return Scorer(replayed)
+        changed = self._changed()
+        scores = _batched(lambda value: target(self._run(value)))
+        # Before the replay, in which the model may write other values into what the tape reads.
+        found = _found(scores, changed)
+        if found is None:
+            return Scorer(replayed)
+        expected = replayed(changed[None])
+        if not _proved(found, expected):
+            return Scorer(replayed)
+        mean = self._mean()
         if mean is None:
             return Scorer(scores)
 
@@ -144,26 +162,16 @@ class Tape(TorchDispatchMode):
                 value = value.squeeze(mean.axes)
             return target(self._run(value, mean.step))
 
-        def expanded(variants: torch.Tensor) -> torch.Tensor:
-            # the mean at every position has that mean
-            return otherwise(variants.expand(-1, *self._first.shape))
+        averaged = _batched(score_of_mean)
+        if not _proved(_found(averaged, changed.mean(mean.axes, keepdim=True)), expected):
+            return Scorer(scores)
+        return Scorer(scores, mean.axes, averaged)
 
-        return Scorer(scores, None, mean.axes, self._batched(score_of_mean, expanded))
-
-    def _batched(self, score: Scores, otherwise: Scores) -> Scores:
-        """`score` of one variant under vmap, or `otherwise` once that has failed."""
-        batched = torch.vmap(score)
-
-        def scores(variants: torch.Tensor) -> torch.Tensor:
-            if self._sound:
-                try:
-                    with torch.no_grad():
-                        return batched(variants)
-                except _CANNOT_BATCH:
-                    self._sound = False
-            return otherwise(variants)
-
-        return scores
+    def _changed(self) -> torch.Tensor:
+        """The layer's output with about half of its elements at 0, and the others scaled."""
+        random = torch.Generator().manual_seed(0)
+        factors = torch.rand(self._first.shape, generator=random, dtype=torch.float64) * 3 - 1.5
+        return self._first * factors.clamp(min=0).to(self._first)
 
     def _run(self, value: torch.Tensor, skipped: _Step | None = None) -> Any:
         """The outputs for another value of the layer's output, or of the skipped step's result."""
@@ -196,6 +204,34 @@ class Tape(TorchDispatchMode):
         if not axes or 0 in axes:  # no axes mean all of them
             return None
         return _Mean(step, axes, bool(keepdim and keepdim[0]))
+
+
+def _batched(score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
+    """`score`, of one variant, for many at once."""
+    batched = torch.vmap(score)
+
+    def scores(variants: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return batched(variants)
+
+    return scores
+
+
+def _found(scores: Scores, variant: torch.Tensor) -> torch.Tensor | None:
+    """The scores of one variant; None where an operation or the target cannot be batched."""
+    try:
+        return scores(variant[None])
+    except Exception as error:
+        _LOG.debug("the operations behind the layer cannot be batched: %s", error)
+        return None
+
+
+def _proved(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    """Whether the scores of a variant are those that a replay of the model gives."""
+    proved = found is not None and agree(found, expected)
+    if not proved:
+        _LOG.debug("the operations behind the layer, run alone, give another score than the model")
+    return proved
 
 
 def _reads_layer(tree: Any) -> bool:

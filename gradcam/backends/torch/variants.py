@@ -1,12 +1,12 @@
 """Scores of many variants of the input in few passes: Score-CAM's masked images.
 
-Variants (M, N, ...) of an input (N, ...) run as batches of several variants each. Two things make
-these passes fast on a CPU: the memory format `channels_last`, and tensors small enough for the
-allocator to keep their pages.
+Variants (M, N, ...) of an input (N, ...) run as batches of several variants each, once it is proved
+that a batch gives the scores of each variant alone (`gradcam.backends.proof`). On a CPU tensors are
+kept small enough for the allocator to keep their pages.
 
 For example, let the network's largest tensor take 5 MiB for one variant of 2 images. Ten variants
-then run as one variant, which is measured, and as batches of 6 and 3 (31.9 MiB // 5 MiB = 6), that
-is as batches of 2, 12 and 6 images.
+then run as one variant, which is measured, a proof of two, and batches of 6 and 3 (31.9 MiB // 5
+MiB = 6), that is as batches of 2, 4, 12 and 6 images.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef
 
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.proof import Together
 from gradcam.backends.torch.modes import force_eager, no_graph
-from gradcam.inputs import first_array
+from gradcam.inputs import first_array, with_first_array
 from gradcam.model import Scorer, merged_scores
 
 __all__ = ["LIMIT", "input_scorer"]
@@ -45,65 +46,76 @@ def input_scorer(
 
     On a CPU no pass makes a tensor of more than `LIMIT` bytes, unless one variant alone does.
     """
-    passes = _Passes(module, forward, inputs)
+    passes = _Passes(module, forward, inputs, target)
+    scores = Together(passes.alone, passes.together, lambda: passes.at_once)
 
     def score(variants: torch.Tensor) -> Array:
         with no_graph(), force_eager():
-            if variants.device.type != "cpu":
-                return merged_scores(passes.run, target, variants)
-            scores = []
-            if passes.variants_at_once is None:
-                scores.append(merged_scores(passes.run_measured, target, variants[:1]))
-                variants = variants[1:]
-            for batch in variants.split(passes.variants_at_once):
-                if len(batch):  # one variant alone leaves an empty batch
-                    scores.append(merged_scores(passes.run, target, batch))
-            return torch.cat(scores)
+            return scores(variants)
 
-    array = first_array(inputs)
-    if array.ndim == 4:
-        # variants are products with this array, so they inherit its memory format
-        array = array.contiguous(memory_format=torch.channels_last)
-    return Scorer(score, array)
+    return Scorer(score)
 
 
 class _Passes:
-    """Runs batches of variants, and learns from the first how many to run at once."""
+    """Runs one variant or several, and learns from the first how many to run at once."""
 
     def __init__(
-        self, module: torch.nn.Module, forward: Callable[[Inputs], Outputs], inputs: Inputs
+        self,
+        module: torch.nn.Module,
+        forward: Callable[[Inputs], Outputs],
+        inputs: Inputs,
+        target: Callable[[Outputs], Array],
     ) -> None:
         self._module = module
         self._forward = forward
         self._inputs = inputs
-        self._channels_last = True
-        self.variants_at_once: int | None = None
+        self._target = target
+        self._measured = first_array(inputs).device.type != "cpu"
+        self.at_once = sys.maxsize
 
-    def run(self, merged: torch.Tensor) -> Outputs:
-        """The outputs for several variants, merged to one batch (M N, ...)."""
-        if self._channels_last and merged.ndim == 4:
-            try:
-                return self._run(merged.contiguous(memory_format=torch.channels_last))
-            except RuntimeError:  # such as `view` in the model's code, which forbids this format
-                self._channels_last = False
-        return self._run(merged.contiguous())
-
-    def run_measured(self, merged: torch.Tensor) -> Outputs:
-        """`run` of one variant, which sets `variants_at_once`."""
+    def alone(self, variant: torch.Tensor) -> Array:
+        """Scores of one variant (N, ...), with all other inputs as they are."""
+        inputs = with_first_array(self._inputs, self._laid_out(variant))
+        if self._measured:
+            return self._target(self._forward(inputs))
+        self._measured = True
         largest = _LargestTensor(self._module)
         try:
             with largest:
-                outputs = self.run(merged)
+                outputs = self._forward(inputs)
         except Exception:
             # Some operators fail in a dispatch mode: run without. A model's own error comes again.
-            self._channels_last = True
-            self.variants_at_once = sys.maxsize
-            return self.run(merged)
-        self.variants_at_once = max(1, LIMIT // largest.nbytes)
-        return outputs
+            outputs = self._forward(inputs)
+        else:
+            self.at_once = max(1, LIMIT // largest.nbytes)
+        return self._target(outputs)
 
-    def _run(self, merged: torch.Tensor) -> Outputs:
-        return self._forward(_repeated(self._inputs, merged))
+    def together(self, variants: torch.Tensor) -> Array:
+        """Scores of variants (M, N, ...) as one batch, with the other inputs repeated."""
+        count, samples = variants.shape[:2]
+
+        def repeated(value: Any) -> Any:
+            if isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == samples:
+                return value.repeat(count, *[1] * (value.ndim - 1))
+            return value
+
+        others = tree_map(repeated, self._inputs)
+
+        def run(merged: torch.Tensor) -> Outputs:
+            return self._forward(with_first_array(others, self._laid_out(merged)))
+
+        return merged_scores(run, self._target, variants)
+
+    def _laid_out(self, array: torch.Tensor) -> torch.Tensor:
+        """The array in the memory format of the user's own."""
+        own = first_array(self._inputs)
+        formats = [torch.contiguous_format]
+        if own.ndim == 4:
+            formats.append(torch.channels_last)
+        for memory_format in formats:
+            if own.is_contiguous(memory_format=memory_format):
+                return array.contiguous(memory_format=memory_format)
+        return array.contiguous()
 
 
 class _LargestTensor(TorchDispatchMode):
@@ -144,19 +156,3 @@ class _LargestTensor(TorchDispatchMode):
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-
-
-def _repeated(inputs: Inputs, merged: torch.Tensor) -> Inputs:
-    """The inputs with `merged` in place of the first array, and the other arrays repeated."""
-    first = first_array(inputs)
-    samples = first.shape[0]
-    count = merged.shape[0] // samples
-
-    def repeat(value: Any) -> Any:
-        if value is first:
-            return merged
-        if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == samples:
-            return value.repeat(count, *[1] * (value.ndim - 1))
-        return value
-
-    return tree_map(repeat, inputs)

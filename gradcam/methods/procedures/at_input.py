@@ -19,7 +19,12 @@ from gradcam.layouts import Layout
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import inputs as input_methods
 from gradcam.methods import scores as score_methods
-from gradcam.methods.procedures.shared import check_positive, for_targets, of_all_channels
+from gradcam.methods.procedures.shared import (
+    check_positive,
+    check_repeatable,
+    for_targets,
+    of_all_channels,
+)
 from gradcam.methods.run import Captured, Explained, Run
 
 __all__ = ["contributions", "full_grad", "is_cam", "score_cam", "smooth_grad_cam_pp", "ss_cam"]
@@ -109,10 +114,12 @@ def _masked(
     view_or_zero = xp.where(varies, view, xp.zeros_like(view))
     grids = xp.take(layout.maps(view_or_zero), constant(used, like=view, dtype=xp.int32), axis=1)
 
-    scorer = run.input_scorer()
-    array = run.input_array if scorer.value is None else scorer.value
+    array = run.input_array
+    count = len(used) * samples
 
     def masked_inputs(variants: np.ndarray) -> Array:
+        unmasked = variants == count  # the last variant is the input itself
+        variants = np.where(unmasked, 0, variants)
         columns = constant(variants // samples, like=grids, dtype=xp.int32)
         masks = xp.take(grids, columns, axis=1)
         if change_grids is not None:
@@ -121,16 +128,25 @@ def _masked(
         masks = map_math.scale(map_math.resize(masks, size), len(size), "minmax")
         if change_masks is not None:
             masks = change_masks(masks, variants)
-        masks = input_layout.broadcast(xp.moveaxis(masks, 1, 0))
-        if xp.isdtype(array.dtype, "real floating"):
-            return array * xp.astype(masks, array.dtype)
-        return xp.astype(xp.round(array * masks), array.dtype)
+        one = constant(unmasked.reshape(1, -1, *(1,) * len(size)), like=masks)
+        masks = xp.moveaxis(xp.maximum(masks, one), 1, 0)
+        return _masked_input(array, input_layout.broadcast(masks))
 
-    scores = run.score(scorer.run, masked_inputs, len(used) * samples, "masking the input")
+    scores = run.score(run.input_scorer().run, masked_inputs, count + 1, "masking the input")
+    check_repeatable(scores[..., -1], widen(capture.scores))
+    scores = scores[..., :-1]
     scores = xp.mean(xp.reshape(scores, (*scores.shape[:-1], len(used), samples)), axis=-1)
     scores = of_all_channels(scores, alive, len(varies_in_batch))
     view = for_targets(view, capture.scores)
     return layout.maps(score_methods.score_cam(view, scores)), capture
+
+
+def _masked_input(array: Array, masks: Array) -> Array:
+    """The input times its masks, in the input's dtype; integers, such as bytes, are rounded."""
+    xp = array_namespace(array)
+    if xp.isdtype(array.dtype, "integral"):
+        return xp.astype(xp.round(array * masks), array.dtype)
+    return array * xp.astype(masks, array.dtype)
 
 
 def _input_with_space(

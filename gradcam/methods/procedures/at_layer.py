@@ -10,7 +10,12 @@ from gradcam._arrays import array_namespace, constant, is_traced, to_numpy, wide
 from gradcam._types import Array
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import scores as score_methods
-from gradcam.methods.procedures.shared import check_positive, for_targets, of_all_channels
+from gradcam.methods.procedures.shared import (
+    check_positive,
+    check_repeatable,
+    for_targets,
+    of_all_channels,
+)
 from gradcam.methods.run import Explained, Run
 
 __all__ = ["ablation_cam", "cam", "integrated_grad_cam"]
@@ -99,15 +104,14 @@ def ablation_cam(run: Run) -> Explained:
     alive = np.arange(channels)
     if not is_traced(view):
         alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+    # Last comes no channel: its score is that of every channel that is not removed.
+    removed = np.append(alive, channels)
 
     def without(indices: np.ndarray) -> Array:
-        return activations * _all_but(alive[indices], channels, channel_axis, like=activations)
+        return activations * _all_but(removed[indices], channels, channel_axis, like=activations)
 
-    # The full score comes last: it is the score of every channel that was not run.
-    scores = widen(capture.scores)[..., None]
-    if len(alive):
-        ablated = run.score(scores_of, without, len(alive), "ablating channels", batch)
-        scores = xp.concat([ablated, scores], axis=-1)
+    scores = run.score(scores_of, without, len(removed), "ablating channels", batch)
+    check_repeatable(scores[..., -1], widen(capture.scores))
     ablated = of_all_channels(scores, alive, channels)
     view = for_targets(view, capture.scores)
     return layout.maps(score_methods.ablation_cam(view, widen(capture.scores), ablated)), capture
@@ -115,8 +119,7 @@ def ablation_cam(run: Run) -> Explained:
 
 def _all_but(removed: np.ndarray, channels: int, channel_axis: int, like: Array) -> Array:
     """Factors (m, 1, ..., C, ..., 1) of m variants: 0 for the removed channel, 1 for the others."""
-    kept = np.ones((len(removed), channels), dtype=np.float32)
-    kept[np.arange(len(removed)), removed] = 0
+    kept = (np.arange(channels) != removed[:, None]).astype(np.float32)
     shape = [len(removed), *(1,) * like.ndim]
     shape[channel_axis] = channels
     return constant(kept.reshape(shape), like=like)

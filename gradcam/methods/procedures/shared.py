@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant
+from gradcam._arrays import agree, array_namespace, constant, is_traced
 from gradcam._types import Array
+from gradcam._warnings import warn
 
-__all__ = ["check_positive", "for_targets", "of_all_channels"]
+__all__ = ["check_positive", "check_repeatable", "for_targets", "of_all_channels"]
 
 
 def check_positive(name: str, value: int) -> None:
@@ -36,3 +37,14 @@ def of_all_channels(scores: Array, alive: np.ndarray, channels: int) -> Array:
     column[alive] = np.arange(len(alive))
     xp = array_namespace(scores)
     return xp.take(scores, constant(column, like=scores, dtype=xp.int32), axis=-1)
+
+
+def check_repeatable(again: Array, scores: Array) -> None:
+    """Warn where the unchanged input has other scores (N,) or (N, K) in another pass."""
+    if not is_traced(again) and not agree(again, scores):
+        warn(
+            "the model gives other scores for the same input in another pass: it uses chance, or "
+            "keeps something from one call to the next. This method is made of differences between "
+            "scores, and its map is partly noise; a method of one pass, such as grad-cam, is not",
+            UserWarning,
+        )

@@ -136,9 +136,8 @@ def lowered(net, variables, x, layer, target, methods):
     entries = tuple((as_spec(method), ()) for method in methods)
     pipeline = Pipeline((layer,), entries, size, "channels_last", picture=(size, "max"))
     indices, rest = split(as_target(target))
-    return run_program.lower(
-        Program(pipeline, model.run, False, rest), model.values, x, indices, ()
-    )
+    program = run_program.program(Program(pipeline, model.run, False, rest))
+    return program.lower(model.values, x, indices, ())
 
 
 def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():

@@ -92,7 +92,7 @@ NETWORKS = {
     "grouped": lambda: nn.Sequential(
         nn.Conv2d(4, 6, 3, groups=2, stride=2, dilation=2), nn.BatchNorm2d(6, eps=0.1)
     ),
-    "a model that forbids channels_last": lambda: nn.Sequential(
+    "a model that views its input": lambda: nn.Sequential(
         nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), Flat()
     ),
     "padded": lambda: nn.Sequential(
@@ -131,10 +131,8 @@ def test_a_model_that_cannot_be_watched_is_run_as_it_is():
     model, x = made(Sparse)
     with torch.no_grad():
         found = gradcam.explain(model, x, "block", 1, "score-cam", relu=False).maps
-    assert model.block.rows[-2:] == [
-        2,
-        10,
-    ]  # the first variant, which was to be watched; the others at once
+    # the first variant, which was to be watched; the proof; the others at once, and the input
+    assert model.block.rows[-3:] == [2, 4, 12]
     torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
 
 
@@ -152,7 +150,7 @@ def test_what_does_not_grow_with_the_batch_is_not_counted(monkeypatch):
     monkeypatch.setattr(torch_variants, "LIMIT", 10 * 2 * 6 * 9 * 8 * 8)
     with Counted() as counted:
         gradcam.explain(model, x, "block", 1, "score-cam")
-    assert counted.rows["convolution"] == [2, 2, 10]
+    assert counted.rows["convolution"] == [2, 2, 4, 12]
 
 
 def test_a_watched_pass_keeps_nothing():
@@ -193,10 +191,10 @@ def test_the_weights_and_what_the_model_gives_stay_what_they_were():
     torch.testing.assert_close(model(x), outputs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("largest", "rows"), [(3, [6, 6, 4]), (1, [2] * 8), (100, [16])])
+@pytest.mark.parametrize(("largest", "rows"), [(3, [4, 6, 6, 6]), (1, [2] * 9), (100, [4, 18])])
 def test_no_pass_is_larger_than_the_allocator_keeps(monkeypatch, largest, rows):
-    """9 channels of 2 images: after the one that is watched 16 rows, whose widest layer is 24
-    channels.
+    """9 channels of 2 images, and the images themselves: after the variant that is watched, and
+    the proof of 4 rows, 18 rows, whose widest layer is 24 channels.
     """
     model, x = made(
         lambda: nn.Sequential(
@@ -231,7 +229,8 @@ def test_flat_channels_run_once(method):
     with Counted() as counted:
         found = gradcam.explain(model, x, "block", 1, method, relu=False, **options).maps
     runs = 4 * options.get("samples", 1)  # three channels, and one for the three flat ones
-    assert sum(counted.rows["convolution"]) == 2 * (1 + runs)
+    # the capture, the input itself, and a proof of two
+    assert sum(counted.rows["convolution"]) == 2 * (1 + runs + 1 + 2)
     if method == "score-cam":
         torch.testing.assert_close(found, expected(model, x), rtol=1e-12, atol=1e-12)
     alone = torch.cat(
@@ -273,5 +272,6 @@ def test_a_constant_that_resizing_would_round_shows_nothing():
         gradcam.Split(constant, lambda a: a.sum((2, 3))), image, method="score-cam", target=1
     )
     shown = {one.tobytes() for one in seen}
-    assert len(shown) == 3  # the image, seen through the first channel, and nothing of it
+    # the image, seen through the first channel, nothing of it, and the proof's other variant
+    assert len(shown) == 4
     assert np.zeros_like(image[0]).tobytes() in shown
