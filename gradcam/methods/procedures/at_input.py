@@ -144,6 +144,7 @@ def _masked(
 def _masked_input(array: Array, masks: Array) -> Array:
     """The input times its masks, in the input's dtype; integers, such as bytes, are rounded."""
     xp = array_namespace(array)
+    array = xp.expand_dims(array, axis=0)
     if xp.isdtype(array.dtype, "integral"):
         return xp.astype(xp.round(array * masks), array.dtype)
     return array * xp.astype(masks, array.dtype)

@@ -108,7 +108,9 @@ def ablation_cam(run: Run) -> Explained:
     removed = np.append(alive, channels)
 
     def without(indices: np.ndarray) -> Array:
-        return activations * _all_but(removed[indices], channels, channel_axis, like=activations)
+        return activations[None, ...] * _all_but(
+            removed[indices], channels, channel_axis, like=activations
+        )
 
     scores = run.score(scores_of, without, len(removed), "ablating channels", batch)
     check_repeatable(scores[..., -1], widen(capture.scores))

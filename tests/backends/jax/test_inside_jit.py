@@ -1,4 +1,4 @@
-"""Explaining inside the user's own jit, grad or vmap, where arrays have no numbers yet."""
+"""Explaining inside the user's own jit, grad or vmap, and under JAX's stricter settings."""
 
 from __future__ import annotations
 
@@ -65,3 +65,13 @@ def test_which_layer_is_taken_must_have_been_asked_before():
         jax.jit(maps)(x)
     expected = maps(x)
     np.testing.assert_allclose(jax.jit(maps)(x), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "full-grad"])
+def test_no_method_promotes_ranks(method):
+    x = states.images()
+    model = states.Linen(), states.variables()
+    expected = gradcam.explain(model, x, "conv2", [[1, 3]], method, relu=False).maps
+    with jax.numpy_rank_promotion("raise"):
+        found = gradcam.explain(model, x, "conv2", [[1, 3]], method, relu=False).maps
+    np.testing.assert_array_equal(found, expected)
