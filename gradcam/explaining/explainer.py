@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any, Unpack, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from gradcam import backends, layouts
 from gradcam._arrays import is_traced, to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
+from gradcam._warnings import called
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.explanation import Explanation, picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
@@ -102,7 +104,7 @@ class Explainer:
                 "`layer` is an empty list; pass a path, or None for the last layer that still "
                 "has space"
             )
-        chosen = with_parameters(method, own, "gradcam.explain")
+        chosen = with_parameters(method, own, called(), signature(Explainer).parameters)
         self._pipeline = Pipeline((), (chosen,), None, layout, relu, fusion)
         self._runs = Runs(smoothing, batch, progress, known_of(self._model))
         self._check = check
