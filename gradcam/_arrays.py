@@ -22,6 +22,7 @@ __all__ = [
     "compiles_each_shape",
     "constant",
     "eigh",
+    "is_traced",
     "matmul",
     "quotient",
     "to_numpy",
@@ -110,6 +111,12 @@ def _is_sharded(array: Array) -> bool:
     if isinstance(array, jax.core.Tracer):
         return any(axis is not None for axis in jax.typeof(array).sharding.spec)
     return len(array.sharding.device_set) > 1
+
+
+def is_traced(array: Array) -> bool:
+    """Whether JAX is tracing the array, inside jit, grad or vmap: then it has no numbers yet."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.core.Tracer)
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -1,11 +1,12 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point at the user's own line, and the name of what was called there."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
-__all__ = ["warn"]
+__all__ = ["called", "warn"]
 
 
 def warn(message: str, category: type[Warning]) -> None:
@@ -13,12 +14,25 @@ def warn(message: str, category: type[Warning]) -> None:
 
     `warnings.warn(skip_file_prefixes=...)` does this from Python 3.12 on.
     """
-    frame = sys._getframe(0)
-    level = 1
-    while frame.f_back is not None and _is_ours(frame.f_globals):
+    warnings.warn(message, category, stacklevel=len(_our_frames()) + 1)
+
+
+def called() -> str:
+    """The function or class of this library that the user called, such as "gradcam.compare"."""
+    frame = _our_frames()[-1]
+    name = frame.f_code.co_name
+    owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else ""
+    return ".".join(part for part in ("gradcam", owner, name) if part not in ("", "__init__"))
+
+
+def _our_frames() -> list[FrameType]:
+    """The frames of this library, from the caller's to the one that the user called."""
+    frames = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame.f_globals):
+        frames.append(frame)
         frame = frame.f_back
-        level += 1
-    warnings.warn(message, category, stacklevel=level)
+    return frames
 
 
 def _is_ours(names: dict[str, object]) -> bool:

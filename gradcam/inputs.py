@@ -20,6 +20,7 @@ __all__ = [
     "Packed",
     "arguments",
     "arrays_of",
+    "check_floating",
     "first_array",
     "first_key",
     "focused",
@@ -121,6 +122,17 @@ def with_array(inputs: Inputs, key: InputKey, array: Array) -> Inputs:
 def with_first_array(inputs: Inputs, array: Array) -> Inputs:
     """The same inputs, with `array` in place of their `first_array`."""
     return with_array(inputs, first_key(inputs), array)
+
+
+def check_floating(inputs: Inputs, what: str) -> None:
+    """Raise a TypeError where the array with space has integers, and `what` needs real numbers."""
+    array = first_array(inputs)
+    if not array_namespace(array).isdtype(array.dtype, "real floating"):
+        raise TypeError(
+            f"{what}, but `inputs` are of dtype {array.dtype}; pass floating-point inputs: "
+            "images as floats, and for token ids their embeddings, to the part of the model "
+            "behind the embedding"
+        )
 
 
 @dataclass(frozen=True)

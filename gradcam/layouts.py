@@ -272,11 +272,14 @@ def token_grids(count: int, size: Shape) -> list[Tokens]:
 class ChannelOrder(NamedTuple):
     """Where a layer's channels are: the framework's default; or, where it is sure, what the layer's
     type says; or, as a hint, what the types of layers inside it or around it do.
+
+    positions: how many axes of positions the layer's type has, where it says so.
     """
 
     channels_first: bool
     sure: bool = False
     hint: bool = False
+    positions: int | None = None
 
 
 def infer(

@@ -6,12 +6,15 @@ import copy
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from states import Explained, state
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import gradcam
@@ -52,9 +55,14 @@ explain = functools.partial(gradcam.explain, target=[[1, 3]])
 @functools.cache
 def plain(layer: str = LAYER, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The maps of the plain model, by autograd alone."""
-    model, found = Network().to(dtype), []
+    return by_autograd(Network().to(dtype), layer, images().to(dtype))
+
+
+def by_autograd(model: nn.Module, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """The maps at the first call of a layer, by autograd alone."""
+    found: list[Any] = []
     hook = model.get_submodule(layer).register_forward_hook(lambda *given: found.append(given[2]))
-    scores = model(images().to(dtype))[:, [1, 3]]
+    scores = model(x)[:, [1, 3]]
     hook.remove()
     slopes = [
         torch.autograd.grad(scores[:, k].sum(), found[0], retain_graph=True)[0] for k in range(2)
@@ -119,6 +127,42 @@ def made_under_inference_mode() -> Explained:
     with torch.inference_mode():
         model = Network()
     return explain(model, images(), LAYER).maps, plain()
+
+
+@parameters("a head made under `inference_mode`")
+def head_made_under_inference_mode() -> Explained:
+    model = Network()
+    with torch.inference_mode():
+        model.linear = copy.deepcopy(model.linear)
+    return explain(model, images(), LAYER).maps, plain()
+
+
+class Keeps(Network):
+    """Keeps tensors of its first call, as detectors keep their anchors."""
+
+    def __init__(self, keep: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.keep, self.kept = keep, None
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = super().forward(x)
+        if self.kept is None:
+            self.kept = self.keep(torch.ones(y.shape[-1]))
+        return y * tree_leaves(self.kept)[0]
+
+
+def kept(keep: Callable[[torch.Tensor], Any]) -> Explained:
+    model = Keeps(keep)
+    with torch.inference_mode():
+        model(images())
+    return explain(model, images(), LAYER).maps, plain()
+
+
+parameters("keeps a tensor of a call under `inference_mode` in an attribute")(
+    lambda: kept(lambda tensor: tensor)
+)
+parameters("keeps one in a list")(lambda: kept(lambda tensor: [tensor]))
+parameters("keeps one in a dictionary")(lambda: kept(lambda tensor: {"anchors": (tensor,)}))
 
 
 @parameters("called under `autocast` (bfloat16)", tolerance=HALF)
@@ -400,6 +444,39 @@ def scripted_head() -> Explained:
     return explain(model, images(), LAYER).maps, plain()
 
 
+def exported(module: nn.Module, x: torch.Tensor) -> Any:
+    return torch.export.export(module, (x,))
+
+
+@wrappers(
+    "`torch.export`ed",
+    error=TypeError,
+    says="has lost its layers: pass torch.export.unflatten(program).eval()",
+)
+def exported_module() -> Explained:
+    return explain(exported(Network(), images()).module(), images(), LAYER).maps, plain()
+
+
+@wrappers("the program itself", error=TypeError, says="pass torch.export.unflatten(program).eval()")
+def exported_program() -> Explained:
+    return explain(exported(Network(), images()), images(), LAYER).maps, plain()
+
+
+@wrappers("`torch.export.unflatten(program).eval()`")
+def unflattened() -> Explained:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own
+        model = torch.export.unflatten(exported(Network(), images())).eval()
+    return explain(model, images(), LAYER).maps, plain()
+
+
+@wrappers("a `torch.export`ed part above the layer, which has no `.eval()`")
+def exported_head() -> Explained:
+    model = Network()
+    model.linear = exported(model.linear, torch.ones(2, 12)).module()
+    return explain(model, images(), LAYER).maps, plain()
+
+
 @wrappers("a quantised head", error=RuntimeError, says='"linear" is quantised')
 def quantised() -> Explained:
     with warnings.catch_warnings():
@@ -456,6 +533,120 @@ def reentrant() -> Explained:
     outside = explain(model, images(), LAYER).maps
     return torch.stack([outside, inside[0]]), torch.stack([plain(), plain()])
 
+
+# ------------------------------------------------------------------------------ autograd in forward
+
+inside = functools.partial(torch_state, "Autograd inside forward")
+
+
+class Penalised(Network):
+    """Adds the squared gradient of its own scores at the input, where a caller has a graph."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        y = super().forward(x)
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return y + 100 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class PenalisedAnywhere(Penalised):
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.enable_grad():
+            return super().forward(x)
+
+
+class Pushed(Network):
+    """Moves its input along the force of an energy of its first layer."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        place = x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(self.features.conv1(place).tanh().sum(), place)
+        return super().forward(x + force)
+
+
+class FunctionalSlope(Network):
+    """`torch.func.grad` of the head, in the forward pass."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a = self.features(x)
+        slope = torch.func.grad(lambda a: self.linear(self.head(a)).sum())(a)
+        return self.linear(self.head(a)) + 100 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class MappedHead(Network):
+    """`torch.vmap` of the head."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.vmap(lambda a: self.linear(self.head(a[None]))[0])(self.features(x))
+
+
+class MappedAll(Network):
+    """`torch.vmap` of the whole network, each sample a batch of one."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        forward = super().forward
+        return torch.vmap(lambda one: forward(one[None])[0])(x)
+
+
+class SampleWise(Network):
+    """`torch.vmap` of a network of one sample; the last axis is that of the samples."""
+
+    def sample(self, x: torch.Tensor) -> torch.Tensor:
+        f = self.features
+        a = self.head[1](self.head[0](f.last(f.conv2(f.relu(f.conv1(x))))))
+        return self.linear(a.mean((-2, -1)))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.vmap(self.sample, in_dims=3)(x.movedim(0, 3))
+
+
+class Together(SampleWise):
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.sample(x)
+
+
+class SlopeOfAll(Network):
+    """`torch.func.grad` of the whole network: the layer's first call is inside it."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        forward = super().forward
+        slope = torch.func.grad(lambda x: forward(x).sum())(x)
+        return forward(x) + 1000 * slope.square().mean((1, 2, 3))[:, None]
+
+
+class PenalisedApart(Network):
+    """The same by `torch.autograd.grad`."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        leaf = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(super().forward(leaf).sum(), leaf, create_graph=True)
+        return super().forward(x) + 1000 * slope.square().mean((1, 2, 3))[:, None]
+
+
+def differentiates(made: type[Network]) -> Explained:
+    return explain(made(), images(), LAYER).maps, by_autograd(made(), LAYER, images())
+
+
+inside("a gradient penalty, in the caller's grad mode")(lambda: differentiates(Penalised))
+inside("a gradient penalty, under `enable_grad`")(lambda: differentiates(PenalisedAnywhere))
+inside("forces below the layer")(lambda: differentiates(Pushed))
+inside("`torch.func.grad` above the layer")(lambda: differentiates(FunctionalSlope))
+inside("`torch.vmap` above the layer")(lambda: differentiates(MappedHead))
+inside("`torch.vmap` over the samples, the layer inside")(
+    lambda: (
+        explain(SampleWise(), images(), LAYER).maps,
+        by_autograd(Together(), LAYER, images()),
+    )
+)
+inside("`torch.vmap` over batches of one, the layer inside: the map of one frame")(
+    lambda: (explain(MappedAll(), images(), LAYER).maps[:, :, 0], plain())
+)
+inside("`torch.func.grad`, the layer's first call inside")(
+    lambda: (
+        explain(SlopeOfAll(), images(), LAYER).maps,
+        by_autograd(PenalisedApart(), LAYER, images()),
+    )
+)
 
 # ------------------------------------------------------------------------------- inputs and outputs
 
@@ -569,6 +760,32 @@ def recurrent() -> Explained:
     a = model.rnn(x)[0].detach()
     slopes = torch.einsum("kc,ntc->nkc", model.linear.weight[[1, 3]] / 9, 1 - a.tanh() ** 2) / 9
     return explanation.maps, F.relu(torch.einsum("nkc,ntc->nkt", slopes, a)).detach()
+
+
+@ends("packed sequences, a recurrent layer: `layer[0]` is (N, T, C), padded")
+def packed_sequences() -> Explained:
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.rnn = nn.GRU(6, 7, batch_first=True)
+            self.linear = nn.Linear(7, 5)
+            self.eval()
+
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Any:
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            y = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+            return self.linear((y * y).mean(1))
+
+    model = Packs()
+    x = torch.randn(3, 9, 6, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([7, 9, 7])
+    a = torch.zeros(3, 9, 7)
+    for n, length in enumerate(lengths):  # each sequence by itself
+        a[n, :length] = model.rnn(x[n, None, :length])[0][0].detach()
+    slopes = torch.einsum("kc,ntc->nkc", model.linear.weight[[1, 3]] * 2 / 9, a) / 9
+    maps = F.relu(torch.einsum("nkc,ntc->nkt", slopes, a)).detach()
+    return explain(model, (x, lengths), "rnn[0]").maps, maps
 
 
 @ends("a batch of one")

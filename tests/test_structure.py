@@ -341,7 +341,8 @@ def test_explain_and_explainer_take_the_same():
     for name in explainer:
         assert explain[name] == explainer[name], name
     shared = [name for name in explainer if name not in ("method", "parameters")]
-    assert set(compare) == {*shared, "inputs", "target", "methods"}
+    # `unknown` takes nothing: its error says what was meant
+    assert set(compare) == {*shared, "inputs", "target", "methods", "unknown"}
     for name in shared:
         assert compare[name] == explainer[name], name
 

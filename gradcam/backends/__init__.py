@@ -121,8 +121,23 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
         from gradcam.backends.jax import Function
 
         return Function.adapt(model)
+    raise _unserved(model, inputs)
+
+
+def _unserved(model: Any, inputs: Inputs) -> TypeError:
+    if _is(model, "torch.export", "ExportedProgram"):
+        return TypeError(
+            "`model` is an exported program; pass torch.export.unflatten(program).eval(), which "
+            "has its layers"
+        )
+    if callable(model) and not isinstance(model, type):
+        return TypeError(
+            f"`model` is a function, which needs JAX arrays, but `inputs` is of type "
+            f"{_type_name(first_array(inputs))}; pass jax.numpy.asarray(inputs) if it is one of "
+            "JAX, and gradcam.Split(features, head) if not"
+        )
     libraries = ", ".join(library.passed_as for library in LIBRARIES)
-    raise TypeError(
+    return TypeError(
         f"`model`{_described(model)} is served by no backend; pass {libraries}, "
         "a function of JAX arrays, gradcam.Split(features, head), or an object with the methods "
         "`capture` and `replay`"

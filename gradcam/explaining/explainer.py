@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any, Unpack, get_args
 
 import numpy as np
 
 from gradcam import backends, layouts
-from gradcam._arrays import to_numpy
+from gradcam._arrays import is_traced, to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
+from gradcam._warnings import called
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.explanation import Explanation, picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
@@ -64,7 +66,7 @@ class Explainer:
     progress: True shows a bar while they do; a function is told what comes next.
     check: raise where activations or gradients are NaN or infinite, and warn, `BlankMapWarning`, of
         a map that is 0 everywhere. This blocks until the result is ready; pass False to keep
-        asynchronous dispatch.
+        asynchronous dispatch. Inside your own jit, grad or vmap nothing can be checked.
     allow_training: explain a PyTorch model that is in training mode all the same.
     parameters: the method's own, such as `gamma` of "layer-cam" or `channels` of "score-cam".
 
@@ -102,7 +104,7 @@ class Explainer:
                 "`layer` is an empty list; pass a path, or None for the last layer that still "
                 "has space"
             )
-        chosen = with_parameters(method, own, "gradcam.explain")
+        chosen = with_parameters(method, own, called(), signature(Explainer).parameters)
         self._pipeline = Pipeline((), (chosen,), None, layout, relu, fusion)
         self._runs = Runs(smoothing, batch, progress, known_of(self._model))
         self._check = check
@@ -239,9 +241,9 @@ class Explainer:
 
     def _peaks(self, result: dict[str, Any], sources: Sequence[Source]) -> np.ndarray | None:
         """(M, L + 1, N) or (M, L + 1, N, K), on the host: all that is waited for. None where
-        nothing is checked.
+        nothing is checked, as inside the user's own jit, where there are no numbers.
         """
-        if not self._check:
+        if not self._check or is_traced(result["peaks"]):
             return None
         return to_numpy(result["peaks"]).reshape(len(sources), -1, *result["scores"].shape)
 

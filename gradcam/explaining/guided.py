@@ -27,13 +27,13 @@ from typing import Any, Literal, Unpack, get_args
 
 from gradcam import layouts
 from gradcam import maps as map_math
-from gradcam._arrays import array_namespace, to_numpy
+from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.in_one_line import explain
 from gradcam.explaining.prepare import NO_LAYER, Prepared, prepare, settle, shown_target, unwrap
 from gradcam.explaining.smoothing import Smoothing
-from gradcam.inputs import InputKey, first_array
+from gradcam.inputs import InputKey, check_floating, first_array
 from gradcam.maps import Fusion
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.model import HasInputGradients
@@ -199,12 +199,7 @@ def _prepared(
             f"{type(prepared.model).__name__} cannot: it has no `input_gradients`; pass a "
             "PyTorch or JAX model"
         )
-    array = first_array(prepared.inputs)
-    if not array_namespace(array).isdtype(array.dtype, "real floating"):
-        raise TypeError(
-            f"`inputs` of dtype {array.dtype} have no gradient; pass floating-point inputs: for "
-            "token ids their embeddings, to the part of the model behind the embedding"
-        )
+    check_floating(prepared.inputs, "guided backpropagation needs a gradient at the input")
     return prepared
 
 

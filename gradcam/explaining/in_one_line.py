@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from typing import Any, Unpack
+from inspect import signature
+from typing import Any, Never, Unpack
 
 from gradcam import layouts
 from gradcam._progress import Progress
@@ -77,6 +79,7 @@ def compare(
     progress: Progress = False,
     check: bool = True,
     allow_training: bool = False,
+    **unknown: Never,
 ) -> dict[str, Explanation]:
     """Several methods on one layer from one forward and one backward pass: {method: Explanation}.
 
@@ -84,6 +87,12 @@ def compare(
         parameters.
     The rest is that of `Explainer`.
     """
+    for name in unknown:
+        near = difflib.get_close_matches(name, signature(compare).parameters, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "give a method's own parameters with it,"
+        if not near:
+            hint += f' as in methods=[("layer-cam", {{"{name}": ...}})]'
+        raise TypeError(f"`{name}` is no option of gradcam.compare; {hint}")
     explainer = Explainer(
         model,
         layer,

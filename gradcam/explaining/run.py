@@ -14,7 +14,7 @@ import numpy as np
 from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array, Inputs, Shape
 from gradcam.explaining.prepare import Prepared, settle
-from gradcam.inputs import INPUT, first_array, noise, with_first_array
+from gradcam.inputs import INPUT, check_floating, first_array, noise, with_first_array
 from gradcam.layouts import Layout
 from gradcam.model import (
     Capture,
@@ -76,6 +76,8 @@ class ModelRun:
         model = self.prepared.model
         inputs = self.prepared.inputs if inputs is None else inputs
         arrays = () if at is None else (at,)
+        if INPUT in layers:
+            check_floating(inputs, "this method needs a gradient at the input")
         run = compiled(model, _Captured(layers or (self.path,), scored))
         try:
             return Capture(**run(inputs, self.prepared.target, *arrays))
@@ -159,6 +161,7 @@ class ModelRun:
 
     def noisy(self, samples: int, noise_range: float, seed: int) -> Iterator[Inputs]:
         inputs = self.prepared.inputs
+        check_floating(inputs, "noise changes the inputs' values by fractions")
         random = np.random.default_rng(seed)
         for _ in range(samples):
             added = noise(self.input_array, self.input_layout, noise_range, random)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradcam._arrays import array_namespace
 from gradcam._types import Array, Inputs
-from gradcam.inputs import first_array, noise, with_first_array
+from gradcam.inputs import check_floating, first_array, noise, with_first_array
 from gradcam.layouts import Layout
 
 __all__ = ["Smoothing"]
@@ -26,6 +26,7 @@ class Smoothing:
     samples: noisy copies of each flip and scaling.
     seed: of the noise, which is the same for every sample of a batch and in every framework.
 
+    Integers, such as uint8 images, can be flipped alone: a TypeError for noise and scales.
     Of `flips` x `scales` x `samples` variants each is one more explanation. SmoothGrad: Smilkov et
     al. 2017, https://arxiv.org/abs/1706.03825
     """
@@ -57,12 +58,14 @@ class Smoothing:
                 "smoothing needs an input with channels and space, but it has shape "
                 f"{tuple(array.shape)}"
             )
+        if self.noise or set(self.scales) != {1}:
+            check_floating(inputs, "noise and scales change the inputs' values by fractions")
         last = -1 if layout.kind == "channels_first" else -2
         random = np.random.default_rng(self.seed)
         for mirrored in (False, True) if self.flips else (False,):
             for factor in self.scales:
                 for _ in range(self.samples):
-                    changed = array * factor
+                    changed = array if factor == 1 else array * factor
                     if self.noise:
                         changed = changed + noise(array, layout, self.noise, random)
                     changed = xp.flip(changed, axis=last) if mirrored else changed

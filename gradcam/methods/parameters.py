@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from gradcam._types import Method
@@ -43,25 +44,28 @@ class MethodParameters(TypedDict, total=False):
 
 
 def with_parameters(
-    method: MethodLike, parameters: Mapping[str, Any], caller: str
+    method: MethodLike, parameters: Mapping[str, Any], caller: str, options: Iterable[str] = ()
 ) -> tuple[MethodSpec, tuple[tuple[str, Any], ...]]:
     """The method, and its own parameters as sorted pairs, which can be hashed.
 
     They may come with the method as a pair, or beside it as `parameters`, which then count.
-    `caller` is the function that the user called, for the message of `check_parameters`.
+    `caller` is the function that the user called, for the message of `check_parameters`, and
+    `options` are those that it has besides.
     """
     if isinstance(method, tuple):
         method, own = method
         parameters = {**own, **parameters}
     spec = as_spec(method)
-    check_parameters(spec, parameters, caller)
+    check_parameters(spec, parameters, caller, options)
     return spec, tuple(sorted(parameters.items()))
 
 
-def check_parameters(spec: MethodSpec, parameters: Mapping[str, Any], caller: str) -> None:
+def check_parameters(
+    spec: MethodSpec, parameters: Mapping[str, Any], caller: str, options: Iterable[str] = ()
+) -> None:
     """Raise a TypeError where a method is given a parameter that it does not have.
 
-    `caller` is the function that the user called.
+    `caller` is the function that the user called, `options` what it takes besides.
     """
     own = ", ".join(spec.parameters)
     hint = "it has none of its own"
@@ -69,6 +73,8 @@ def check_parameters(spec: MethodSpec, parameters: Mapping[str, Any], caller: st
         hint = f"its own are {own}"
     for name in parameters:
         if name not in spec.parameters:
+            for near in difflib.get_close_matches(name, [*spec.parameters, *options], n=1):
+                hint += f"; did you mean `{near}`?"
             raise TypeError(
                 f"`{name}` is no option of {caller} and no parameter of {spec.name}; {hint}"
             )

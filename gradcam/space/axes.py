@@ -21,7 +21,7 @@ from gradcam._types import Inputs, Shape
 from gradcam.inputs import INPUT, InputKey, Packed, arrays_of
 from gradcam.layouts import ChannelOrder, Layout, Samples
 from gradcam.model import Model, channel_order
-from gradcam.space.evidence import CannotAskError, Evidence, ask
+from gradcam.space.evidence import CannotAskError, Evidence, TracedError, ask
 from gradcam.space.readings import (
     FEWEST_BANDS,
     Reading,
@@ -148,8 +148,10 @@ def sure_axes(
         if len(sample) == len(size) + 1:
             return _sure_order(path, sample, samples, size, order)
         if len(sample) > len(size) + 1 and order.sure and order.channels_first:
-            # a convolution over more axes than the input has: sound in columns, or as a spectrogram
-            return LayerAxes(path, Layout("channels_first", sample[1:]), "type")
+            # A convolution over more axes than the input has: sound in columns, a spectrogram. Axes
+            # that its type does not have are frames, such as the batch of one inside torch.vmap.
+            positions = len(sample) - 1 if order.positions is None else order.positions
+            return LayerAxes(path, Layout("channels_first", sample[-positions:]), "type")
     return None
 
 
@@ -195,10 +197,15 @@ def _with_space(layout: Layout | None, path: str, sample: Shape) -> Layout:
 
 
 def evidence_of(
-    model: Model, inputs: Inputs, paths: Sequence[str], patterns: bool = True
+    model: Model,
+    inputs: Inputs,
+    paths: Sequence[str],
+    patterns: bool = True,
+    insist: bool = False,
 ) -> Evidence | None:
     """What the network answers for these layers; None where it cannot be asked, such as a model of
-    fixed batch size. Without patterns, only whether they answer at all.
+    fixed batch size. Without patterns, only whether they answer at all. Where it could be asked
+    outside of the user's own jit, it is a TracedError to `insist`.
     """
 
     def axes(key: InputKey) -> Shape:
@@ -206,7 +213,9 @@ def evidence_of(
 
     try:
         return ask(model, inputs, paths, axes)
-    except CannotAskError:
+    except CannotAskError as error:
+        if insist and isinstance(error, TracedError):
+            raise
         return None
 
 
@@ -214,7 +223,7 @@ def ask_axes(
     model: Model, inputs: Inputs, path: str, shape: Sequence[int], size: Shape | None
 ) -> LayerAxes:
     """The axes of a layer in doubt, by asking the network; a guess where it does not tell."""
-    evidence = evidence_of(model, inputs, (path,))
+    evidence = evidence_of(model, inputs, (path,), insist=True)
     axes = None if evidence is None else axes_by_evidence(model, inputs, path, evidence)
     return guessed_axes(model, inputs, path, shape, size, evidence) if axes is None else axes
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from gradcam import layouts
-from gradcam._arrays import array_namespace
+from gradcam._arrays import array_namespace, is_traced
 from gradcam._types import Array, Inputs, Outputs, Shape
 from gradcam.inputs import Focused, arrays_of, first_array
 from gradcam.model import HasLayers, Layer, Model
@@ -316,6 +316,11 @@ class _Window:
         xp = array_namespace(view)
         positions = int(view.shape[-1])
         reached = xp.sum(xp.astype(xp.any(view != 0, axis=-2), xp.int32), axis=-1)
+        if is_traced(reached):
+            raise ValueError(
+                "which layer the score reaches cannot be found inside jit, grad or vmap; name it "
+                "with `layer`, or explain once outside of it"
+            )
         return int(xp.max(reached)) >= (FEW if positions > MANY else 1)
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant, to_numpy
+from gradcam._arrays import array_namespace, constant, is_traced, to_numpy
 from gradcam._types import Array, Inputs, Shape
 from gradcam.inputs import Focused, InputKey, Packed, arrays_of, first_array, packed, with_array
 from gradcam.layouts import Samples
@@ -28,6 +28,7 @@ __all__ = [
     "CannotAskError",
     "Evidence",
     "LayerEvidence",
+    "TracedError",
     "ask",
     "disturbed",
     "paired",
@@ -50,6 +51,10 @@ COPIES = 2
 
 class CannotAskError(RuntimeError):
     """The model cannot be asked where space is: it takes no batch of two, or no other input."""
+
+
+class TracedError(CannotAskError):
+    """JAX is tracing the call, so that there are no numbers yet."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,12 @@ def ask(
             arrays = activations(changed, None)
         except REFUSALS as error:
             raise CannotAskError(str(error)) from error
+        if any(map(is_traced, arrays)):
+            raise TracedError(
+                f'where the positions of layer "{layers[-1]}" are must be asked of the network, '
+                "which cannot be done inside jit, grad or vmap: say it with `layout`, or explain "
+                "once outside of them"
+            )
         return [to_numpy(array).astype(np.float64) for array in arrays]
 
     base = run(copies)

@@ -8,7 +8,7 @@ the formula and an example; `report.py` what comes out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,8 @@ def verify(
     `assert_passed()` raises.
     """
     prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
-    with _double_precision(prepared, float64) as double:
+    # A model that casts its inputs to float32 itself may not run with float64 weights.
+    with suppress(RuntimeError, TypeError), _double_precision(prepared, float64) as double:
         probe = _probe(double, step, tolerance)
         if not float64 or probe.dtype == "float64":
             return probe.verification(directions, channels, seed)

@@ -181,12 +181,13 @@ class Probe:
 
     def _lifts(self, count: int, random: np.random.Generator, mask: np.ndarray) -> Iterator[_Move]:
         gradients = self.layout.view(self.gradients)
-        alphas = np.sum(gradients, axis=-1)  # (N, [K,] C), times Z
+        frames = tuple(range(self.scores.ndim, gradients.ndim - 2))
+        alphas = np.sum(gradients, axis=(*frames, -1))  # (N, [K,] C), times Z
         # In front of a norm over positions all alphas are 0, and their rounding errors are those
         # of the gradients that cancel.
         largest = np.maximum(
             np.max(np.abs(alphas), axis=-1),
-            1e-3 * np.max(np.sum(np.abs(gradients), axis=-1), axis=-1),
+            1e-3 * np.max(np.sum(np.abs(gradients), axis=(*frames, -1)), axis=-1),
         )
         scale = largest * self._size.reshape(-1, *(1,) * (largest.ndim - 1))
         for channel in _some_channels(alphas, count, random):

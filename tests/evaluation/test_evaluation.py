@@ -593,7 +593,7 @@ def centre(activations, gradients):
         (
             {"options": {"grad-cam": {"gama": 3}}},
             TypeError,
-            "`gama` is no option of gradcam.explain and no parameter of grad-cam",
+            "`gama` is no option of gradcam.evaluate and no parameter of grad-cam",
         ),
         ({"target": [0, 1, 2]}, ValueError, r"`target` must be an int, or \(2,\) ints"),
         ({"target": 0.5}, TypeError, "`target` must be None, an int"),

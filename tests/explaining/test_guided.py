@@ -586,7 +586,7 @@ def test_numpy_functions_have_no_derivative_to_change():
 
 def test_token_ids_have_no_gradient(torch, jax):
     _, w1, w2 = arrays()
-    match = r"`inputs` of dtype .*int64 have no gradient; pass floating-point inputs"
+    match = r"gradient at the input, but `inputs` are of dtype .*int64; pass floating-point inputs"
     with pytest.raises(TypeError, match=match):
         gradcam.guided_backprop(
             torch_network(torch.relu, w1, w2), torch.ones((2, 5), dtype=torch.int64)

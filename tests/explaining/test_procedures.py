@@ -556,6 +556,19 @@ def test_parameters_that_a_method_does_not_have():
         match=r"`gama` is no option of gradcam.explain and no parameter of layer-cam; its own are g",
     ):
         gradcam.explain(case.model, case.inputs(), method="layer-cam", gama=2)
+    for call, name in (
+        (gradcam.explain, "explain"),
+        (gradcam.compare, "compare"),
+        (gradcam.Explainer, "Explainer"),
+        (gradcam.guided_grad_cam, "guided_grad_cam"),
+    ):
+        says = rf"`reluu` is no option of gradcam\.{name}[ ;].*did you mean `relu`\?"
+        torch_case = networks.case("torch") if call is gradcam.guided_grad_cam else case
+        inputs = () if call is gradcam.Explainer else (torch_case.inputs(),)
+        with pytest.raises(TypeError, match=says):
+            call(torch_case.model, *inputs, reluu=True)
+    with pytest.raises(TypeError, match=r'as in methods=\[\("layer-cam", {"steps": ...}\)\]'):
+        gradcam.compare(case.model, case.inputs(), steps=3)
     with pytest.raises(TypeError, match="no parameter of grad-cam; it has none of its own"):
         gradcam.explain(case.model, case.inputs(), steps=3)
     with pytest.raises(ValueError, match="`steps` must be at least 1"):

@@ -96,7 +96,7 @@ def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = F
         return pullback(jnp.ones_like(scores))[0]
     # samples do not depend on each other: one pass gives the gradients of N scores
     # (K, N, K): for each target k the derivative of the scores in column k
-    cotangents = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)
+    cotangents = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)[None]
     if not sharded:
         return jax.vmap(pullback, out_axes=1)(cotangents)[0]
     gradients = jax.lax.map(pullback, cotangents)[0]

@@ -3,6 +3,9 @@
 model        `TorchModel`: the two verbs, and every optional power of the seam
 conventions  how modules are named and called: PyTorch's own, or Keras's
 taps         hooks, and the paths of what layers return
+captures     what is captured of one pass, with a graph or without
+passes       a pass that needs a graph from the start, or a copy of the model
+transforms   layers inside torch.vmap and torch.func
 gradients    gradients of scores at activations
 wrappers     compiled, parallel and checkpointed modules; the names of layers
 modes        sessions, which last for one call; grad modes

@@ -10,6 +10,7 @@ import torch
 
 from gradcam.backends.torch.conventions import AffineLayer
 from gradcam.backends.torch.modes import Session
+from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["collected_biases"]
 
@@ -43,4 +44,8 @@ class _BiasHook:
             path = f"{self.layer.path}#{self.calls}" if self.calls else self.layer.path
             self.calls += 1
             # the function without hooks, so that this call is not counted and no user's hook fires
-            self.biases.append((path, self.layer.function(torch.zeros_like(args[0]))))
+            inside_transforms(self.keep, path, self.layer.function(torch.zeros_like(args[0])))
+
+    def keep(self, path: str, bias: torch.Tensor) -> torch.Tensor:
+        self.biases.append((path, bias.detach()))
+        return bias

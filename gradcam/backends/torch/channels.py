@@ -18,6 +18,8 @@ _CHANNELS_LAST = re.compile(
     r"Embedding(Bag)?|GRU|LSTM|RNN|LayerNorm|(Lazy)?Linear|MultiheadAttention|RMSNorm"
 )
 
+_AXES = re.compile(r"(\d)[dD]$")
+
 
 def layer_order(model: torch.nn.Module, path: str) -> ChannelOrder | None:
     """Whether a layer's channels come first, by the types of modules.
@@ -28,7 +30,8 @@ def layer_order(model: torch.nn.Module, path: str) -> ChannelOrder | None:
     module = submodule(model, path)
     first = None if module is None else _type_channels_first(module)
     if first is not None:
-        return ChannelOrder(first, sure=True)
+        axes = _AXES.search(type(module).__name__)
+        return ChannelOrder(first, sure=True, positions=int(axes[1]) if axes else None)
     while path:
         module = submodule(model, path)
         if module is None:

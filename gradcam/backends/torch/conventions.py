@@ -97,6 +97,8 @@ def _trains(model: torch.nn.Module) -> bool:
         if module is None:
             continue
         if module.training and not wrappers.is_wrapper(module):
+            if wrappers.is_exported(module):
+                continue
             return True
         if module._modules:
             waiting += module._modules.values()

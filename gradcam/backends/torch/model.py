@@ -6,7 +6,8 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.torch import channels, guided
 from gradcam.backends.torch.attention import ATTENTION
 from gradcam.backends.torch.biases import collected_biases
+from gradcam.backends.torch.captures import activations_alone, in_place_of, scored
 from gradcam.backends.torch.conventions import PYTORCH, Conventions
 from gradcam.backends.torch.flow import Graph
 from gradcam.backends.torch.gradients import (
@@ -27,15 +29,18 @@ from gradcam.backends.torch.gradients import (
     score_gradients,
 )
 from gradcam.backends.torch.modes import IgnoreNoGrad, Session, no_graph, normal_tensors
+from gradcam.backends.torch.passes import needs_graph, passed
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer
-from gradcam.backends.torch.wrappers import obstacle, unwrapped
+from gradcam.backends.torch.wrappers import check_model, obstacle, unwrapped
 from gradcam.inputs import first_array, with_first_array
 from gradcam.layouts import ChannelOrder
 from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
 
 __all__ = ["TorchModel"]
+
+T = TypeVar("T")
 
 
 def _untapped(path: str, value: torch.Tensor) -> torch.Tensor:
@@ -55,14 +60,8 @@ class TorchModel:
 
     def __post_init__(self) -> None:
         module = unwrapped(self.module)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"the model is TorchScript{obstacle(module).partition(',')[2]}")
+        check_model(module)
         object.__setattr__(self, "as_passed", self.module)
-        first = next(module.parameters(), None)
-        if first is not None and first.is_inference():
-            # No graph can keep weights made under inference_mode; their copies are normal tensors.
-            with torch.inference_mode(False):
-                module = copy.deepcopy(module)
         object.__setattr__(self, "module", module)
 
     # ------------------------------------------------------------------ the model and its layers
@@ -96,11 +95,32 @@ class TorchModel:
             outputs.append(Layer(path, tuple(value.shape), kinds[name]))
             return value
 
-        with no_graph(), self._session(list(kinds), tap):
-            self._run(inputs)
+        def run() -> None:
+            outputs.clear()
+            with self._session(list(kinds), tap):
+                self._run(inputs)
+
+        with no_graph():
+            self._passed(run)
         return outputs
 
     # ----------------------------------------------------------------------------- tapped passes
+
+    def _passed(self, run: Callable[[], T]) -> T:
+        """See `passes.passed`."""
+        return passed(run, self._renew)
+
+    def _renew(self) -> bool:
+        """Go on with a copy, whose tensors are normal ones; False if it is one or cannot be."""
+        if self.module is not unwrapped(self.as_passed):
+            return False
+        try:
+            with torch.inference_mode(False):
+                module = copy.deepcopy(self.module)
+        except Exception:  # whatever the user's modules raise when they are copied
+            return False
+        object.__setattr__(self, "module", module)
+        return True
 
     @contextlib.contextmanager
     def _session(self, paths: Sequence[str] = (), tap: Tap = _untapped) -> Iterator[Session]:
@@ -119,6 +139,9 @@ class TorchModel:
 
     def _run_tapped(self, inputs: Inputs, layers: Sequence[str], tap: Tap) -> Outputs:
         """The outputs of a pass in which the outputs of these layers alone pass through `tap`."""
+        return self._passed(lambda: self._run_once(inputs, layers, tap))
+
+    def _run_once(self, inputs: Inputs, layers: Sequence[str], tap: Tap) -> Outputs:
         reached = set()
 
         def chosen(path: str, value: torch.Tensor) -> torch.Tensor:
@@ -160,109 +183,43 @@ class TorchModel:
             replaced = {}
             if at is not None:
                 replaced = dict(zip(layers, normal_tensors(list(at)), strict=True))
+            run = partial(self._run_tapped, inputs, layers)
             if target is None:
-                outputs, activations = self._activations(inputs, layers, replaced)
-                return Capture(outputs, None, activations, ())
-            outputs, activations, scores = self._scored(inputs, layers, replaced, target)
+                outputs, activations = activations_alone(run, layers, replaced)
+                return Capture(tree_map(detached, outputs), None, activations, ())
             samples = int(first_array(inputs).shape[0])
+
+            def differentiated() -> tuple[Outputs, Gradients, Any, tuple[Gradients, Gradients]]:
+                outputs, activations, scores = scored(run, layers, replaced, target)
+                try:
+                    found = _gradients(scores, activations, layers, pooled, curvature, samples)
+                except UnreachedError:
+                    # Let the target raise its own, clearer error, as when nothing was detected.
+                    getattr(target, "resolve", lambda _: None)(outputs)
+                    raise
+                return outputs, activations, scores, found
+
             try:
-                gradients, curvatures = _gradients(
-                    scores, activations, layers, pooled, curvature, samples
-                )
+                outputs, activations, scores, found = self._passed(differentiated)
             except UnreachedError as error:
-                # Let the target raise its own, clearer error first, as when nothing was detected.
-                getattr(target, "resolve", lambda _: None)(outputs)
                 raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         return Capture(
             tree_map(detached, outputs),
             detached(scores),
             tuple(activation.detach() for activation in activations),
-            gradients,
-            curvatures,
+            *found,
         )
-
-    def _scored(
-        self,
-        inputs: Inputs,
-        layers: Sequence[str],
-        replaced: dict[str, torch.Tensor],
-        target: Callable[[Outputs], Array],
-    ) -> tuple[Outputs, Gradients, Any]:
-        """The outputs, activations and scores of a pass whose graph leads from layers to scores."""
-        try:
-            outputs, activations = self._activations_with_graph(inputs, layers, replaced)
-        except RuntimeError as error:
-            if "no_grad mode" not in str(error):
-                raise
-            # A view that was made before the layers is written into behind them, which is allowed
-            # only where the graph starts with the model.
-            torch.set_grad_enabled(True)
-            outputs, activations = self._activations_with_graph(inputs, layers, replaced)
-        torch.set_grad_enabled(True)
-        scores = target(outputs)
-        if isinstance(scores, torch.Tensor) and not scores.requires_grad:
-            # The model ran this part under torch.no_grad(), so there is no graph: run again with
-            # those blocks ignored from the layer on.
-            torch.set_grad_enabled(False)
-            with IgnoreNoGrad() as blocks:
-                outputs, activations = self._activations_with_graph(
-                    inputs, layers, replaced, blocks
-                )
-                scores = target(outputs)
-        return outputs, activations, scores
-
-    def _activations(
-        self, inputs: Inputs, layers: Sequence[str], replaced: dict[str, torch.Tensor]
-    ) -> tuple[Outputs, Gradients]:
-        """The outputs and activations of a pass that makes no graph."""
-        activations = {}
-
-        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            value = replaced.get(path, value)
-            activations[path] = value.clone()  # the model may write in place into what goes on
-            return value
-
-        outputs = self._run_tapped(inputs, layers, tap)
-        return outputs, tuple(activations[path] for path in layers)
-
-    def _activations_with_graph(
-        self,
-        inputs: Inputs,
-        layers: Sequence[str],
-        replaced: dict[str, torch.Tensor],
-        blocks: IgnoreNoGrad | None = None,
-    ) -> tuple[Outputs, Gradients]:
-        """The outputs and activations of a pass whose graph starts at the first of the layers.
-
-        blocks: the mode in which the model's own no_grad blocks are ignored from there on.
-        """
-        activations = {}
-
-        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
-            if torch.is_inference_mode_enabled():
-                raise RuntimeError(
-                    f'layer "{path}" runs inside a torch.inference_mode() block of the model, '
-                    "where nothing can be differentiated; use torch.no_grad() there"
-                )
-            value = replaced.get(path, value)
-            if not value.requires_grad or path in replaced:
-                # The first layer, or one beside it: the graph starts here.
-                value = value.detach().requires_grad_()
-            activations[path] = value
-            torch.set_grad_enabled(True)
-            if blocks is not None:
-                blocks.on = True
-            return value.clone()  # a clone, for layers that then write in place
-
-        outputs = self._run_tapped(inputs, layers, tap)
-        return outputs, tuple(activations[path] for path in layers)
 
     def replay(
         self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
     ) -> Outputs:
         replaced = dict(zip(layers, activations, strict=True))
+
+        def tap(path: str, value: torch.Tensor) -> torch.Tensor:
+            return in_place_of(value, replaced[path])
+
         with no_graph():
-            return self._run_tapped(inputs, layers, lambda path, value: replaced[path].clone())
+            return tree_map(detached, self._run_tapped(inputs, layers, tap))
 
     # --------------------------------------------------------------------------- optional powers
 
@@ -271,29 +228,47 @@ class TorchModel:
     ) -> tuple[torch.Tensor, Gradients]:
         with no_graph():
             inputs = normal_tensors(inputs)
-            _, activations, scores = self._scored(inputs, layers, {}, target)
+            run = partial(self._run_tapped, inputs, layers)
+            _, activations, scores = scored(run, layers, {}, target)
             samples = int(first_array(inputs).shape[0])
             return detached(scores), reach_gradients(scores, activations, layers, samples)
 
     def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int] | None:
         """The model's own `no_grad` blocks are ignored: what passes through them is used too."""
-        graph = Graph()
         paths = [path for path, _ in self.conventions.layers(self.module)]
-        with no_graph(), torch.enable_grad(), IgnoreNoGrad() as blocks:
-            inputs = tree_map(graph.start, normal_tensors(inputs))
-            blocks.on = True
-            with self._session(paths, graph.tap):
-                return graph.gates(score(self._run(inputs)))
+
+        def run() -> dict[str, int] | None:
+            graph = Graph()
+            with IgnoreNoGrad() as blocks, self._session(paths, graph.tap):
+                blocks.on = True
+                return graph.gates(score(self._run(tree_map(graph.start, inputs))))
+
+        with no_graph(), torch.enable_grad():
+            inputs = normal_tensors(inputs)
+            return self._passed(run)
 
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
-        layers = self.conventions.affine(self.module)
-        with no_graph(), self._session() as session:
-            return collected_biases(layers, session, lambda: self._run(inputs))
+        def run() -> list[tuple[str, torch.Tensor]]:
+            layers = self.conventions.affine(self.module)
+            with self._session() as session:
+                return collected_biases(layers, session, lambda: self._run(inputs))
+
+        with no_graph():
+            return self._passed(run)
 
     def forward(self, inputs: Inputs) -> Outputs:
-        """The outputs of the module as it was passed, under `torch.inference_mode`."""
-        with torch.inference_mode():
-            return self.conventions.call(self.as_passed, inputs)
+        """The outputs of the module as it was passed, under `torch.inference_mode`.
+
+        With a graph where the model differentiates something itself.
+        """
+        try:
+            with torch.inference_mode():
+                return self.conventions.call(self.as_passed, inputs)
+        except RuntimeError as error:
+            if not needs_graph(error):
+                raise
+        with torch.inference_mode(False), torch.enable_grad():
+            return tree_map(detached, self.conventions.call(self.as_passed, inputs))
 
     def array(self, values: np.ndarray) -> torch.Tensor:
         """NumPy values as a tensor on the device of the model's first parameter.
@@ -326,25 +301,34 @@ class TorchModel:
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
-            return input_scorer(self.module, self._run, inputs, target)
+
+            def run(inputs: Inputs) -> Outputs:
+                return tree_map(detached, self._passed(lambda: self._run(inputs)))
+
+            return input_scorer(self.module, run, inputs, target)
 
         def replayed(variants: torch.Tensor) -> torch.Tensor:
             with no_graph():
                 scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
             return torch.stack(scores)
 
-        tape = Tape()
-        try:
-            with no_graph(), tape:
-                outputs = self._run_tapped(
+        def recorded() -> Tape:
+            tape = Tape()
+            with tape:
+                outputs = self._run_once(
                     inputs,
                     (layer,),
                     lambda path, value: tape.start(value.as_subclass(torch.Tensor).clone()),
                 )
+            tape.end(outputs)
+            return tape
+
+        try:
+            with no_graph():
+                tape = self._passed(recorded)
         except Exception:
             # Some operators fail in a dispatch mode. A model's own error comes again.
             return Scorer(replayed)
-        tape.end(outputs)
         return tape.scorer(target, replayed)
 
     def input_gradients(
@@ -354,7 +338,7 @@ class TorchModel:
             with self._session():
                 return self._run(inputs)
 
-        return guided.input_gradients(run, inputs, target, rule, smooth)
+        return self._passed(lambda: guided.input_gradients(run, inputs, target, rule, smooth))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is: PyTorch runs it eagerly."""

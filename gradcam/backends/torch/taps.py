@@ -5,7 +5,7 @@ path names the layer, its call, and the item of a collection:
 
     "conv"              the first call of the module "conv"
     "conv#1"            its second call in the same forward pass
-    "lstm[0]"           the first item of a tuple
+    "lstm[0]"           the first item of a tuple; packed sequences are one item, (N, T, C)
     "block['a'][1]"     the second item of the list under the key "a"
 """
 
@@ -15,12 +15,15 @@ import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gradcam.backends.torch.attention import AttentionMode
 from gradcam.backends.torch.modes import Session, force_eager, no_fastpath
+from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["Tap", "module_paths", "tapped"]
 
@@ -49,6 +52,7 @@ def tapped(
 
     It is this thread's alone. attention: attention weights pass through the tap as well.
     """
+    tap = partial(inside_transforms, tap)
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_fastpath)
         stack.enter_context(force_eager())
@@ -83,6 +87,8 @@ def _tap_tensors(path: str, value: Any, tap: Tap) -> Any:
     """`value` with every floating-point tensor in it passed through `tap`, under its own path."""
     if isinstance(value, torch.Tensor):
         return tap(path, value) if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return _tap_packed(path, value, tap)
     if isinstance(value, (tuple, list)):
         items = []
         for i, item in enumerate(value):
@@ -95,3 +101,14 @@ def _tap_tensors(path: str, value: Any, tap: Tap) -> Any:
             result[key] = _tap_tensors(f"{path}[{key!r}]", item, tap)
         return result
     return value
+
+
+def _tap_packed(path: str, packed: PackedSequence, tap: Tap) -> PackedSequence:
+    """Packed sequences through `tap` as (N, T, C), with zeros behind each sequence's end."""
+    padded, lengths = pad_packed_sequence(packed, batch_first=True)
+    padded = tap(path, padded)
+    if packed.sorted_indices is not None:
+        padded = padded[packed.sorted_indices]
+        lengths = lengths[packed.sorted_indices.cpu()]
+    data = pack_padded_sequence(padded, lengths, batch_first=True).data
+    return type(packed)(data, *packed[1:])

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 __all__ = [
+    "check_model",
+    "is_exported",
     "is_wrapper",
     "named",
     "obstacle",
@@ -99,12 +101,38 @@ def obstacle(module: torch.nn.Module) -> str:
     for path, part in module.named_modules():
         kind = _opaque_kind(part)
         if kind:
-            return (
-                f'; "{path}" is {kind}, which cannot be tapped or differentiated: explain the '
-                "model that it was made from, or pass gradcam.Split(features, head) with a head "
-                "that can be differentiated"
-            )
+            return f'; "{path}" is {kind}, which cannot be tapped or differentiated: {_INSTEAD}'
+        if is_exported(part):
+            return f'; "{path}" is an exported program, {_UNFLATTEN}'
     return ""
+
+
+_INSTEAD = (
+    "explain the model that it was made from, or pass gradcam.Split(features, head) with a head "
+    "that can be differentiated"
+)
+_UNFLATTEN = (
+    "which has lost its layers: pass torch.export.unflatten(program).eval(), or the model that it "
+    "was made from"
+)
+
+
+def is_exported(module: torch.nn.Module) -> bool:
+    """Whether it is what `torch.export.export(...).module()` gives.
+
+    Its flag says that it trains, which means nothing, and it has no `.eval()`.
+    """
+    return any(base.__module__ == "torch.export._unlift" for base in type(module).__mro__)
+
+
+def check_model(module: torch.nn.Module) -> None:
+    """Raise a TypeError for a model that has no layers to explain."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"the model is TorchScript, which cannot be tapped or differentiated: {_INSTEAD}"
+        )
+    if is_exported(module):
+        raise TypeError(f"the model is an exported program, {_UNFLATTEN}")
 
 
 def _opaque_kind(module: torch.nn.Module) -> str:

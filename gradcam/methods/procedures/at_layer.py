@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, is_traced, to_numpy, widen
 from gradcam._types import Array
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import scores as score_methods
@@ -101,12 +101,16 @@ def ablation_cam(run: Run) -> Explained:
         batch = run.batch * positions
 
     # Removing a channel that is 0 everywhere changes nothing, so its score is known.
-    alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+    alive = np.arange(channels)
+    if not is_traced(view):
+        alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
     # Last comes no channel: its score is that of every channel that is not removed.
     removed = np.append(alive, channels)
 
     def without(indices: np.ndarray) -> Array:
-        return activations * _all_but(removed[indices], channels, channel_axis, like=activations)
+        return activations[None, ...] * _all_but(
+            removed[indices], channels, channel_axis, like=activations
+        )
 
     scores = run.score(scores_of, without, len(removed), "ablating channels", batch)
     check_repeatable(scores[..., -1], widen(capture.scores))

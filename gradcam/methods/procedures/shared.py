@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcam._arrays import agree, array_namespace, constant
+from gradcam._arrays import agree, array_namespace, constant, is_traced
 from gradcam._types import Array
 from gradcam._warnings import warn
 
@@ -41,7 +41,7 @@ def of_all_channels(scores: Array, alive: np.ndarray, channels: int) -> Array:
 
 def check_repeatable(again: Array, scores: Array) -> None:
     """Warn where the unchanged input has other scores (N,) or (N, K) in another pass."""
-    if not agree(again, scores):
+    if not is_traced(again) and not agree(again, scores):
         warn(
             "the model gives other scores for the same input in another pass: it uses chance, or "
             "keeps something from one call to the next. This method is made of differences between "

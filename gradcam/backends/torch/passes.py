@@ -1,0 +1,51 @@
+"""One pass of a model, made again where PyTorch allows it in another way alone.
+
+A pass starts without a graph. That fails for two kinds of models, and PyTorch says so by an error:
+
+- The model differentiates something itself, such as an energy for forces, in the grad mode that it
+  is called in; or it writes into a view that was made before the layers. Then the graph has to
+  start with the model.
+- Some of its tensors were made under `inference_mode`, such as anchors that it keeps from an
+  earlier call, and no graph can hold those. A copy of the model has normal tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+__all__ = ["needs_graph", "passed"]
+
+T = TypeVar("T")
+
+_NEEDS_GRAPH = (
+    "no_grad mode",
+    "does not require grad",
+    "to not have been used in the graph",
+    "by a differentiable path",  # our own: in torch.func.grad the grad mode is that of its start
+)
+_NEEDS_COPY = "nference tensor"
+
+
+def passed(run: Callable[[], T], renew: Callable[[], bool]) -> T:
+    """`run()`, a pass, and again with a graph or after `renew()` where that is what it needs.
+
+    renew: makes `run` use a copy of the model, if there is one that it did not use yet.
+    """
+    has_graph = torch.is_grad_enabled()
+    try:
+        return run()
+    except RuntimeError as error:
+        is_renewed = _NEEDS_COPY in str(error) and renew()
+        if not is_renewed and (has_graph or not needs_graph(error)):
+            raise
+    torch.set_grad_enabled(has_graph)  # as it was when the pass began
+    with torch.set_grad_enabled(has_graph or not is_renewed):
+        return passed(run, renew)
+
+
+def needs_graph(error: RuntimeError) -> bool:
+    """Whether a model raised this because nothing is recorded for autograd."""
+    return any(reason in str(error) for reason in _NEEDS_GRAPH)
