@@ -2,9 +2,8 @@
 
 python -m benchmarks.verification own --only torch jax         our own networks, and their faults
 python -m benchmarks.verification foreign --only timm --every 11    two layers of every 11th network
-python -m benchmarks.verification page --files FILES           docs/verification.md of these results
 
-The first two write a line of JSON for each verdict to --out, and print those that are not as they
+Both write a line of JSON for each verdict to --out, and print those that are not as they
 should be. A fault's size is the norm of its error relative to that of the gradient.
 """
 

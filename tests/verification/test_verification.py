@@ -298,3 +298,44 @@ def test_a_resolved_target_is_the_top_class():
     outputs = networks.head_numpy(networks.features_numpy(networks.images()))
     assert as_target(None) == TopClass()
     np.testing.assert_array_equal(TopClass().resolve(outputs).index, outputs.argmax(1))
+
+
+class Linear:
+    """y = offset + mean A W, computed in a dtype, with a gradient that is off by a factor."""
+
+    def __init__(self, offset=0.0, dtype=np.float64, factor=1.0):
+        self.offset, self.dtype, self.factor = offset, dtype, factor
+        self.w = np.random.default_rng(0).normal(size=(3, 2))
+
+    def replay(self, inputs, layers, activations):
+        outputs = np.tanh(activations[0]).mean((2, 3)) @ self.w + self.offset
+        return outputs.astype(self.dtype).astype(np.float64)
+
+    def capture(self, inputs, layers, target, pooled=None):
+        outputs = self.replay(inputs, layers, (inputs,))
+        slope = (1 - np.tanh(inputs) ** 2) * self.w[:, 1][:, None, None] / inputs[0, 0].size
+        return Capture(outputs, outputs[:, 1], (inputs,), (slope * self.factor,))
+
+
+@pytest.mark.parametrize(("offset", "dtype"), [(1e4, np.float64), (0.0, np.float32)])
+def test_a_score_that_is_rounded_passes_and_a_thousandth_does_not(offset, dtype):
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Linear(offset, dtype), values, "a", 1)
+    report.assert_passed()
+    assert gradcam.verify(Linear(offset, dtype, 1.001), values, "a", 1).verdict == "failed"
+
+
+def test_what_rounding_hides_is_inconclusive_and_not_wrong():
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Linear(1e12), values, "a", 1)
+    assert (report.verdict, report.kinks) == ("inconclusive", 0)
+    assert report.lost == report.points
+    assert "most points are lost in the rounding of the score" in str(report)
+
+
+def test_a_scaled_gradient_and_a_detached_one_are_named():
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    assert "the gradient is 1.03 times the score's slope" in str(
+        gradcam.verify(Linear(factor=1.03), values, "a", 1)
+    )
+    assert "detached" in gradcam.verify(Linear(factor=0.0), values, "a", 1).fault
