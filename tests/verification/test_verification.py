@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import networks
@@ -339,3 +340,28 @@ def test_a_scaled_gradient_and_a_detached_one_are_named():
         gradcam.verify(Linear(factor=1.03), values, "a", 1)
     )
     assert "detached" in gradcam.verify(Linear(factor=0.0), values, "a", 1).fault
+
+
+def test_a_copy_with_other_scores_is_not_used_and_that_is_said():
+    class Copied(Linear):
+        @contextlib.contextmanager
+        def float64(self, inputs):
+            yield Linear(offset=1.0, factor=2.0), inputs
+
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Copied(), values, "a", 1)
+    report.assert_passed()
+    assert "the double precision copy gives other scores" in report.remark
+    assert report.remark in str(report)
+
+
+def test_a_wrong_gradient_at_zeros_alone_is_caught_where_the_score_is_smooth():
+    class AtZeros(Linear):
+        def capture(self, inputs, layers, target, pooled=None):
+            found = super().capture(inputs, layers, target)
+            wrong = np.where(inputs == 0, 0.0, found.gradients[0])
+            return dataclasses.replace(found, gradients=(wrong,))
+
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).clip(0)
+    gradcam.verify(Linear(), values, "a", 1).assert_passed()
+    assert gradcam.verify(AtZeros(), values, "a", 1).verdict == "failed"
