@@ -2,25 +2,27 @@
 
 The derivative of the score along directions in a layer's activations is computed twice: from the
 captured gradients, and by central differences of `replay`, which need no autograd. `probe.py` has
-the formula and an example; `report.py` what comes out.
+the formula and an example; `differences.py` how kinks and rounding are told from wrong gradients;
+`report.py` what comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gradcam import layouts
-from gradcam._arrays import to_numpy
-from gradcam._types import Array, Inputs, LayerLike
+from gradcam._arrays import array_namespace, to_numpy
+from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
 from gradcam.targets import TargetLike
-from gradcam.verification.probe import Probe
+from gradcam.verification.naming import ratio
+from gradcam.verification.probe import Probe, dtype_of, precision_of
 from gradcam.verification.report import Verification
 
 __all__ = ["verify"]
@@ -45,58 +47,154 @@ def verify(
 
     directions: the number of random directions of the activations, each for all samples at once.
     channels: the number of channels to lift, half of them those of largest alpha, others random.
-    float64: work in a double precision copy, if the model allows one; else in its own precision.
-    step: relative to the activations' root mean square. None: the cube root of the dtype's
-        precision.
-    tolerance: of relative errors. None: 1e-6 in float64, 1e-2 in float32, 1e-1 in half precision.
+    float64: check the gradients of a double precision copy, if the model allows one; else those of
+        the model in its own precision. The differences are the copy's in both cases.
+    step: the first that is tried, relative to the activations' standard deviation. None: the cube
+        root of the dtype's precision.
+    tolerance: of relative errors. None: 5e-7 in float64, 5e-4 in float32, 1e-1 in half precision.
 
-    Takes 4 forward passes of the layers after `layer` for each direction and channel, and as many
-    again if most points lie on kinks (see `Verification.held_zeros`). Returns a report, whose
-    `assert_passed()` raises.
+    Takes 2 forward passes of the model with the layer replaced for each direction and channel.
+    Where they do not agree with the gradient, further steps are tried (`Verification.passes` counts
+    them all). Returns a report, whose `assert_passed()` raises.
     """
     prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
-    # A model that casts its inputs to float32 itself may not run with float64 weights.
-    with suppress(RuntimeError, TypeError), _double_precision(prepared, float64) as double:
-        probe = _probe(double, step, tolerance)
-        if not float64 or probe.dtype == "float64":
-            return probe.verification(directions, channels, seed)
-    # The copy's activations are not float64: it has none, or parts of it cast to another dtype.
-    return _probe(prepared, step, tolerance).verification(directions, channels, seed)
+    passes = _Passes()
+    outputs, *captured = passes.capture(prepared)
+    # The top class is that of the model itself, also where a step or a copy changes the order.
+    prepared = replace(prepared, target=settle(prepared.target, outputs))
+    own = _Found.of(prepared, passes, *captured)
+
+    def report(found: _Found, remark: str = "") -> Verification:
+        probe = _probe(prepared, found, step, tolerance, passes)
+        found_out = probe.verification(directions, channels, seed, found.replay_error)
+        return replace(found_out, passes=passes.count, remark=remark)
+
+    with _double_precision(prepared) as double:
+        if double is None:
+            return report(own)
+        try:
+            found = _in_double(own, double, float64, passes)
+        except Exception as problem:  # whatever the user's modules raise in another dtype
+            remark = f"not checked in float64: {str(problem) or type(problem).__name__}"
+        else:
+            return report(found)
+    return report(own, remark)
 
 
 @contextmanager
-def _double_precision(prepared: Prepared, wanted: bool) -> Iterator[Prepared]:
-    """The model and its inputs in float64 if wanted and possible, else as they are."""
+def _double_precision(prepared: Prepared) -> Iterator[Prepared | None]:
+    """The model and its inputs in float64, if there is such a copy."""
     model = prepared.model
-    if not wanted or not isinstance(model, HasFloat64):
-        yield prepared
+    if not isinstance(model, HasFloat64):
+        yield None
         return
     with model.float64(prepared.inputs) as (double, inputs):
         yield replace(prepared, model=double, inputs=inputs)
 
 
-def _probe(prepared: Prepared, step: float | None, tolerance: float | None) -> Probe:
-    """Captures a layer, and makes the score a function of its activations."""
-    layer = prepared.layer
-    outputs, scores, activations, gradients = prepared.run(_Captured(layer))
-    # The top class is that of the capture, also where a step along a direction changes the order.
-    target = settle(prepared.target, outputs)
+@dataclass
+class _Passes:
+    """Runs a model, and counts its forward passes."""
 
-    layer_layout = prepared.layout_of(layer, activations.shape)
+    count: int = 0
+
+    def capture(self, prepared: Prepared) -> tuple[Outputs, Array, Array, Array]:
+        """Outputs, scores, activations and gradients."""
+        self.count += 1
+        found: tuple[Outputs, Array, Array, Array] = prepared.run(_Captured(prepared.layer))
+        return found
+
+    def replay(self, prepared: Prepared, activations: Array) -> np.ndarray:
+        """The scores with the layer's activations replaced, in float64."""
+        self.count += 1
+        return _float64(prepared.run(_Replayed(prepared.layer), activations))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Gradients that are to be checked, and where the activations are replayed.
+
+    model: the model and inputs of the replays. scores, gradients: as captured.
+    activations: as they are replayed. replayed: their scores.
+    replay_error: the difference of the captured scores from those of the captured activations
+        replayed in the same precision, relative to the largest of them.
+    """
+
+    model: Prepared
+    scores: np.ndarray
+    activations: Array
+    gradients: Array
+    replayed: np.ndarray
+    replay_error: float
+
+    @staticmethod
+    def of(
+        model: Prepared, passes: _Passes, scores: Array, activations: Array, gradients: Array
+    ) -> _Found:
+        known = _float64(scores)
+        replayed = passes.replay(model, activations)
+        error = _relative(replayed - known, known)
+        return _Found(model, known, activations, gradients, replayed, error)
+
+
+def _in_double(own: _Found, double: Prepared, float64: bool, passes: _Passes) -> _Found:
+    """The gradients of a double precision copy, if asked for, else the model's own; with replays of
+    the copy. Raises ValueError where the copy is not the same model.
+    """
+    if float64:
+        _, *captured = passes.capture(double)
+        if dtype_of(captured[1]) == "float64":
+            found = _Found.of(double, passes, *captured)
+            _compare(found.scores, own)
+            return found
+    xp = array_namespace(own.activations)
+    activations = xp.astype(own.activations, xp.float64)
+    replayed = passes.replay(double, activations)
+    _compare(replayed, own)
+    return replace(own, model=double, activations=activations, replayed=replayed)
+
+
+def _compare(scores: np.ndarray, own: _Found) -> None:
+    """Raises ValueError where a copy's scores are not the model's own in its precision."""
+    error = _relative(scores - own.scores, own.scores)
+    if not error <= precision_of(dtype_of(own.gradients)) ** (1 / 3):
+        raise ValueError(
+            f"the double precision copy gives other scores, with a relative difference of "
+            f"{error:.1e}: an operation is wrong in one of the precisions, or the model is random"
+        )
+
+
+def _relative(error: np.ndarray, scores: np.ndarray) -> float:
+    """The largest error, relative to the largest score."""
+    return float(np.max(ratio(np.abs(error), np.abs(scores).max())))
+
+
+def _float64(array: Array) -> np.ndarray:
+    return to_numpy(array).astype(np.float64)
+
+
+def _probe(
+    prepared: Prepared,
+    found: _Found,
+    step: float | None,
+    tolerance: float | None,
+    passes: _Passes,
+) -> Probe:
+    """Makes the score a function of the layer's activations."""
+    layer_layout = prepared.layout_of(prepared.layer, found.activations.shape)
     samples = layer_layout.samples
 
     def score(activations: Array) -> np.ndarray:
-        replayed = prepared.run(_Replayed(layer), samples.restore(activations), target=target)
-        return to_numpy(replayed).astype(np.float64)
+        return passes.replay(found.model, samples.restore(activations))
 
-    gradients = samples.arrange(gradients, lead=scores.ndim - 1)
     return Probe(
-        layer=layer,
+        layer=prepared.layer,
         score=score,
-        activations=samples.arrange(activations),
-        scores=to_numpy(scores).astype(np.float64),
-        gradients=to_numpy(gradients).astype(np.float64),
+        activations=samples.arrange(found.activations),
+        replayed=found.replayed,
+        gradients=_float64(samples.arrange(found.gradients, lead=found.scores.ndim - 1)),
         layout=layer_layout,
+        dtype=dtype_of(found.gradients),
         given_step=step,
         given_tolerance=tolerance,
     )

@@ -1,4 +1,4 @@
-"""Central differences of a score along directions in a layer's activations.
+"""Directions in a layer's activations, along which a score is probed.
 
 Let A be a layer's activations, y(A) the score, G = dy/dA the gradient that is to be checked, and V
 a direction of A's shape. The derivative of the score along V is an inner product,
@@ -6,7 +6,7 @@ a direction of A's shape. The derivative of the score along V is an inner produc
     d/dh y(A + h V) at h = 0  =  sum over the sample of G * V,
 
 and the central difference (y(A + h V) - y(A - h V)) / 2h gives it by two forward passes without any
-autograd, up to an error of order h^2. There are two kinds of directions:
+autograd. There are two kinds of directions:
 
 - A random V checks the whole gradient, at a cost that does not grow with its size.
 - A V that is 1 at every position of channel k and 0 elsewhere checks alpha_k, the weight of
@@ -17,8 +17,7 @@ says 2 - 3 = -1. With h = 0.1 the scores are y(1.1, 1.9) = 6.91 and y(0.9, 2.1) 
 central difference is -0.2 / 0.2 = -1: `Check("direction", error=0.0, kinks=0, of=1)`. A capture
 that claims G = (2, 3.003) says -1.003, and fails in float64.
 
-A score with ReLU or max pooling is only piecewise smooth. Where it bends within the step, central
-differences and gradient disagree although both are right; `_kinks` tells these points apart.
+What a difference that does not agree says is told by `differences.py`.
 """
 
 from __future__ import annotations
@@ -34,13 +33,15 @@ import numpy as np
 from gradcam._arrays import constant, to_numpy
 from gradcam._types import Array
 from gradcam.layouts import Layout
-from gradcam.verification.report import Check, Verification
+from gradcam.verification.differences import Judge, Line, measured_noise
+from gradcam.verification.naming import Tested, named
+from gradcam.verification.report import Verification
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "dtype_of", "precision_of"]
 
 _PRECISION = {"float64": 2.0**-52, "float32": 2.0**-23}
 _HALF_PRECISION = 2.0**-8
-_TOLERANCE = {"float64": 1e-6, "float32": 1e-2}
+_TOLERANCE = {"float64": 5e-7, "float32": 5e-4}
 _HALF_TOLERANCE = 1e-1
 
 
@@ -52,47 +53,42 @@ class _Move(NamedTuple):
     scale: np.ndarray
 
 
-class _Difference(NamedTuple):
-    """For each sample and target, (N, [K]), what one step to either side shows.
-
-    slope: the central difference. bend: the slope to the right less the slope to the left.
-    """
-
-    slope: np.ndarray
-    bend: np.ndarray
-
-
 @dataclass(frozen=True)
 class Probe:
     """A score as a function of one layer's activations, and the gradient that is to be checked.
 
     score: activations -> scores (N,) or (N, K), in float64.
-    activations: (N, *sample), as captured. scores: the captured scores.
+    activations: (N, *sample), in the dtype that is replayed. replayed: their scores.
     gradients: (N, *sample) or (N, K, *sample), in float64.
-    given_step, given_tolerance: None: by the dtype of the activations.
+    dtype: that in which the gradients were captured.
+    given_step, given_tolerance: None: by these dtypes.
     """
 
     layer: str
     score: Callable[[Array], np.ndarray]
     activations: Array
-    scores: np.ndarray
+    replayed: np.ndarray
     gradients: np.ndarray
     layout: Layout
+    dtype: str
     given_step: float | None = None
     given_tolerance: float | None = None
 
     @property
-    def dtype(self) -> str:
-        return str(self.activations.dtype).removeprefix("torch.")
+    def replay_dtype(self) -> str:
+        return dtype_of(self.activations)
+
+    @property
+    def precision(self) -> float:
+        return precision_of(self.replay_dtype)
 
     @property
     def step(self) -> float:
-        """Relative to the root mean square of a sample's activations.
+        """Relative to the standard deviation of a sample's activations.
 
         At the cube root of the precision, rounding errors and those of order h^2 are alike.
         """
-        precision = _PRECISION.get(self.dtype, _HALF_PRECISION)
-        return self.given_step or float(precision ** (1 / 3))
+        return self.given_step or float(self.precision ** (1 / 3))
 
     @property
     def tolerance(self) -> float:
@@ -103,69 +99,76 @@ class Probe:
         """The activations on the host, in float64."""
         return to_numpy(self.activations).astype(np.float64)
 
-    @cached_property
-    def replayed(self) -> np.ndarray:
-        """The scores of the captured activations, replayed."""
-        return self.score(self.activations)
-
-    @property
-    def replay_error(self) -> float:
-        """The largest difference from the captured scores, relative to the largest of them."""
-        error = np.abs(self.replayed - self.scores)
-        return float(np.max(_ratio(error, np.abs(self.scores).max())))
-
-    def verification(self, directions: int, channels: int, seed: int) -> Verification:
+    def verification(
+        self, directions: int, channels: int, seed: int, replay_error: float
+    ) -> Verification:
         """The report: one check for each direction and each channel.
 
         The outputs of a ReLU are often 0, which is a kink if another ReLU or a max pooling follows.
-        If most points are kinks, all is done again with these activations kept at 0.
+        If a point is wrong, or most are kinks, all is done again with these activations kept at 0.
         """
-        report = self._report(directions, channels, seed)
-        if report.verdict == "untested":
-            return replace(report, ignored=self._ignored(seed))
-        return report
-
-    def _report(self, directions: int, channels: int, seed: int) -> Verification:
+        tested, held = self._tested(directions, channels, seed), False
+        if self._asks_for_zeros(tested):
+            nonzero = (self.values != 0).astype(np.float64)
+            again = self._tested(directions, channels, seed, nonzero)
+            if not _without_kinks(tested).any():
+                tested, held = again, True
         report = Verification(
             layer=self.layer,
             dtype=self.dtype,
             step=self.step,
             tolerance=self.tolerance,
-            replay_error=self.replay_error,
-            checks=self._checks(directions, channels, seed, np.ones_like(self.values)),
+            replay_error=replay_error,
+            checks=tuple(one.check() for one in tested),
+            held_zeros=held,
+            replay_dtype=self.replay_dtype,
+            fault=named(tested),
         )
-        if 2 * report.kinks <= report.points or self.values.all():
-            return report
-        nonzero = (self.values != 0).astype(np.float64)
-        checks = self._checks(directions, channels, seed, nonzero)
-        return replace(report, checks=checks, held_zeros=True)
+        if report.verdict == "untested":
+            return replace(report, ignored=self._ignored(seed))
+        return report
 
-    def _checks(
-        self, directions: int, channels: int, seed: int, mask: np.ndarray
-    ) -> tuple[Check, ...]:
+    def _asks_for_zeros(self, tested: Sequence[Tested]) -> bool:
+        """Whether a point is wrong, or most of one kind of direction are kinks."""
+        if self.values.all():
+            return False
+        for what in ("direction", "alpha"):
+            judged = [one.judged for one in tested if one.what == what]
+            kinks = [one.kink for one in judged]
+            if any(one.wrong.any() for one in judged) or (kinks and 2 * np.mean(kinks) > 1):
+                return True
+        return False
+
+    def _tested(
+        self, directions: int, channels: int, seed: int, mask: np.ndarray | None = None
+    ) -> list[Tested]:
         """mask: (N, *sample), 0 where an activation is to stay as it is, 1 elsewhere."""
         random = np.random.default_rng(seed)
+        mask = np.ones_like(self.values) if mask is None else mask
         moves = chain(
             self._random_moves(directions, random, mask), self._lifts(channels, random, mask)
         )
-        return tuple(self._check(move) for move in moves)
+        return [self._test(move) for move in moves]
 
     # -------------------------------------------------------------------------------- directions
 
     @cached_property
     def _size(self) -> np.ndarray:
-        """(N, 1, ...): the root mean square of each sample's activations; 1 where all are 0."""
-        size = np.sqrt(np.mean(self.values.reshape(len(self.values), -1) ** 2, axis=1))
+        """(N, 1, ...): the standard deviation of each sample's activations, or a thousandth of
+        their root mean square where that is more; 1 where all are 0.
+        """
+        flat = self.values.reshape(len(self.values), -1)
+        size = np.maximum(flat.std(axis=1), 1e-3 * np.sqrt(np.mean(flat**2, axis=1)))
         size[size == 0] = 1.0
         return np.asarray(size.reshape(-1, *(1,) * (self.values.ndim - 1)))
 
     @property
     def _sample_axes(self) -> tuple[int, ...]:
-        return tuple(range(self.scores.ndim, self.gradients.ndim))
+        return tuple(range(self.replayed.ndim, self.gradients.ndim))
 
     def _for_targets(self, array: np.ndarray) -> np.ndarray:
         """(N, ...) as (N, 1, ...) where there are K targets."""
-        if self.scores.ndim == 2:
+        if self.replayed.ndim == 2:
             return array[:, None]
         return array
 
@@ -181,13 +184,14 @@ class Probe:
 
     def _lifts(self, count: int, random: np.random.Generator, mask: np.ndarray) -> Iterator[_Move]:
         gradients = self.layout.view(self.gradients)
-        frames = tuple(range(self.scores.ndim, gradients.ndim - 2))
-        alphas = np.sum(gradients, axis=(*frames, -1))  # (N, [K,] C), times Z
+        # Of frames that the layer takes for samples there is an axis in between.
+        places = (*range(self.replayed.ndim, gradients.ndim - 2), -1)
+        alphas = np.sum(gradients, axis=places)  # (N, [K,] C), times Z
         # In front of a norm over positions all alphas are 0, and their rounding errors are those
         # of the gradients that cancel.
         largest = np.maximum(
             np.max(np.abs(alphas), axis=-1),
-            1e-3 * np.max(np.sum(np.abs(gradients), axis=(*frames, -1)), axis=-1),
+            1e-3 * np.max(np.sum(np.abs(gradients), axis=places), axis=-1),
         )
         scale = largest * self._size.reshape(-1, *(1,) * (largest.ndim - 1))
         for channel in _some_channels(alphas, count, random):
@@ -206,21 +210,45 @@ class Probe:
 
     # -------------------------------------------------------------------------------- differences
 
-    def _check(self, move: _Move) -> Check:
+    def _test(self, move: _Move) -> Tested:
         product = self.gradients * self._for_targets(move.direction)
         claimed = np.asarray(np.sum(product, axis=self._sample_axes))
-        wide = self._difference(move.direction, self.step)
-        narrow = self._difference(move.direction, self.step / 2)
-        off = np.abs(narrow.slope - claimed)
-        error = _ratio(off, move.scale)
-        kink = (error > self.tolerance) & _kinks(wide, narrow, off)
-        smooth = np.where(kink, 0.0, error)
+        line = Line(self._along(move.direction), self.replayed)
+        judged = self._judge(line, claimed, move.scale)
         # At the minimum of a score the slope is 0 too, but there it bends: its gradient is tested.
-        shown = (claimed, wide.slope, wide.bend, narrow.slope, narrow.bend)
+        shown = [claimed, *(v for d in line.found.values() for v in (d.slope, d.bend))]
         flat = np.all([values == 0 for values in shown], axis=0)
-        return Check(
-            move.what, float(smooth.max()), int(kink.sum()), int(kink.size), int(flat.sum())
-        )
+        return Tested(move.what, claimed, move.scale, judged, flat)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        noises = [lambda: self._noise]
+        if self.replay_dtype == "float64":
+            noises.append(lambda: self._coarse_noise)
+        return Judge(self.step, self.tolerance, _TOLERANCE["float32"], noises)
+
+    @cached_property
+    def _noise(self) -> np.ndarray:
+        return self._measured_noise(float(np.sqrt(self.precision)))
+
+    @cached_property
+    def _coarse_noise(self) -> np.ndarray:
+        """With what a part of the model that computes in float32 does: smaller steps than its last
+        digit leave it as it is.
+        """
+        coarse = self._measured_noise(8 * _PRECISION["float32"])
+        return np.asarray(np.maximum(self._noise, coarse))
+
+    def _measured_noise(self, step: float) -> np.ndarray:
+        direction = np.random.default_rng(0).standard_normal(self.values.shape) * self._size
+        # Zeros may be kinks, whose bend looks like rounding.
+        return measured_noise(self._along(direction * (self.values != 0)), step, self.precision)
+
+    def _along(self, direction: np.ndarray) -> Callable[[float], np.ndarray]:
+        def score(step: float) -> np.ndarray:
+            return self.score(self.activations + constant(direction * step, like=self.activations))
+
+        return score
 
     def _ignored(self, seed: int) -> bool:
         """Whether quite other activations have the same score: zeros, negated ones, random ones."""
@@ -232,40 +260,16 @@ class Probe:
                 return False
         return True
 
-    def _difference(self, direction: np.ndarray, step: float) -> _Difference:
-        move = constant(direction * step, like=self.activations)
-        right = self.score(self.activations + move)
-        left = self.score(self.activations - move)
-        # The bend is (right - middle) / h - (middle - left) / h.
-        bend = (right - 2 * self.replayed + left) / step
-        return _Difference((right - left) / (2 * step), bend)
 
+def _without_kinks(tested: Sequence[Tested]) -> np.ndarray:
+    """(N, [K]): what is wrong although no other direction of that sample and target shows a kink.
 
-def _kinks(wide: _Difference, narrow: _Difference, off: np.ndarray) -> np.ndarray:
-    """Where a slope that is `off` from the gradient's is explained by a bend of the score.
-
-    `narrow` has half the step of `wide`. Three cases differ in what halving the step does, here for
-    y = relu(a) with the gradient 1 that autograd gives for a > 0:
-
-                                   central differences         bend
-    a wrong gradient               agree with each other       proportional to the step, so halves
-    kink beside the point, d < h   (1 + d/h) / 2: changes      1 - d/h: changes
-    kink on the point, a = 0       1/2 at either step          1 at either step
-
-    The thresholds are shares of `off`, so that the smallest error counts as well as the largest.
+    Kinks of opposite sign can cancel in the bend along one direction, and then look like a wrong
+    gradient, but not along most.
     """
-    beside = np.abs(wide.slope - narrow.slope) > 0.1 * off
-    # A wrong gradient of a curved score has a bend too, but that one halves with the step.
-    bends = np.abs(narrow.bend) >= 0.05 * off
-    stays = np.abs(narrow.bend - wide.bend) <= 0.25 * np.abs(narrow.bend)
-    return np.asarray(beside | (bends & stays))
-
-
-def _ratio(error: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """error / scale. Where the scale is 0, no error is 0 and any error is infinite."""
-    scale = np.broadcast_to(scale, error.shape)
-    without_scale = np.where(error > 0, np.inf, 0.0)
-    return np.where(scale > 0, error / np.where(scale > 0, scale, 1), without_scale)
+    wrong = np.any([one.judged.wrong for one in tested], axis=0)
+    kinks = np.any([one.judged.kink for one in tested], axis=0)
+    return np.asarray(wrong & ~kinks)
 
 
 def _some_channels(alphas: np.ndarray, count: int, random: np.random.Generator) -> Sequence[int]:
@@ -276,3 +280,13 @@ def _some_channels(alphas: np.ndarray, count: int, random: np.random.Generator) 
     top = strongest[: (count + 1) // 2]
     others = random.permutation(strongest[len(top) :])[: count - len(top)]
     return [int(channel) for channel in (*top, *others)]
+
+
+def dtype_of(array: Array) -> str:
+    """Its dtype's name, which all frameworks share."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def precision_of(dtype: str) -> float:
+    """The difference of 1 and the next number."""
+    return _PRECISION.get(dtype, _HALF_PRECISION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import networks
@@ -192,31 +193,42 @@ def test_kinks_are_told_from_wrong_gradients():
     assert gradcam.verify(Autograd(1.001), values, "a", 1).verdict == "failed"
 
 
-def test_a_kink_beside_the_point_is_counted():
+def test_a_kink_beside_the_point_is_passed_by_smaller_steps():
     values = np.full((1, 3, 4, 4), 1.0)
-    values[0, 0, 0, 0] = 1e-7  # nearer to the kink than the step
+    values[0, 0, 0, 0] = 1e-7  # nearer to the kink than the first step
+    report = gradcam.verify(Autograd(), values, "a", 1, directions=32, channels=3)
+    assert (report.verdict, report.kinks) == ("passed", 0)
+    assert report.passes > 2 * len(report.checks) + 2
+
+
+def test_a_kink_that_no_step_passes_is_counted():
+    values = np.full((1, 3, 4, 4), 1.0)
+    values[0, 0, 0, 0] = 1e-13
     report = gradcam.verify(Autograd(), values, "a", 1, directions=32, channels=3)
     assert 0 < report.kinks < report.points
+    assert report.lost == 0
     assert report.verdict in ("passed", "inconclusive")
 
 
 def test_where_nearly_everything_is_a_kink_the_verdict_is_inconclusive():
-    values = np.full((1, 3, 4, 4), 1e-9)
-    report = gradcam.verify(Autograd(), values, "a", 1, step=10.0)
+    values = np.full((1, 3, 4, 4), 1e-13)
+    values[0, 0, 0, 0] = 1.0
+    report = gradcam.verify(Autograd(), values, "a", 1)
     assert report.verdict == "inconclusive"
     assert "try another layer or other inputs" in str(report)
     with pytest.raises(AssertionError):
         report.assert_passed()
 
 
-def test_without_float64_the_step_follows_the_dtype():
+def test_without_float64_the_own_gradients_are_checked_by_the_copys_differences():
     torch = pytest.importorskip("torch")
     network = networks.torch_network().float()
     inputs = torch.from_numpy(networks.images()).float()
     single = gradcam.verify(network, inputs, "second", float64=False)
     double = gradcam.verify(network, inputs, "second")
     assert (single.dtype, double.dtype) == ("float32", "float64")
-    assert single.step > 100 * double.step
+    assert (single.replay_dtype, single.tolerance) == ("float64", 5e-4)
+    assert 1e-9 < single.error < 1e-5  # the rounding of float32
     single.assert_passed()
     double.assert_passed()
     assert next(network.parameters()).dtype == torch.float32  # a copy was checked
@@ -287,3 +299,69 @@ def test_a_resolved_target_is_the_top_class():
     outputs = networks.head_numpy(networks.features_numpy(networks.images()))
     assert as_target(None) == TopClass()
     np.testing.assert_array_equal(TopClass().resolve(outputs).index, outputs.argmax(1))
+
+
+class Linear:
+    """y = offset + mean A W, computed in a dtype, with a gradient that is off by a factor."""
+
+    def __init__(self, offset=0.0, dtype=np.float64, factor=1.0):
+        self.offset, self.dtype, self.factor = offset, dtype, factor
+        self.w = np.random.default_rng(0).normal(size=(3, 2))
+
+    def replay(self, inputs, layers, activations):
+        outputs = np.tanh(activations[0]).mean((2, 3)) @ self.w + self.offset
+        return outputs.astype(self.dtype).astype(np.float64)
+
+    def capture(self, inputs, layers, target, pooled=None):
+        outputs = self.replay(inputs, layers, (inputs,))
+        slope = (1 - np.tanh(inputs) ** 2) * self.w[:, 1][:, None, None] / inputs[0, 0].size
+        return Capture(outputs, outputs[:, 1], (inputs,), (slope * self.factor,))
+
+
+@pytest.mark.parametrize(("offset", "dtype"), [(1e4, np.float64), (0.0, np.float32)])
+def test_a_score_that_is_rounded_passes_and_a_thousandth_does_not(offset, dtype):
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Linear(offset, dtype), values, "a", 1)
+    report.assert_passed()
+    assert gradcam.verify(Linear(offset, dtype, 1.001), values, "a", 1).verdict == "failed"
+
+
+def test_what_rounding_hides_is_inconclusive_and_not_wrong():
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Linear(1e12), values, "a", 1)
+    assert (report.verdict, report.kinks) == ("inconclusive", 0)
+    assert report.lost == report.points
+    assert "most points are lost in the rounding of the score" in str(report)
+
+
+def test_a_scaled_gradient_and_a_detached_one_are_named():
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    assert "the gradient is 1.03 times the score's slope" in str(
+        gradcam.verify(Linear(factor=1.03), values, "a", 1)
+    )
+    assert "detached" in gradcam.verify(Linear(factor=0.0), values, "a", 1).fault
+
+
+def test_a_copy_with_other_scores_is_not_used_and_that_is_said():
+    class Copied(Linear):
+        @contextlib.contextmanager
+        def float64(self, inputs):
+            yield Linear(offset=1.0, factor=2.0), inputs
+
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
+    report = gradcam.verify(Copied(), values, "a", 1)
+    report.assert_passed()
+    assert "the double precision copy gives other scores" in report.remark
+    assert report.remark in str(report)
+
+
+def test_a_wrong_gradient_at_zeros_alone_is_caught_where_the_score_is_smooth():
+    class AtZeros(Linear):
+        def capture(self, inputs, layers, target, pooled=None):
+            found = super().capture(inputs, layers, target)
+            wrong = np.where(inputs == 0, 0.0, found.gradients[0])
+            return dataclasses.replace(found, gradients=(wrong,))
+
+    values = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).clip(0)
+    gradcam.verify(Linear(), values, "a", 1).assert_passed()
+    assert gradcam.verify(AtZeros(), values, "a", 1).verdict == "failed"
