@@ -556,9 +556,10 @@ def test_a_fault_in_the_users_model_is_reported():
     measures = ["deletion", "coherency"]
     found = gradcam.evaluate(fragile, photographs(), "grad-cam", measures, controls="centre")
     failed = {row["method"]: row["failed"] for row in found.rows}
-    # deletion asks about many variants at a time; so does Grad-CAM by finite differences
-    assert failed["centre"] == {"deletion": "KeyError: 'no batches'"}
-    assert failed["grad-cam"] == dict.fromkeys(measures, "KeyError: 'no batches'")
+    # deletion asks about many variants at a time; Grad-CAM by finite differences, which does not
+    # get a batch to run, asks about one at a time
+    for method in ("centre", "grad-cam"):
+        assert failed[method] == {"deletion": "KeyError: 'no batches'"}
 
 
 def cam(activations, gradients):

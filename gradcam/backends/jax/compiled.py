@@ -64,13 +64,15 @@ def _functions(value: Any) -> Iterator[Keyed]:
 
 
 def _remember(keyed: Keyed) -> None:
+    if isinstance(keyed.function, functools.partial):  # such a half of a `gradcam.Split`
+        return
     function = keyed.regardless_of_arrays
     last, count = _readings.get(function, (None, 0))
     if hash(keyed) == last:
         return
     _readings[function] = hash(keyed), count + 1
     if count + 1 == _MANY:
-        name = getattr(keyed, "__qualname__", "a function")
+        name = getattr(keyed, "__qualname__", "a method")
         warn(
             f"{name} is compiled for the {_MANY}th time, because it reads other arrays from around "
             "itself, from a closure or a global. Pass arrays that change as arguments, and nothing "

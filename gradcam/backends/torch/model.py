@@ -318,7 +318,7 @@ class TorchModel:
                 outputs = self._run_once(
                     inputs,
                     (layer,),
-                    lambda path, value: tape.start(value.as_subclass(torch.Tensor).clone()),
+                    lambda path, value: tape.start(value),
                 )
             tape.end(outputs)
             return tape
@@ -326,7 +326,7 @@ class TorchModel:
         try:
             with no_graph():
                 tape = self._passed(recorded)
-        except Exception:
+        except (NotImplementedError, RuntimeError, TypeError):
             # Some operators fail in a dispatch mode. A model's own error comes again.
             return Scorer(replayed)
         return tape.scorer(target, replayed)
