@@ -46,7 +46,7 @@ def legrad(gradients: Sequence[Array]) -> Array:
     $E_l = \frac{1}{H T} \sum_{h, q} \mathrm{relu}(\partial y / \partial A_{l h q \cdot})$, and
     their mean over layers. The paper takes a score of its own for each layer, that of the head
     applied to the layer's tokens. Here every layer has the model's own score, which every model
-    has. For the last layer the two are the same.
+    has. For the last layer the two are the same where the head reads the class token alone.
     Bousselham et al. 2024, eqs. 5 to 8, https://arxiv.org/abs/2404.03214
 
     Shapes: gradients (..., H, T, T), one array for each layer -> (..., T).

@@ -142,8 +142,8 @@ def hires_cam(activations: Array, gradients: Array) -> Array:
 def element_wise(activations: Array, gradients: Array) -> Array:
     r"""HiResCAM of the channels that speak for the class, position by position.
 
-    $L_p = \sum_k \mathrm{relu}(G_{kp} A_{kp})$. It has no paper: it is pytorch-grad-cam's
-    GradCAMElementWise, https://github.com/jacobgil/pytorch-grad-cam
+    $L_p = \sum_k \mathrm{relu}(G_{kp} A_{kp})$. Pillai 2021, AAAI-8236; GradCAMElementWise
+    of https://github.com/jacobgil/pytorch-grad-cam
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).
     """
@@ -186,7 +186,8 @@ def seg_eigen_cam(activations: Array, gradients: Array) -> Array:
     r"""The first principal component of the activations times the magnitude of their gradients.
 
     $L = \sigma_1 u_1$ of $(|G| \odot A)^T = U \Sigma V^T$, not centred, turned so that its largest
-    magnitude is positive. It is made for segmentation.
+    magnitude is positive. It is made for segmentation. Some implementations centre the channels
+    first; this one does not.
     Seg-Eigen-CAM, Applied Sciences 2025, 15(13), 7562, https://doi.org/10.3390/app15137562
 
     Shapes: activations (..., C, P) and gradients that broadcast with it -> (..., P).

@@ -30,6 +30,7 @@ class MethodParameters(TypedDict, total=False):
     `(function, {"parameter": value})`.
     """
 
+    accumulate: bool
     channels: int | None
     gamma: float
     iterations: int

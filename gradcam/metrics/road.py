@@ -32,7 +32,8 @@ def road(
 
     $\frac1S \sum_s f_c(\mathrm{impute}(x, s))$, where the share s of the pixels is imputed: those
     with the highest values of the map (order "most", MoRF) or with the lowest ("least", LeRF). See
-    `gradcam.metrics.impute`. Rong et al. 2022, section 5, https://arxiv.org/abs/2202.00449.
+    `gradcam.metrics.impute`. Rong et al. 2022, section 5, https://arxiv.org/abs/2202.00449. At
+    most one pixel more is removed than by the authors' code.
 
     maps: (N, h, w), resized to the input. Only the order of the resized pixels counts.
     shares: of the pixels that are removed, each in (0, 1): as many as are at or above the map's (1

@@ -220,6 +220,20 @@ def test_noise_and_growing_masks_end_in_score_cam(some_case: Case):
     assert not np.allclose(noisy.maps, expected, rtol=1e-6)
 
 
+def test_is_cam_can_accumulate_its_masks():
+    """Shares 1/2 and 3/2 have the mean 1, with which a linear model scores the mask itself."""
+    x = np.random.default_rng(0).random((2, 3, 4, 5))
+    model = gradcam.Split(lambda x: x, lambda a: a.sum((2, 3)))
+
+    def maps(method, **options):
+        return gradcam.explain(model, x, target=1, method=method, **options).maps
+
+    np.testing.assert_allclose(
+        maps("is-cam", samples=2, accumulate=True), maps("score-cam"), rtol=1e-12
+    )
+    assert not np.allclose(maps("is-cam", samples=2), maps("score-cam"), rtol=1e-3)
+
+
 def test_without_noise_smooth_grad_cam_pp_is_grad_cam_pp(some_case: Case):
     case = some_case
     expected = gradcam.explain(case.model, case.inputs(), case.second, 1, "grad-cam++").numpy()

@@ -45,7 +45,8 @@ def ss_cam(
 
     Naidu and Michael 2020, section 3, smooth on the feature map, https://arxiv.org/abs/2006.14255.
     The paper takes 35 samples of standard deviation 2, on the map's own scale, which differs
-    between layers.
+    between layers. The noise is added to the map in the layer's resolution; public implementations
+    add it to the map that has been resized.
     """
 
     def add_noise(grids: Array, variants: np.ndarray) -> Array:
@@ -63,15 +64,21 @@ def ss_cam(
     return _masked(run, channels, samples, change_grids=add_noise)
 
 
-def is_cam(run: Run, channels: int | None = None, samples: int = 10) -> Explained:
+def is_cam(
+    run: Run, channels: int | None = None, samples: int = 10, accumulate: bool = False
+) -> Explained:
     """Integrated Score-CAM: mean scores as each mask grows from 1/S of itself to the whole.
 
-    Naidu et al. 2020, eqs. 3 and 4, https://arxiv.org/abs/2010.03023
+    accumulate: the masks are sums of those before, 1/S, 3/S, 6/S, ... of the whole and beyond it,
+        as public implementations have them.
+    Naidu et al. 2020, https://arxiv.org/abs/2010.03023
     """
+    growing = np.arange(1, samples + 1) / samples
+    growing = np.cumsum(growing) if accumulate else growing
 
     def grow(masks: Array, variants: np.ndarray) -> Array:
         shape = (1, len(variants), *(1,) * (masks.ndim - 2))
-        shares = (variants % samples + 1) / samples
+        shares = growing[variants % samples]
         return masks * constant(shares.reshape(shape), like=masks)
 
     return _masked(run, channels, samples, change_masks=grow)
