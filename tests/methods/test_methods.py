@@ -799,7 +799,7 @@ def test_a_parameter_that_a_method_does_not_have_is_named():
         TypeError, match=r"`activations` is no option .* random-cam; its own are seed$"
     ):
         check_parameters(as_spec("random-cam"), {"activations": 3}, "gradcam.compare")
-    with pytest.raises(TypeError, match=r"its own are accumulate, channels, samples$"):
+    with pytest.raises(TypeError, match=r"its own are channels, samples, accumulate$"):
         check_parameters(as_spec("is-cam"), {"k": 3}, "gradcam.explain")
 
 
