@@ -51,7 +51,7 @@ class Verification:
         pooling). No derivative exists there, so no gradient is right or wrong, and neither error
         includes them.
     lost: points that the score's own rounding lets no step tell. resolution: the relative error
-        that it lets be seen there.
+        that it lets be seen there, and at points that are confirmed by it alone.
     held_zeros: whether activations that are exactly 0 were kept at 0, because a point was wrong or
         most were kinks otherwise. The gradient there is not verified.
     ignored: where the verdict is "untested", whether the score also stays the same for quite other
@@ -165,6 +165,11 @@ class Verification:
             notes.append(
                 "  most points lie on kinks, where no derivative exists: "
                 "try another layer or other inputs"
+            )
+        if self.verdict == "passed" and self.resolution > self.tolerance:
+            notes.append(
+                "  the rounding of the score hides an error below "
+                f"{self.resolution:.0e} at some points"
             )
         if self.fault:
             notes.append(f"  {self.fault}")

@@ -323,6 +323,10 @@ def test_a_score_that_is_rounded_passes_and_a_thousandth_does_not(offset, dtype)
     values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
     report = gradcam.verify(Linear(offset, dtype), values, "a", 1)
     report.assert_passed()
+    assert report.resolution < 1e-3
+    # a larger step sees past the rounding of 1e4 in float64, and past that of float32 none does
+    told = "the rounding of the score hides an error below" in str(report)
+    assert told == (report.resolution > report.tolerance) == (dtype is np.float32)
     assert gradcam.verify(Linear(offset, dtype, 1.001), values, "a", 1).verdict == "failed"
 
 
