@@ -741,16 +741,18 @@ ends("token ids, a transformer layer (N, T, C)")(lambda: tokens((IDS,)))
 ends("the same with padding")(lambda: tokens((IDS, torch.arange(9) > torch.tensor([[8], [5]]))))
 
 
+class Recurrence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.GRU(6, 7, batch_first=True)
+        self.linear = nn.Linear(7, 5)
+        self.eval()
+
+
 @ends("sequences of vectors (N, T, C), a recurrent layer: `layer[0]`")
 def recurrent() -> Explained:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.rnn = nn.GRU(6, 7, batch_first=True)
-            self.linear = nn.Linear(7, 5)
-            self.eval()
-
+    class Recurrent(Recurrence):
         def forward(self, x: torch.Tensor) -> Any:
             return self.linear(self.rnn(x)[0].tanh().mean(1))
 
@@ -764,14 +766,7 @@ def recurrent() -> Explained:
 
 @ends("packed sequences, a recurrent layer: `layer[0]` is (N, T, C), padded")
 def packed_sequences() -> Explained:
-    class Packs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.rnn = nn.GRU(6, 7, batch_first=True)
-            self.linear = nn.Linear(7, 5)
-            self.eval()
-
+    class Packs(Recurrence):
         def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Any:
             packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             y = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]

@@ -89,9 +89,10 @@ def compare(
     """
     for name in unknown:
         near = difflib.get_close_matches(name, signature(compare).parameters, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "give a method's own parameters with it,"
-        if not near:
-            hint += f' as in methods=[("layer-cam", {{"{name}": ...}})]'
+        hint = "give a method's own parameters with it, "
+        hint += f'as in methods=[("layer-cam", {{"{name}": ...}})]'
+        if near:
+            hint = f"did you mean `{near[0]}`?"
         raise TypeError(f"`{name}` is no option of gradcam.compare; {hint}")
     explainer = Explainer(
         model,

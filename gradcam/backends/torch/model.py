@@ -315,11 +315,7 @@ class TorchModel:
         def recorded() -> Tape:
             tape = Tape()
             with tape:
-                outputs = self._run_once(
-                    inputs,
-                    (layer,),
-                    lambda path, value: tape.start(value),
-                )
+                outputs = self._run_once(inputs, (layer,), lambda _, value: tape.start(value))
             tape.end(outputs)
             return tape
 

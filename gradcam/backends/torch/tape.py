@@ -228,7 +228,9 @@ def _found(scores: Scores, variant: torch.Tensor) -> torch.Tensor | None:
 
 def _proved(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
     """Whether the scores of a variant are those that a replay of the model gives."""
-    proved = found is not None and agree(found, expected)
+    if found is None:
+        return False
+    proved = agree(found, expected)
     if not proved:
         _LOG.debug("the operations behind the layer, run alone, give another score than the model")
     return proved

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from gradcam import maps as map_math
-from gradcam._arrays import array_namespace, constant, is_traced, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, widen
 from gradcam._types import Array
 from gradcam.inputs import INPUT
 from gradcam.layouts import Layout
@@ -24,6 +24,7 @@ from gradcam.methods.procedures.shared import (
     check_repeatable,
     for_targets,
     of_all_channels,
+    which,
 )
 from gradcam.methods.run import Captured, Explained, Run
 
@@ -112,9 +113,7 @@ def _masked(
 
     # All constant channels give the same mask, so one of them is run, and stands for all.
     varies = xp.max(view, axis=-1, keepdims=True) != xp.min(view, axis=-1, keepdims=True)
-    varies_in_batch = np.ones(int(view.shape[-2]), dtype=bool)
-    if not is_traced(view):
-        varies_in_batch = to_numpy(xp.any(varies[..., 0], axis=0))
+    varies_in_batch = which(xp.any(varies[..., 0], axis=0))
     alive = np.flatnonzero(varies_in_batch)
     used = np.concatenate([alive, np.flatnonzero(~varies_in_batch)[:1]])
     # Resizing a constant leaves rounding noise, which scaling would amplify. It is set to exact 0.

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradcam._arrays import array_namespace, constant, is_traced, to_numpy, widen
+from gradcam._arrays import array_namespace, constant, widen
 from gradcam._types import Array
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import scores as score_methods
@@ -15,6 +15,7 @@ from gradcam.methods.procedures.shared import (
     check_repeatable,
     for_targets,
     of_all_channels,
+    which,
 )
 from gradcam.methods.run import Explained, Run
 
@@ -101,9 +102,7 @@ def ablation_cam(run: Run) -> Explained:
         batch = run.batch * positions
 
     # Removing a channel that is 0 everywhere changes nothing, so its score is known.
-    alive = np.arange(channels)
-    if not is_traced(view):
-        alive = np.flatnonzero(to_numpy(xp.any(xp.any(view != 0, axis=-1), axis=0)))
+    alive = np.flatnonzero(which(xp.any(xp.any(view != 0, axis=-1), axis=0)))
     # Last comes no channel: its score is that of every channel that is not removed.
     removed = np.append(alive, channels)
 

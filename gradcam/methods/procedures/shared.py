@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradcam._arrays import agree, array_namespace, constant, is_traced
+from gradcam._arrays import agree, array_namespace, constant, is_traced, to_numpy
 from gradcam._types import Array
 from gradcam._warnings import warn
 
-__all__ = ["check_positive", "check_repeatable", "for_targets", "of_all_channels"]
+__all__ = ["check_positive", "check_repeatable", "for_targets", "of_all_channels", "which"]
 
 
 def check_positive(name: str, value: int) -> None:
@@ -48,3 +48,10 @@ def check_repeatable(again: Array, scores: Array) -> None:
             "scores, and its map is partly noise; a method of one pass, such as grad-cam, is not",
             UserWarning,
         )
+
+
+def which(flags: Array) -> np.ndarray:
+    """The flags on the host; all of them true where JAX is tracing, and has no numbers yet."""
+    if is_traced(flags):
+        return np.ones(flags.shape, dtype=bool)
+    return to_numpy(flags)
