@@ -186,7 +186,7 @@ def keras_networks() -> Iterator[Network]:
                 [
                     keras.Input((16, 16, 3)),
                     layers.Conv2D(8, 3, activation=act, name="first"),
-                    layers.MaxPooling2D() if act == "relu" else layers.AveragePooling2D(),
+                    layers.MaxPooling2D(2) if act == "relu" else layers.AveragePooling2D(2),
                     layers.Conv2D(8, 3, activation=act, name="second"),
                     layers.GlobalAveragePooling2D(),
                     layers.Dense(5),
@@ -226,6 +226,9 @@ class Faulty:
     def float64(self, inputs: Any) -> Iterator[Any]:
         with self.inner.float64(inputs) as (double, wide):
             yield Faulty(double, self.change), wide
+
+    def in_double(self, inputs: Any) -> Any:
+        return self.inner.in_double(inputs)
 
 
 def _sized(error: np.ndarray, gradient: np.ndarray, size: float) -> np.ndarray:
@@ -345,7 +348,8 @@ def own(which: str) -> Iterator[dict[str, Any]]:
         if faulted[network.group] >= most or (which == "jax" and "SiLU" not in network.group):
             continue
         faulted[network.group] += 1
-        precision = "float32" if "float32" in network.group else "float64"
+        single = which == "keras" or "float32" in network.group
+        precision = "float32" if single else "float64"
         inner = backends.adapt(network.model, network.inputs)
         gradient = gradient_of(network)
         for name, size, change in faults(precision):

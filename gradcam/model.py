@@ -196,9 +196,12 @@ class HasFloat64(Protocol):
     """It can be run in double precision, for finite differences."""
 
     def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[Any, Inputs]]:
-        """The model and its inputs in double precision, for as long as the context lasts.
+        """A copy and its inputs, while the context lasts; as they are if it allows no copy."""
+        ...
 
-        Where the model allows no such copy, the model and inputs as they are.
+    def in_double(self, inputs: Inputs) -> AbstractContextManager[tuple[Any, Inputs]]:
+        """The same with each operation in float64, whatever dtype the model asks for; for replays
+        alone, since derivatives that the user defined may be lost.
         """
         ...
 

@@ -147,6 +147,8 @@ class NumpyModel:
     def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[NumpyModel, Inputs]]:
         return nullcontext((replace(self, features=_Wide(self.features)), inputs))
 
+    in_double = float64
+
 
 def _together(run: Callable[[np.ndarray], Outputs], target: Callable[[Outputs], Array]) -> Together:
     return Together(

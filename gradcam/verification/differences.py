@@ -39,7 +39,9 @@ _MARGIN = 10.0
 _ROUNDINGS = 10.0
 """How much coarser than a score a gradient may be."""
 _SMALLEST, _LARGEST = 2.0**-32, 2.0**-3
-"""Steps that are tried, relative to the activations' standard deviation."""
+"""Steps that can show a fault, relative to the activations' standard deviation."""
+_FARTHEST = 2.0**24
+"""And those that can show agreement: of a score that hardly moves, and so is nearly straight."""
 _EVALUATIONS, _ORDER = 9, 3
 """Of the score, for its noise, and the order of their differences."""
 
@@ -151,7 +153,8 @@ class Judge:
         fine = np.where(scale > 0, fine, self.tolerance * off)
         rounding = _MARGIN * noise
         least = np.divide(rounding, fine, out=np.full(fine.shape, np.inf), where=fine > 0)
-        self._try_steps(line, claimed, fine, least)
+        most = max(self.coarsest, self.tolerance) * scale
+        self._try_steps(line, claimed, fine, rounding, most)
 
         steps, slopes = map(np.stack, zip(*line.slopes(), strict=True))
         offs = np.abs(slopes - claimed)
@@ -162,12 +165,12 @@ class Judge:
         # A gradient is about as coarse as its score.
         largest = float(np.abs(line.middle).max()) or 1.0
         coarse = np.maximum(hidden, _ROUNDINGS * rounding * scale / largest)
-        most = max(self.coarsest, self.tolerance) * scale
-        roughly = np.any((offs <= coarse) & (coarse <= most), axis=0) & limited & ~agrees & ~wrong
+        roughly = np.any((offs <= coarse) & (coarse <= most), axis=0) & ~agrees & ~wrong
         left = ~(agrees | wrong | roughly)
 
         best = np.argmin(np.where(hidden <= fine, offs, offs + hidden), axis=0)[None]
-        resolution = np.where(limited & ~agrees & ~wrong, (offs + hidden).min(axis=0), 0.0)
+        hides = roughly | (limited & ~agrees & ~wrong)
+        resolution = np.where(hides, (offs + hidden).min(axis=0), 0.0)
         return Judgement(
             slope=np.take_along_axis(slopes, best, axis=0)[0],
             off=np.take_along_axis(offs, best, axis=0)[0],
@@ -178,26 +181,40 @@ class Judge:
         )
 
     def _try_steps(
-        self, line: Line, claimed: np.ndarray, allowed: np.ndarray, least: np.ndarray
+        self,
+        line: Line,
+        claimed: np.ndarray,
+        fine: np.ndarray,
+        rounding: np.ndarray,
+        most: np.ndarray,
     ) -> None:
         """Differences at smaller steps, as far as rounding allows, and then at larger ones where it
-        asks for them; until all agree.
+        asks for them; until all agree to `fine`, or else as well as rounding lets them, to `most`.
         """
 
-        def waiting() -> np.ndarray:
-            found = [np.abs(slope - claimed) <= allowed for _, slope in line.slopes()]
-            usable = [step >= least for step, _ in line.slopes()]
-            return np.asarray(~np.any(np.logical_and(found, usable), axis=0))
+        def waiting(allowed: np.ndarray) -> np.ndarray:
+            agrees = [
+                (np.abs(slope - claimed) <= allowed) & (rounding <= step * allowed)
+                for step, slope in line.slopes()
+            ]
+            return np.asarray(~np.any(agrees, axis=0))
+
+        def asks_for(step: float) -> np.ndarray:
+            finer = waiting(fine) & (rounding <= step * fine)
+            return np.asarray(finer | waiting(most) & (rounding <= step * most))
 
         line.difference(self.step / FACTOR)
         step = self.step / FACTOR**2
-        while step >= _SMALLEST and np.any(waiting() & (least <= step)):
+        while step >= _SMALLEST and np.any(asks_for(step)):
             line.difference(step)
             step /= FACTOR
         step = self.step * FACTOR
-        while step <= _LARGEST and np.any(waiting() & (least > self.step / FACTOR)):
+        while step <= _LARGEST and np.any(waiting(fine) & (rounding * FACTOR > self.step * fine)):
             line.difference(step)
             step *= FACTOR
+        while step <= _FARTHEST and np.any(waiting(most) & (rounding > self.step * fine)):
+            line.difference(step)
+            step *= FACTOR**2
 
 
 def _shows_fault(
@@ -212,7 +229,7 @@ def _shows_fault(
     fault = np.zeros(claimed.shape, bool)
     count = np.zeros(claimed.shape, int)
     decided = np.zeros(claimed.shape, bool)
-    for narrow, wide in pairwise(sorted(line.found)):
+    for narrow, wide in pairwise(step for step in sorted(line.found) if step <= _LARGEST):
         fine, coarse = line.found[narrow], line.found[wide]
         off = np.abs(fine.slope - claimed)
         moves = np.abs(coarse.slope - fine.slope) > 0.1 * off + 0.3 * rounding / narrow

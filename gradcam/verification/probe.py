@@ -37,11 +37,12 @@ from gradcam.verification.differences import Judge, Line, measured_noise
 from gradcam.verification.naming import Tested, named
 from gradcam.verification.report import Verification
 
-__all__ = ["Probe", "dtype_of", "precision_of"]
+__all__ = ["TOLERANCE", "Probe", "dtype_of", "precision_of"]
 
 _PRECISION = {"float64": 2.0**-52, "float32": 2.0**-23}
 _HALF_PRECISION = 2.0**-8
-_TOLERANCE = {"float64": 5e-7, "float32": 5e-4}
+TOLERANCE = {"float64": 5e-7, "float32": 5e-4}
+"""Of relative errors, for the dtype of the gradients."""
 _HALF_TOLERANCE = 1e-1
 
 
@@ -92,7 +93,7 @@ class Probe:
 
     @property
     def tolerance(self) -> float:
-        return self.given_tolerance or _TOLERANCE.get(self.dtype, _HALF_TOLERANCE)
+        return self.given_tolerance or TOLERANCE.get(self.dtype, _HALF_TOLERANCE)
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -225,7 +226,7 @@ class Probe:
         noises = [lambda: self._noise]
         if self.replay_dtype == "float64":
             noises.append(lambda: self._coarse_noise)
-        return Judge(self.step, self.tolerance, _TOLERANCE["float32"], noises)
+        return Judge(self.step, self.tolerance, TOLERANCE["float32"], noises)
 
     @cached_property
     def _noise(self) -> np.ndarray:

@@ -234,3 +234,12 @@ def test_the_same_on_keras_torch_backend():
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
     passed = int(ran.stdout.split(" passed")[0].split()[-1])
     assert passed >= 40
+
+
+def test_verify_has_differences_in_double_precision():
+    model = network()
+    report = gradcam.verify(model, give(X), "block/drop", 1)
+    report.assert_passed()
+    assert (report.dtype, report.replay_dtype) == ("float32", "float64")
+    assert max(report.error, report.resolution) <= 1e-5
+    assert report.tolerance == 5e-4

@@ -352,6 +352,8 @@ def test_a_copy_with_other_scores_is_not_used_and_that_is_said():
         def float64(self, inputs):
             yield Linear(offset=1.0, factor=2.0), inputs
 
+        in_double = float64
+
     values = np.random.default_rng(1).normal(size=(2, 3, 4, 4))
     report = gradcam.verify(Copied(), values, "a", 1)
     report.assert_passed()

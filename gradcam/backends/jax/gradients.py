@@ -64,7 +64,12 @@ class Lifted(NamedTuple):
 
         # zeros_like keeps how an array lies on several devices
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: self({})[1]))
-        scores, pullback, (outputs, activations) = jax.vjp(scored, zeros, has_aux=True)
+        try:
+            scores, pullback, (outputs, activations) = jax.vjp(scored, zeros, has_aux=True)
+        except ValueError as problem:
+            if "callbacks do not support" in str(problem):
+                raise _not_differentiable(self.layers) from problem
+            raise
         gradients = pull_back(scores, pullback, sharded)
 
         def curved(path: str) -> Array:
@@ -84,6 +89,17 @@ class Lifted(NamedTuple):
             tuple(map(gradients.__getitem__, self.layers)),
             tuple(map(curved, self.layers)) if curvature else (),
         )
+
+
+def _not_differentiable(layers: Sequence[str]) -> ValueError:
+    """The error for a host function on the way to the score."""
+    names = " and ".join(f'"{path}"' for path in layers)
+    return ValueError(
+        f"between layer {names} and the score the model calls a function on the host, by "
+        "jax.pure_callback or jax.experimental.io_callback, which JAX cannot differentiate; give "
+        "it a derivative with jax.custom_jvp, choose a later layer, or a method without gradients "
+        'such as "ablation-cam"'
+    )
 
 
 def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = False) -> Any:

@@ -23,6 +23,7 @@ from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.jax import guided
 from gradcam.backends.jax.biases import Biases, biases_of
 from gradcam.backends.jax.compiled import Compiled
+from gradcam.backends.jax.double import InDouble
 from gradcam.backends.jax.gradients import Lifted
 from gradcam.backends.jax.program import ATTENTION_KIND, Run, flow, run_untapped, traced
 from gradcam.backends.jax.scorer import variant_scorer
@@ -158,6 +159,11 @@ class JaxModel:
                 replace(self, values=jax.tree.map(widened, self.values)),
                 jax.tree.map(widened, inputs),
             )
+
+    @contextlib.contextmanager
+    def in_double(self, inputs: Inputs) -> Iterator[tuple[JaxModel, Inputs]]:
+        with jax.enable_x64(True):
+            yield replace(self, run=InDouble(self.run)), inputs
 
     def array(self, values: np.ndarray) -> Array:
         """An array that is bound to no device: JAX moves it to where the weights are."""

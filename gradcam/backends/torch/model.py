@@ -19,6 +19,7 @@ from gradcam.backends.torch.attention import ATTENTION
 from gradcam.backends.torch.biases import collected_biases
 from gradcam.backends.torch.captures import activations_alone, in_place_of, scored
 from gradcam.backends.torch.conventions import PYTORCH, Conventions
+from gradcam.backends.torch.double import InDouble
 from gradcam.backends.torch.flow import Graph
 from gradcam.backends.torch.gradients import (
     Gradients,
@@ -357,6 +358,16 @@ class TorchModel:
             yield self, inputs
             return
         yield wide, tree_map(_double, inputs)
+
+    @contextlib.contextmanager
+    def in_double(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:
+        def call(module: torch.nn.Module, inputs: Inputs) -> Outputs:
+            with InDouble():
+                return self.conventions.call(module, inputs)
+
+        # Some operators want operands of one dtype before a mode sees them.
+        with self.float64(inputs) as (double, wide):
+            yield replace(double, conventions=replace(self.conventions, call=call)), wide
 
 
 def _double(value: Any) -> Any:
