@@ -5,9 +5,11 @@ Exact matrix products, stable eigenvectors, constants on the right device, and h
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -24,10 +26,14 @@ __all__ = [
     "eigh",
     "is_traced",
     "matmul",
+    "means_its_transfers",
     "quotient",
     "to_numpy",
     "widen",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _NAMESPACES: dict[tuple[type, ...], Any] = {}
 
@@ -161,6 +167,24 @@ def to_numpy(array: Array) -> np.ndarray:
     if is_torch_array(array):
         return np.asarray(array.detach().cpu())
     return np.asarray(array)
+
+
+def means_its_transfers(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, inside of which JAX's transfer guard is off.
+
+    `jax.transfer_guard("disallow")` refuses whatever moves between host and device without being
+    asked to. Here that is the 2 of `2 * maps`, or maps that become NumPy: all of it is meant.
+    """
+
+    @functools.wraps(function)
+    def unguarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        guard = getattr(sys.modules.get("jax"), "transfer_guard", None)
+        if guard is None:  # no array of JAX's can be here
+            return function(*args, **kwargs)
+        with guard("allow"):
+            return function(*args, **kwargs)
+
+    return unguarded
 
 
 def agree(fast: Array, slow: Array) -> bool:

@@ -8,6 +8,9 @@ from types import FrameType
 
 __all__ = ["called", "warn"]
 
+_DECORATORS = {"unguarded"}
+"""Functions around those that the user calls."""
+
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn of something in the call that came into this library.
@@ -19,7 +22,8 @@ def warn(message: str, category: type[Warning]) -> None:
 
 def called() -> str:
     """The function or class of this library that the user called, such as "gradcam.compare"."""
-    frame = _our_frames()[-1]
+    frames = [frame for frame in _our_frames() if frame.f_code.co_name not in _DECORATORS]
+    frame = frames[-1]
     name = frame.f_code.co_name
     owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else ""
     return ".".join(part for part in ("gradcam", owner, name) if part not in ("", "__init__"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradcam._arrays import means_its_transfers
 from gradcam._progress import Progress, tell
 from gradcam._types import Inputs, LayerLike
 from gradcam.benchmark import timing
@@ -94,6 +95,7 @@ class Benchmark:
         return bars(rows, "time over that of a bare forward pass")
 
 
+@means_its_transfers
 def bench(
     subjects: Mapping[str, Subject],
     methods: Sequence[str] = ("grad-cam",),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gradcam._arrays import means_its_transfers
 from gradcam._progress import Progress, tell
 from gradcam._types import LayerLike
 from gradcam.backends import versions
@@ -149,6 +150,7 @@ class Evaluation:
         return dots(panels)
 
 
+@means_its_transfers
 def evaluate(
     model: Any,
     images: Any,

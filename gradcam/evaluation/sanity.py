@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gradcam import backends
-from gradcam._arrays import constant, to_numpy
+from gradcam._arrays import constant, means_its_transfers, to_numpy
 from gradcam._progress import Progress, tell
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam._warnings import warn
@@ -71,6 +71,7 @@ class SanityCheck:
         return "\n".join(lines)
 
 
+@means_its_transfers
 def sanity_check(
     model: Any,
     inputs: Inputs,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts, methods
-from gradcam._arrays import array_namespace, to_numpy, widen
+from gradcam._arrays import array_namespace, means_its_transfers, to_numpy, widen
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.layouts import Layout
@@ -53,6 +53,7 @@ class _Gradients:
         return capture.outputs, capture.scores, capture.gradients[0]
 
 
+@means_its_transfers
 def words(
     model: Any,
     inputs: Inputs,
@@ -143,6 +144,7 @@ class _Replayed:
         return logits(model.replay(inputs, (self.layer,), (activations,)))
 
 
+@means_its_transfers
 def factorise(
     model: Any,
     inputs: Inputs,

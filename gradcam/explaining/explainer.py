@@ -12,7 +12,7 @@ from typing import Any, Unpack, get_args
 import numpy as np
 
 from gradcam import backends, layouts
-from gradcam._arrays import is_traced, to_numpy
+from gradcam._arrays import is_traced, means_its_transfers, to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam._warnings import called
@@ -111,6 +111,7 @@ class Explainer:
         self._allow_training = allow_training
         self._input_key = input_key
 
+    @means_its_transfers
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
         """Explain the score of `target` for each sample of `inputs`.
 
@@ -122,6 +123,7 @@ class Explainer:
         prepared, pipeline = self._prepare(inputs, target)
         return self._explain(prepared, pipeline)[0]
 
+    @means_its_transfers
     def heatmaps(
         self,
         inputs: Inputs,
@@ -142,6 +144,7 @@ class Explainer:
             picture_size(size, ndim, explanation.axes)
         return explanation.maps
 
+    @means_its_transfers
     def compare(
         self,
         inputs: Inputs,

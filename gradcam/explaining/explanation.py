@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcam import maps as maps_
-from gradcam._arrays import to_numpy
+from gradcam._arrays import means_its_transfers, to_numpy
 from gradcam._types import Array, Inputs, Shape
 from gradcam.backends import versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
@@ -84,6 +84,7 @@ class Explanation:
         scores = np.array2string(to_numpy(self.scores), precision=4, threshold=8)
         return f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, scores {scores})"
 
+    @means_its_transfers
     def numpy(self) -> Explanation:
         """The same explanation with NumPy arrays, on the host."""
         target = self.target
@@ -91,6 +92,7 @@ class Explanation:
             target = to_numpy(target)
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
 
+    @means_its_transfers
     def diagnose(self, inputs: Inputs = None) -> Diagnosis:
         """Why a map is blank, flat or NaN.
 
@@ -111,6 +113,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- derived
 
+    @means_its_transfers
     def heatmaps(
         self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False
     ) -> Array:
@@ -123,6 +126,7 @@ class Explanation:
         resized = maps_.resize(self.maps, self._size(size))
         return maps_.scale(resized, self._grid_ndim, how, joint)
 
+    @means_its_transfers
     def boxes(self, threshold: float = 0.15, size: Sequence[int] | None = None) -> np.ndarray:
         """The box round each map's largest segment of at least `threshold` of its maximum.
 
@@ -141,6 +145,7 @@ class Explanation:
         edges = np.stack([largest_box(values, threshold) for values in flat])
         return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
+    @means_its_transfers
     def names(self) -> list[list[str]]:
         """What each map is of, N lists of K: class names where known, "class 3", or "score"."""
         return map_names(self.target, self.labels, tuple(self.scores.shape))
@@ -159,6 +164,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- shown
 
+    @means_its_transfers
     def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = COLORMAP) -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
 
@@ -178,6 +184,7 @@ class Explanation:
             rows.append([overlay.overlay(picture, plane, alpha, colormap) for plane in heat])
         return self._like_scores(rows)
 
+    @means_its_transfers
     def figure(self, photos: Any = None, colormap: str = COLORMAP) -> Figure:
         """A matplotlib figure: a panel for each sample and target, with its name and score."""
         photographs = None
@@ -208,6 +215,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- saved
 
+    @means_its_transfers
     def save(
         self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
     ) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts
-from gradcam._arrays import array_namespace, to_numpy
+from gradcam._arrays import array_namespace, means_its_transfers, to_numpy
 from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
@@ -28,6 +28,7 @@ from gradcam.verification.report import Verification
 __all__ = ["verify"]
 
 
+@means_its_transfers
 def verify(
     model: Any,
     inputs: Inputs,
