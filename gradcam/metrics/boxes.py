@@ -75,7 +75,7 @@ def iou(a: Any, b: Any) -> float:
 
 
 def _area(box: Any) -> Any:
-    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def box_masks(true_boxes: Boxes, size: Sequence[int]) -> np.ndarray:

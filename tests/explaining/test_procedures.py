@@ -97,6 +97,24 @@ def test_integrated_gradients_are_complete(some_case: Case):
     np.testing.assert_allclose(total, to_numpy(run.first.scores) - nothing, rtol=1e-4)
 
 
+def test_integrated_grad_cam_is_the_loop_over_midpoints(some_case: Case):
+    case = some_case
+    features, h = networks.features_numpy(networks.images()), 1e-4
+    alpha = np.zeros((3, 6))
+    for step in range(4):
+        on_path = features * ((step + 0.5) / 4)
+        for k in range(6):
+            lift = np.zeros((6, 1, 1))
+            lift[k] = h  # alpha is the slope as a channel is lifted, over the 20 positions
+            up, down = (networks.head_numpy(on_path + s * lift)[:, 1] for s in (1, -1))
+            alpha[:, k] += (up - down) / (2 * h) / 20 / 4
+    expected = np.einsum("nk,nkhw->nhw", alpha, features)
+    found = gradcam.explain(
+        case.model, case.inputs(), case.second, 1, "integrated-grad-cam", steps=4, relu=False
+    ).numpy()
+    np.testing.assert_allclose(found.maps, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_curvature_is_the_derivative_of_the_gradient(some_case: Case):
     case = some_case
     if case.name == "numpy":
@@ -178,6 +196,31 @@ def test_cam_is_the_linear_heads_weights():
         gradcam.explain(uneven, networks.images(), target=3, method="cam")
 
 
+def test_how_far_from_linear_a_head_may_be_for_cam():
+    w = np.random.default_rng(0).normal(size=(6, 5))
+    largest = np.abs(w[:, 3]).max()
+    position = np.zeros((4, 5))
+    position[1, 2] = 1
+
+    def cam(off, **options):
+        # of the largest gradient, w / 20, the first channel has the share `off` more at one place
+        bump = np.zeros((6, 1, 1))
+        bump[0] = off * largest / 20
+
+        def head(a):
+            return a.mean((2, 3)) @ w + (bump * position * a).sum((1, 2, 3))[:, None]
+
+        model = gradcam.Split(networks.features_numpy, head)
+        return gradcam.explain(model, networks.images(), target=3, method="cam", **options)
+
+    assert cam(0.0008).maps.any()
+    with pytest.raises(ValueError, match="differs between positions"):
+        cam(0.0013)
+    assert cam(0.1, tolerance=0.2).maps.any()
+    with pytest.raises(ValueError, match="differs between positions"):
+        cam(0.1, tolerance=0.05)
+
+
 def test_score_cams_channels_are_those_of_largest_variance(some_case: Case):
     case = some_case
     model, inputs = case.model, case.inputs()
@@ -206,6 +249,75 @@ def test_score_cam_is_the_papers_loop():
         maps[n] = np.maximum(sum(w * a for w, a in zip(weights, features[n], strict=True)), 0)
     found = gradcam.explain(case.model, case.inputs(), target=1, method="score-cam")
     np.testing.assert_allclose(found.maps, maps, rtol=1e-9)
+
+
+def masked_loop(features, head, images, samples, change_map, change_mask):
+    """Score-CAM's maps (N, h, w) from the mean scores of `samples` changed masks of each channel."""
+    maps = np.zeros((len(images), *features(images).shape[2:]))
+    for n, activations in enumerate(features(images)):
+        scores = []
+        for k, channel in enumerate(activations):
+            total = 0.0
+            for i in range(samples):
+                up = gradcam.maps.resize(change_map(channel, k, i), images.shape[2:])
+                span = up.max() - up.min()
+                mask = (up - up.min()) / span if np.ptp(channel) else 0 * up
+                total += head(features(images[n : n + 1] * change_mask(mask, i)))[0, 1]
+            scores.append(total / samples)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        maps[n] = np.maximum(np.einsum("k,khw->hw", weights, activations), 0)
+    return maps
+
+
+def some_constant(x):
+    """Channels 1 and 4 are constant in all images, and 3 in those whose first pixel is negative."""
+    features = networks.features_numpy(x)
+    features[:, 1] = 0
+    features[:, 4] = 0.5
+    features[x[:, 0, 0, 0] < 0, 3] = 0.25
+    return features
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("features", [networks.features_numpy, some_constant])
+def test_is_cam_is_the_papers_loop(features, accumulate):
+    shares = [1 / 3, 3 / 3, 6 / 3] if accumulate else [1 / 3, 2 / 3, 3 / 3]
+    images = networks.images()
+    expected = masked_loop(
+        features, networks.head_numpy, images, 3, lambda c, k, i: c, lambda m, i: m * shares[i]
+    )
+    model = gradcam.Split(features, networks.head_numpy)
+    found = gradcam.explain(
+        model, images, target=1, method="is-cam", samples=3, accumulate=accumulate, batch=4
+    )
+    np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("features", [networks.features_numpy, some_constant])
+def test_ss_cam_is_the_loop_over_noisy_maps_whose_noise_goes_by_their_range(features):
+    images = networks.images()
+
+    def noisy(channel, k, i):
+        draw = np.random.default_rng((7, 2 * k + i)).standard_normal(channel.shape)
+        return channel + draw * 0.3 * np.ptp(channel)
+
+    expected = masked_loop(features, networks.head_numpy, images, 2, noisy, lambda m, i: m)
+    model = gradcam.Split(features, networks.head_numpy)
+    for batch in (1, 5, 32):
+        found = gradcam.explain(
+            model, images, target=1, method="ss-cam", samples=2, noise=0.3, seed=7, batch=batch
+        )
+        np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
+
+
+def test_the_mask_of_a_constant_channel_hides_all_of_the_input():
+    images = networks.images()
+    expected = masked_loop(
+        some_constant, networks.head_numpy, images, 1, lambda c, k, i: c, lambda m, i: m
+    )
+    model = gradcam.Split(some_constant, networks.head_numpy)
+    found = gradcam.explain(model, images, target=1, method="score-cam", batch=4)
+    np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
 
 
 def test_noise_and_growing_masks_end_in_score_cam(some_case: Case):

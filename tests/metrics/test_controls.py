@@ -190,3 +190,11 @@ def test_the_interval_is_that_of_resamples_taken_one_by_one():
     found = Result("a", values, "higher")
     assert found.interval() == Result("a", values, "higher", summary=one_by_one).interval()
     assert found.interval() is found.interval()  # computed once
+
+
+def test_asking_for_the_interval_changes_nothing_of_a_result():
+    values = np.arange(5.0)
+    found, untouched = Result("a", values, "higher"), Result("a", values, "higher")
+    found.interval()
+    assert repr(found) == repr(untouched)
+    assert found == untouched

@@ -105,6 +105,8 @@ def test_mask_iou_by_hand():
     heat, mask = np.array([[[1.0, 0.5], [0.2, 0.1]]]), np.array([[[True, True], [False, True]]])
     assert one(mask_iou, heat, mask) == pytest.approx(0.5)
     assert one(mask_iou, 0 * heat, mask) == 0
+    # a pixel at the threshold itself is in: two of two pixels are among the object's three
+    assert one(mask_iou, heat, mask, threshold=0.5) == pytest.approx(2 / 3)
 
 
 def test_boxes_and_their_overlap():
@@ -118,6 +120,8 @@ def test_boxes_and_their_overlap():
     assert boxes(np.zeros((0, 2, 5)), (2, 5)).shape == (0, 4)
     assert iou(BOX, BOX) == 1
     assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
+    assert iou((0.0, 0.0, 0.5, 0.5), (0.0, 0.25, 0.5, 0.75)) == pytest.approx(1 / 3)
+    assert iou((3, 3, 1, 1), (0, 0, 4, 4)) == 0  # a box that ends before it starts is empty
     assert iou((0, 0, 4, 4), (4, 0, 8, 4)) == iou((0, 0, 0, 0), BOX) == 0
 
 
@@ -299,6 +303,14 @@ def test_collages_are_all_orders_and_both_ways():
             r"`overlap` is an IoU, or several, in \(0, 1\], but is \(50,\)",
         ),
         (lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=()), "`overlap` is an IoU"),
+        (
+            lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=(0.5, 1.01)),
+            r"`overlap` is an IoU, or several, in \(0, 1\], but is \(0.5, 1.01\)",
+        ),
+        (
+            lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, overlap=0),
+            r"in \(0, 1\], but is \(0.0,\)",
+        ),
         (
             lambda: max_box_accuracy(PERFECT, [[BOX]], size=SIZE, thresholds=[]),
             "`thresholds` is empty",

@@ -84,6 +84,8 @@ def test_max_sensitivity_by_hand():
     np.testing.assert_allclose(doubled.values, found)
     constant = max_sensitivity(linear(), MAPS[[0, 0]], lambda x, c: MAPS[[0] * len(x)])
     np.testing.assert_array_equal(constant.values, 0)
+    one = max_sensitivity(linear(), INPUTS[:, 0], explain, samples=1)
+    assert (one.values <= max_sensitivity(linear(), INPUTS[:, 0], explain, samples=9).values).all()
     assert np.isnan(max_sensitivity(linear(), 0 * MAPS, lambda x, c: 0 * x[:, 0]).values).all()
 
 
@@ -144,6 +146,10 @@ def test_occlusion_is_shared_between_methods():
         (
             lambda: max_sensitivity(linear(), MAPS, lambda x, c: MAPS, radius=0),
             "`radius` must be positive",
+        ),
+        (
+            lambda: max_sensitivity(linear(), MAPS, lambda x, c: MAPS, samples=0),
+            "`samples` at least 1, but are 0.02 and 0",
         ),
         (
             lambda: max_sensitivity(linear(), MAPS, lambda x, c: x),

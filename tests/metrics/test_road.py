@@ -125,6 +125,17 @@ def test_only_the_order_counts():
     np.testing.assert_array_equal(road(given, TRUE).values, road(given, np.exp(3 * TRUE)).values)
 
 
+def test_a_result_says_what_it_was_measured_with():
+    shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    settings = {"shares": shares, "noise": 0.01, "seed": 0, "ties": "random"}
+    settings["confidence"] = "softmax"
+    assert road_combined(subject(), TRUE).settings == settings
+    for order, better in (("most", "lower"), ("least", "higher")):
+        found = road(subject(), TRUE, order=order)
+        assert found.settings == {"order": order, **settings}
+        assert (found.name, found.better) == (f"road-{order}", better)
+
+
 def test_a_sample_is_by_itself():
     whole = road(subject(batch=3), TRUE, noise=0)
     one = subject()
@@ -142,6 +153,7 @@ def test_as_many_go_as_are_above_the_quantile(share):
     ("call", "match"),
     [
         (lambda: road(subject(), TRUE, shares=[0.0, 0.5]), "`shares` must lie between 0 and 1"),
+        (lambda: road(subject(), TRUE, shares=[0.5, 1]), r"without them, but are \[0.5, 1.0\]"),
         (lambda: road(subject(), TRUE, shares=[]), "`shares` must lie between 0 and 1"),
         (
             lambda: road(subject(), TRUE, order="worst"),
