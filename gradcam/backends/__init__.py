@@ -108,7 +108,7 @@ def _is(value: object, module: str, name: str) -> bool:
 def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
     """The backend's view of the user's model, its weights as they are now."""
     if isinstance(model, Split):
-        return _adapt_split(model, inputs)
+        return _adapt_split(model, inputs, allow_training)
     for library in LIBRARIES:
         parts = library.parts_of(model)
         if parts is not None:
@@ -155,12 +155,13 @@ def _type_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _adapt_split(split: Split, inputs: Inputs) -> Model:
+def _adapt_split(split: Split, inputs: Inputs, allow_training: bool) -> Model:
     array = first_array(inputs)
     if _is(array, "torch", "Tensor"):
-        from gradcam.backends.torch import SplitModule, TorchModel
+        from gradcam.backends import torch
 
-        return TorchModel(SplitModule(split.features, split.head, split.layer))
+        module = torch.SplitModule(split.features, split.head, split.layer)
+        return torch.adapt(module, allow_training)
     if _is(array, "jax", "Array"):
         from gradcam.backends.jax import JaxModel, SplitRun
 

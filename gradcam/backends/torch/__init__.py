@@ -23,9 +23,11 @@ from __future__ import annotations
 import torch
 from torch.utils._pytree import register_pytree_node
 
+from gradcam.backends.torch.conventions import PYTORCH
 from gradcam.backends.torch.model import TorchModel
+from gradcam.backends.torch.passes import training_copy
 from gradcam.backends.torch.split import SplitModule
-from gradcam.backends.torch.wrappers import path_of
+from gradcam.backends.torch.wrappers import path_of, unwrapped
 from gradcam.inputs import Focused
 
 __all__ = ["SplitModule", "TorchModel", "adapt", "path_of"]
@@ -38,5 +40,8 @@ register_pytree_node(
 
 
 def adapt(model: torch.nn.Module, allow_training: bool = False) -> TorchModel:
-    """The module as it is now."""
+    """The module as it is now. One that trains, and may, is copied, because a pass changes it."""
+    inner = unwrapped(model)
+    if allow_training and PYTORCH.trains(inner):
+        model = training_copy(inner)
     return TorchModel(model, allow_training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,11 +19,9 @@ def collected_biases(
 ) -> list[tuple[str, torch.Tensor]]:
     """(path, output at an input of zeros) of each call of these layers, in order."""
     biases: list[tuple[str, torch.Tensor]] = []
-    with contextlib.ExitStack() as hooks:
-        for layer in layers:
-            hook = _BiasHook(layer, session, biases)
-            hooks.callback(layer.module.register_forward_hook(hook).remove)
-        run()
+    for layer in layers:
+        session.hook(layer.module, _BiasHook(layer, session, biases))
+    run()
     return biases
 
 

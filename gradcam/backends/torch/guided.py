@@ -62,7 +62,7 @@ def input_gradients(
 
     run: the model's forward pass, in a session.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         inputs = normal_tensors(inputs)
         array = first_array(inputs).detach().clone().requires_grad_()
         with _ShowReLUs():

@@ -29,7 +29,15 @@ from gradcam.backends.torch.gradients import (
     score_curvatures,
     score_gradients,
 )
-from gradcam.backends.torch.modes import IgnoreNoGrad, Session, no_graph, normal_tensors
+from gradcam.backends.torch.modes import (
+    EAGER,
+    SAME_RANDOM_STATE,
+    IgnoreNoGrad,
+    ProcessSwitch,
+    Session,
+    normal_tensors,
+    undisturbed,
+)
 from gradcam.backends.torch.passes import needs_graph, passed
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
@@ -87,6 +95,7 @@ class TorchModel:
     def attentions(self, inputs: Inputs) -> list[Layer]:
         return self._listed(inputs, {ATTENTION: "attention"})
 
+    @undisturbed
     def _listed(self, inputs: Inputs, kinds: Mapping[str, str]) -> list[Layer]:
         """The outputs of these layers in the order in which they run."""
         outputs: list[Layer] = []
@@ -101,8 +110,7 @@ class TorchModel:
             with self._session(list(kinds), tap):
                 self._run(inputs)
 
-        with no_graph():
-            self._passed(run)
+        self._passed(run)
         return outputs
 
     # ----------------------------------------------------------------------------- tapped passes
@@ -123,8 +131,12 @@ class TorchModel:
         object.__setattr__(self, "module", module)
         return True
 
-    @contextlib.contextmanager
-    def _session(self, paths: Sequence[str] = (), tap: Tap = _untapped) -> Iterator[Session]:
+    @property
+    def _switches(self) -> tuple[ProcessSwitch, ...]:
+        """Settings of the process that a pass of this model needs, beside those of taps."""
+        return (SAME_RANDOM_STATE,) if self.allow_training else ()
+
+    def _session(self, paths: Sequence[str] = (), tap: Tap = _untapped) -> Session:
         """A session in which every output of these modules passes through `tap`."""
         if self.trains:
             raise ValueError(
@@ -135,8 +147,7 @@ class TorchModel:
         for path in paths:
             if path not in (ATTENTION, INPUT):
                 modules[path] = self.conventions.layer(self.module, path)
-        with tapped(modules, tap, attention=ATTENTION in paths) as session:
-            yield session
+        return tapped(modules, tap, *self._switches, attention=ATTENTION in paths)
 
     def _run_tapped(self, inputs: Inputs, layers: Sequence[str], tap: Tap) -> Outputs:
         """The outputs of a pass in which the outputs of these layers alone pass through `tap`."""
@@ -170,6 +181,7 @@ class TorchModel:
 
     # ----------------------------------------------------------------------------- the two verbs
 
+    @undisturbed
     def capture(
         self,
         inputs: Inputs,
@@ -179,31 +191,30 @@ class TorchModel:
         at: Sequence[Array] | None = None,
         curvature: bool = False,
     ) -> Capture:
-        with no_graph():  # which also restores the caller's grad mode
-            inputs = normal_tensors(inputs)
-            replaced = {}
-            if at is not None:
-                replaced = dict(zip(layers, normal_tensors(list(at)), strict=True))
-            run = partial(self._run_tapped, inputs, layers)
-            if target is None:
-                outputs, activations = activations_alone(run, layers, replaced)
-                return Capture(tree_map(detached, outputs), None, activations, ())
-            samples = int(first_array(inputs).shape[0])
+        inputs = normal_tensors(inputs)
+        replaced = {}
+        if at is not None:
+            replaced = dict(zip(layers, normal_tensors(list(at)), strict=True))
+        run = partial(self._run_tapped, inputs, layers)
+        if target is None:
+            outputs, activations = activations_alone(run, layers, replaced)
+            return Capture(tree_map(detached, outputs), None, activations, ())
+        samples = int(first_array(inputs).shape[0])
 
-            def differentiated() -> tuple[Outputs, Gradients, Any, tuple[Gradients, Gradients]]:
-                outputs, activations, scores = scored(run, layers, replaced, target)
-                try:
-                    found = _gradients(scores, activations, layers, pooled, curvature, samples)
-                except UnreachedError:
-                    # Let the target raise its own, clearer error, as when nothing was detected.
-                    getattr(target, "resolve", lambda _: None)(outputs)
-                    raise
-                return outputs, activations, scores, found
-
+        def differentiated() -> tuple[Outputs, Gradients, Any, tuple[Gradients, Gradients]]:
+            outputs, activations, scores = scored(run, layers, replaced, target)
             try:
-                outputs, activations, scores, found = self._passed(differentiated)
-            except UnreachedError as error:
-                raise RuntimeError(f"{error}{obstacle(self.module)}") from None
+                found = _gradients(scores, activations, layers, pooled, curvature, samples)
+            except UnreachedError:
+                # Let the target raise its own, clearer error, as when nothing was detected.
+                getattr(target, "resolve", lambda _: None)(outputs)
+                raise
+            return outputs, activations, scores, found
+
+        try:
+            outputs, activations, scores, found = self._passed(differentiated)
+        except UnreachedError as error:
+            raise RuntimeError(f"{error}{obstacle(self.module)}") from None
         return Capture(
             tree_map(detached, outputs),
             detached(scores),
@@ -211,6 +222,7 @@ class TorchModel:
             *found,
         )
 
+    @undisturbed
     def replay(
         self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
     ) -> Outputs:
@@ -219,21 +231,21 @@ class TorchModel:
         def tap(path: str, value: torch.Tensor) -> torch.Tensor:
             return in_place_of(value, replaced[path])
 
-        with no_graph():
-            return tree_map(detached, self._run_tapped(inputs, layers, tap))
+        return tree_map(detached, self._run_tapped(inputs, layers, tap))
 
     # --------------------------------------------------------------------------- optional powers
 
+    @undisturbed
     def reach(
         self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
     ) -> tuple[torch.Tensor, Gradients]:
-        with no_graph():
-            inputs = normal_tensors(inputs)
-            run = partial(self._run_tapped, inputs, layers)
-            _, activations, scores = scored(run, layers, {}, target)
-            samples = int(first_array(inputs).shape[0])
-            return detached(scores), reach_gradients(scores, activations, layers, samples)
+        inputs = normal_tensors(inputs)
+        run = partial(self._run_tapped, inputs, layers)
+        _, activations, scores = scored(run, layers, {}, target)
+        samples = int(first_array(inputs).shape[0])
+        return detached(scores), reach_gradients(scores, activations, layers, samples)
 
+    @undisturbed
     def flow(self, inputs: Inputs, score: Callable[[Outputs], Array]) -> dict[str, int] | None:
         """The model's own `no_grad` blocks are ignored: what passes through them is used too."""
         paths = [path for path, _ in self.conventions.layers(self.module)]
@@ -244,31 +256,33 @@ class TorchModel:
                 blocks.on = True
                 return graph.gates(score(self._run(tree_map(graph.start, inputs))))
 
-        with no_graph(), torch.enable_grad():
-            inputs = normal_tensors(inputs)
-            return self._passed(run)
+        inputs = normal_tensors(inputs)
+        torch.set_grad_enabled(True)
+        return self._passed(run)
 
+    @undisturbed
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
         def run() -> list[tuple[str, torch.Tensor]]:
             layers = self.conventions.affine(self.module)
             with self._session() as session:
                 return collected_biases(layers, session, lambda: self._run(inputs))
 
-        with no_graph():
-            return self._passed(run)
+        return self._passed(run)
 
+    @undisturbed
     def forward(self, inputs: Inputs) -> Outputs:
         """The outputs of the module as it was passed, under `torch.inference_mode`.
 
         With a graph where the model differentiates something itself.
         """
-        try:
-            with torch.inference_mode():
-                return self.conventions.call(self.as_passed, inputs)
-        except RuntimeError as error:
-            if not needs_graph(error):
-                raise
-        with torch.inference_mode(False), torch.enable_grad():
+        with Session(*self._switches):
+            try:
+                with torch.inference_mode():
+                    return self.conventions.call(self.as_passed, inputs)
+            except RuntimeError as error:
+                if not needs_graph(error):
+                    raise
+        with Session(*self._switches), torch.enable_grad():
             return tree_map(detached, self.conventions.call(self.as_passed, inputs))
 
     def array(self, values: np.ndarray) -> torch.Tensor:
@@ -290,27 +304,29 @@ class TorchModel:
             path: parameter.detach() for path, parameter in self.conventions.parameters(self.module)
         }
 
+    @undisturbed
     def with_weights(self, weights: Mapping[str, Array]) -> torch.nn.Module:
         """A copy of the module as it was passed, with some of `weights()` replaced."""
-        with torch.inference_mode(False), torch.no_grad():
-            twin = copy.deepcopy(self.as_passed)
-            for path, parameter in self.conventions.parameters(unwrapped(twin)):
-                if path in weights:
-                    parameter.copy_(weights[path])
+        twin = copy.deepcopy(self.as_passed)
+        for path, parameter in self.conventions.parameters(unwrapped(twin)):
+            if path in weights:
+                parameter.copy_(weights[path])
         return twin
 
+    @undisturbed
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
 
             def run(inputs: Inputs) -> Outputs:
-                return tree_map(detached, self._passed(lambda: self._run(inputs)))
+                with Session(EAGER, *self._switches):
+                    return tree_map(detached, self._passed(lambda: self._run(inputs)))
 
             return input_scorer(self.module, run, inputs, target)
 
+        @undisturbed
         def replayed(variants: torch.Tensor) -> torch.Tensor:
-            with no_graph():
-                scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
+            scores = [target(self.replay(inputs, (layer,), (value,))) for value in variants]
             return torch.stack(scores)
 
         def recorded() -> Tape:
@@ -321,13 +337,13 @@ class TorchModel:
             return tape
 
         try:
-            with no_graph():
-                tape = self._passed(recorded)
+            tape = self._passed(recorded)
         except (NotImplementedError, RuntimeError, TypeError):
             # Some operators fail in a dispatch mode. A model's own error comes again.
             return Scorer(replayed)
         return tape.scorer(target, replayed)
 
+    @undisturbed
     def input_gradients(
         self, inputs: Inputs, target: Callable[[Outputs], Array], rule: str, smooth: str
     ) -> Capture:
@@ -340,11 +356,7 @@ class TorchModel:
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is: PyTorch runs it eagerly."""
 
-        def run(*args: Any) -> Any:
-            with no_graph():
-                return function(self, *args)
-
-        return run
+        return undisturbed(partial(function, self))
 
     @contextlib.contextmanager
     def float64(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:

@@ -12,47 +12,102 @@ session that it was made in, and acts only while this session is the innermost o
         ...                          outer's hooks act again
     another thread meanwhile         Session.innermost() is None: no hook acts
 
-Some settings belong to the whole process: `no_fastpath` and `force_eager`. The first session to
-begin switches them, and the last one to end switches them back.
+Some settings belong to the whole process: `NO_FASTPATH`, `EAGER` and `SAME_RANDOM_STATE`. The first
+session to begin switches them, and the last one to end switches them back.
+
+Ctrl-C may strike at any instant, at the start of an `__exit__` too, which then does nothing. So a
+change is registered to be undone before it is made, and the end of the call (`undisturbed`) undoes
+what is left. To undo twice changes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+import functools
+import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, ParamSpec, Self, TypeVar
 
+import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 __all__ = [
+    "EAGER",
+    "NO_FASTPATH",
+    "SAME_RANDOM_STATE",
+    "DispatchMode",
     "IgnoreNoGrad",
+    "ProcessSwitch",
     "Session",
-    "force_eager",
-    "no_fastpath",
-    "no_graph",
     "normal_tensors",
+    "undisturbed",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Session:
-    """One run of one model. Its hooks and modes act while it is the innermost of their thread."""
+    """One run of one model. Its hooks and modes act while it is the innermost of their thread.
 
-    _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
-        "gradcam_session", default=None
-    )
+    switches: settings of the process, for as long as it lasts.
+    begin: called with the session when it has begun.
+    """
+
+    _current: ContextVar[Session | None] = ContextVar("gradcam_session", default=None)
+
+    def __init__(
+        self, *switches: ProcessSwitch, begin: Callable[[Session], None] | None = None
+    ) -> None:
+        self._switches = switches
+        self._begin = begin
+        self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> Session:
-        self._token = Session._current.set(self)
+        self._outer = Session._current.get()
+        Session._current.set(self)
+        for switch in self._switches:
+            self.undo(functools.partial(switch.leave, self))
+            switch.enter(self)
+        if self._begin is not None:
+            self._begin(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        Session._current.reset(self._token)
+        self.end()
+
+    def undo(self, change: Callable[[], object]) -> None:
+        """Call this at the end. Register it before the change that it undoes is made."""
+        self._undo.append(change)
+
+    def hook(self, module: torch.nn.Module, hook: Callable[..., Any], first: bool = False) -> None:
+        """A forward hook of this module, in front of the others or behind them."""
+        hooks = module._forward_hooks
+        handle = RemovableHandle(hooks)
+        self.undo(handle.remove)
+        hooks[handle.id] = hook
+        if first:
+            hooks.move_to_end(handle.id, last=False)
+
+    def function_mode(self, mode: TorchFunctionMode) -> None:
+        """This mode on top of the others."""
+        self.undo(functools.partial(_pop_function_modes, torch._C._len_torch_function_stack()))
+        mode.__enter__()
+
+    def end(self) -> None:
+        """Undo all changes. A second time it does what an interrupt kept it from."""
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
+        if self.active:
+            Session._current.set(self._outer)
 
     @property
     def active(self) -> bool:
@@ -65,46 +120,145 @@ class Session:
         return Session._current.get()
 
 
-class _ProcessSwitch:
-    """A setting of the process: the first to enter switches it, the last to leave restores it."""
+class ProcessSwitch:
+    """A setting of the process: the first to enter switches it, the last to leave restores it.
 
-    def __init__(self, switch: Callable[[], Callable[[], object]]) -> None:
+    save: gives the function that restores the setting as it is now.
+    switch: sets it.
+    """
+
+    def __init__(
+        self, save: Callable[[], Callable[[], object]], switch: Callable[[], object]
+    ) -> None:
+        self._save = save
         self._switch = switch
-        self._lock = threading.Lock()
-        self._count = 0
+        self._lock = threading.RLock()
+        self._sessions: set[Session] = set()
+        self._restore: Callable[[], object] | None = None
 
-    def __enter__(self) -> None:
+    def enter(self, session: Session) -> None:
         with self._lock:
-            if self._count == 0:
-                self._restore = self._switch()
-            self._count += 1
+            self._sessions.add(session)
+            if self._restore is None:
+                self._restore = self._save()
+                self._switch()
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self, session: Session) -> None:
         with self._lock:
-            self._count -= 1
-            if self._count == 0:
+            self._sessions.discard(session)
+            if not self._sessions and self._restore is not None:
                 self._restore()
+                self._restore = None
+
+
+# ------------------------------------------------------------------------------------- interrupts
+
+
+class _ThreadState:
+    """What PyTorch keeps for each thread: the modes that it is in. And its sessions."""
+
+    def __init__(self) -> None:
+        self._session = Session.innermost()
+        self._function_modes = torch._C._len_torch_function_stack()
+        self._dispatch_modes = torch._C._len_torch_dispatch_stack()
+        self._grad = torch.is_grad_enabled()
+        self._no_inference = (
+            torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
+        )
+
+    def leave_inference_mode(self) -> None:
+        """No later graph could keep tensors that are made in that mode."""
+        if self._no_inference is not None:
+            self._no_inference.__enter__()
+
+    def restore(self) -> None:
+        session = Session.innermost()
+        while session is not None and session is not self._session:
+            session.end()
+            session = Session.innermost()
+        _pop_function_modes(self._function_modes)
+        while torch._C._len_torch_dispatch_stack() > self._dispatch_modes:
+            _pop_mode()
+        if self._no_inference is not None and not torch.is_inference_mode_enabled():
+            self._no_inference.__exit__(None, None, None)
+        torch._C._set_grad_enabled(self._grad)
+
+
+def _pop_function_modes(count: int) -> None:
+    """All but the lowest `count`."""
+    while torch._C._len_torch_function_stack() > count:
+        torch._C._pop_torch_function_stack()
+
+
+def undisturbed(call: Callable[P, T]) -> Callable[P, T]:
+    """Run outside of the caller's `inference_mode`, and without a graph. Afterwards the thread is
+    in the modes that it was in, whatever raised, and wherever an interrupt struck.
+
+    It is no part of a program that the user compiles: `torch.compile` breaks its graph there.
+    """
+
+    @functools.wraps(call)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = _ThreadState()
+        try:
+            try:
+                before.leave_inference_mode()
+                torch._C._set_grad_enabled(False)
+                return call(*args, **kwargs)
+            finally:
+                before.restore()
+        finally:
+            before.restore()  # for an interrupt may have struck the first time
+
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return run
 
 
 # --------------------------------------------------------------------------------- torch.compile
 
 
-def _switch_to_eager() -> Callable[[], object]:
-    stance = torch.compiler.set_stance("force_eager")
-    return lambda: stance.__exit__(None, None, None)
+def _save_stance() -> Callable[[], object]:
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return lambda: None
+    eval_frame: Any = sys.modules["torch._dynamo.eval_frame"]
+    stance = eval_frame._stance
+    return lambda: eval_frame._set_stance(stance)
 
 
-_EAGER = _ProcessSwitch(_switch_to_eager)
-
-
-def force_eager() -> contextlib.AbstractContextManager[None]:
-    """Compiled parts run as they were written, for a compiled program calls no hooks.
-
-    Does nothing where nothing has been compiled, and before PyTorch 2.6, which has no such switch.
-    """
+def _switch_to_eager() -> None:
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-        return _EAGER
-    return contextlib.nullcontext()
+        torch.compiler.set_stance("force_eager")
+
+
+EAGER = ProcessSwitch(_save_stance, _switch_to_eager)
+"""Compiled parts run as they were written, for a compiled program calls no hooks.
+
+Does nothing where nothing has been compiled, and before PyTorch 2.6, which has no such switch.
+"""
+
+
+# ---------------------------------------------------------------------------------- random states
+
+
+def _save_random_state() -> Callable[[], object]:
+    """Of PyTorch, of NumPy and of Python."""
+    own = torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    legacy = np.random.get_state()  # noqa: NPY002, what models draw from
+    python = random.getstate()
+
+    def restore() -> None:
+        torch.set_rng_state(own)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        np.random.set_state(legacy)  # noqa: NPY002
+        random.setstate(python)
+
+    return restore
+
+
+SAME_RANDOM_STATE = ProcessSwitch(_save_random_state, lambda: None)
+"""What a model draws is drawn again after the session, and all passes draw the same."""
 
 
 # ---------------------------------------------------- checkpointing and fused transformer layers
@@ -126,13 +280,11 @@ class _NoReentrant:
         return _NoReentrant.original.apply(function, preserve, *args)
 
 
-def _switch_off_fastpath() -> Callable[[], object]:
+def _save_fastpath() -> Callable[[], object]:
     checkpoint: Any = torch.utils.checkpoint
     original = checkpoint.CheckpointFunction
     fastpath = torch.backends.mha.get_fastpath_enabled()
     _NoReentrant.original = original
-    checkpoint.CheckpointFunction = _NoReentrant
-    torch.backends.mha.set_fastpath_enabled(False)
 
     def restore() -> None:
         checkpoint.CheckpointFunction = original
@@ -141,27 +293,31 @@ def _switch_off_fastpath() -> Callable[[], object]:
     return restore
 
 
-no_fastpath = _ProcessSwitch(_switch_off_fastpath)
+def _switch_off_fastpath() -> None:
+    checkpoint: Any = torch.utils.checkpoint
+    checkpoint.CheckpointFunction = _NoReentrant
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+NO_FASTPATH = ProcessSwitch(_save_fastpath, _switch_off_fastpath)
 """No reentrant checkpointing in sessions, and no fused inference of PyTorch's transformer layers.
 
 The fused inference runs none of the layers inside, and makes nested tensors of padded sequences.
 """
 
 
-# ------------------------------------------------------------------------------------ grad modes
+# ----------------------------------------------------------------------------------------- modes
 
 
-@contextlib.contextmanager
-def no_graph() -> Iterator[None]:
-    """`torch.no_grad`, which also leaves the caller's `inference_mode`.
+class DispatchMode(TorchDispatchMode):
+    """Without the flags of the process that PyTorch's own sets, which an interrupt would leave."""
 
-    No later graph could keep tensors that are made in that mode.
-    """
-    with contextlib.ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        yield
+    def __enter__(self) -> Self:
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _pop_mode()
 
 
 class IgnoreNoGrad(TorchFunctionMode):

@@ -7,16 +7,19 @@ A pass starts without a graph. That fails for two kinds of models, and PyTorch s
   start with the model.
 - Some of its tensors were made under `inference_mode`, such as anchors that it keeps from an
   earlier call, and no graph can hold those. A copy of the model has normal tensors.
+
+A model in training mode is changed by each pass, so that a copy of it makes all of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-__all__ = ["needs_graph", "passed"]
+__all__ = ["needs_graph", "passed", "training_copy"]
 
 T = TypeVar("T")
 
@@ -49,3 +52,22 @@ def passed(run: Callable[[], T], renew: Callable[[], bool]) -> T:
 def needs_graph(error: RuntimeError) -> bool:
     """Whether a model raised this because nothing is recorded for autograd."""
     return any(reason in str(error) for reason in _NEEDS_GRAPH)
+
+
+def training_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy with buffers of its own, such as the statistics that batch norm changes in training.
+
+    It shares the parameters, and tensors that were computed of them, which could not be copied.
+    """
+    shared: list[torch.Tensor] = list(module.parameters())
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                shared.append(value)
+    try:
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+    except Exception as error:  # whatever the user's modules raise when they are copied
+        raise TypeError(
+            "a model in training mode changes in each pass, so allow_training=True explains a copy "
+            f"of it, but this one cannot be copied ({error}); call model.eval() first"
+        ) from error

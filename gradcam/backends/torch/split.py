@@ -20,7 +20,7 @@ class SplitModule(torch.nn.Module):
         self._layer = layer
         self._head = head
         self.add_module(layer, _Function(features))
-        self.eval()
+        self.training = False  # its own flag alone: modules among the functions keep theirs
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._head(self.get_submodule(self._layer)(*args, **kwargs))
@@ -29,6 +29,7 @@ class SplitModule(torch.nn.Module):
 class _Function(torch.nn.Module):
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         super().__init__()
+        self.training = False
         self._function = function
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from gradcam._arrays import agree
+from gradcam.backends.torch.modes import DispatchMode, undisturbed
 from gradcam.model import Scorer
 
 __all__ = ["Tape"]
@@ -68,7 +68,7 @@ class _Mean:
     keepdim: bool
 
 
-class Tape(TorchDispatchMode):
+class Tape(DispatchMode):
     """Records each operation that depends on the layer's output, while it is entered."""
 
     def __init__(self) -> None:
@@ -208,13 +208,7 @@ class Tape(TorchDispatchMode):
 
 def _batched(score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
     """`score`, of one variant, for many at once."""
-    batched = torch.vmap(score)
-
-    def scores(variants: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return batched(variants)
-
-    return scores
+    return undisturbed(torch.vmap(score))
 
 
 def _found(scores: Scores, variant: torch.Tensor) -> torch.Tensor | None:

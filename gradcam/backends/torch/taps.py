@@ -11,7 +11,6 @@ path names the layer, its call, and the item of a collection:
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gradcam.backends.torch.attention import AttentionMode
-from gradcam.backends.torch.modes import Session, force_eager, no_fastpath
+from gradcam.backends.torch.modes import EAGER, NO_FASTPATH, ProcessSwitch, Session
 from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["Tap", "module_paths", "tapped"]
@@ -44,26 +43,26 @@ def module_paths(path: str) -> Iterator[str]:
             yield path[:end]
 
 
-@contextlib.contextmanager
 def tapped(
-    modules: Mapping[str, torch.nn.Module], tap: Tap, *, attention: bool = False
-) -> Iterator[Session]:
+    modules: Mapping[str, torch.nn.Module],
+    tap: Tap,
+    *switches: ProcessSwitch,
+    attention: bool = False,
+) -> Session:
     """A session in which the outputs of these modules, by path, pass through `tap`.
 
     It is this thread's alone. attention: attention weights pass through the tap as well.
     """
     tap = partial(inside_transforms, tap)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(no_fastpath)
-        stack.enter_context(force_eager())
-        session = stack.enter_context(Session())
+
+    def begin(session: Session) -> None:
         if attention:
-            stack.enter_context(AttentionMode(tap))
+            session.function_mode(AttentionMode(tap))
         for path, module in modules.items():
-            hook = _Hook(path, tap, session)
             # in front of the model's own hooks: what these collect must be the tapped value
-            stack.callback(module.register_forward_hook(hook, prepend=True).remove)
-        yield session
+            session.hook(module, _Hook(path, tap, session), first=True)
+
+    return Session(NO_FASTPATH, EAGER, *switches, begin=begin)
 
 
 class _Hook:

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.proof import Together
-from gradcam.backends.torch.modes import force_eager, no_graph
+from gradcam.backends.torch.modes import DispatchMode, undisturbed
 from gradcam.inputs import first_array, with_first_array
 from gradcam.model import Scorer, merged_scores
 
@@ -48,12 +47,7 @@ def input_scorer(
     """
     passes = _Passes(module, forward, inputs, target)
     scores = Together(passes.alone, passes.together, lambda: passes.at_once)
-
-    def score(variants: torch.Tensor) -> Array:
-        with no_graph(), force_eager():
-            return scores(variants)
-
-    return Scorer(score)
+    return Scorer(undisturbed(scores.__call__))
 
 
 class _Passes:
@@ -118,7 +112,7 @@ class _Passes:
         return array.contiguous()
 
 
-class _LargestTensor(TorchDispatchMode):
+class _LargestTensor(DispatchMode):
     """Measures the largest tensor that a pass makes of its input, as `nbytes`.
 
     Tensors made of parameters and buffers alone, or of nothing, do not grow with the batch and are
