@@ -42,6 +42,7 @@ __all__ = [
     "HasLayers",
     "HasReach",
     "HasScorer",
+    "HasState",
     "HasTraining",
     "HasWeights",
     "Layer",
@@ -208,9 +209,7 @@ class HasScorer(Protocol):
     """Scores of many variants are cheaper than as many replays."""
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
-        """See the function `scorer`. Law: the scores are those of `replay`, one variant at a
-        time.
-        """
+        """See `scorer`. Law: the scores are those of `replay`, one variant at a time."""
         ...
 
 
@@ -234,9 +233,7 @@ class HasBiases(Protocol):
     """Its layers' biases are known, which full-grad needs."""
 
     def biases(self, inputs: Inputs) -> Sequence[tuple[str, Array]]:
-        """(path, the layer's output at an input of zeros) of every affine layer, in the order in
-        which they run.
-        """
+        """(path, output at an input of zeros) of every affine layer, in the order they run in."""
         ...
 
 
@@ -245,9 +242,7 @@ class HasAttention(Protocol):
     """Its attention weights can be tapped."""
 
     def attentions(self, inputs: Inputs) -> Sequence[Layer]:
-        """The attention weights (N, heads, T, T), in the order in which they run. Their paths can
-        be captured.
-        """
+        """The attention weights (N, heads, T, T), in the order they run in. Law: as of `layers`."""
         ...
 
 
@@ -298,6 +293,15 @@ class HasWeights(Protocol):
 
 
 @runtime_checkable
+class HasState(Protocol):
+    """It says all that its outputs depend on, so that no other model is taken for it."""
+
+    def state(self) -> tuple[str, Mapping[str, Array]]:
+        """A text of its settings, and its arrays by name. Law: another process finds the same."""
+        ...
+
+
+@runtime_checkable
 class RunsBare(Protocol):
     """It can be run as a user who wants the outputs alone would run it, for fair prices."""
 
@@ -329,9 +333,7 @@ def channel_order(model: Model, path: str) -> ChannelOrder:
 
 
 def input_channels_first(model: Model, inputs: Inputs) -> bool:
-    """Whether the input's channels come first. Of sequences (N, ., .) the first layer's type
-    tells.
-    """
+    """Whether the input's channels come first; of sequences (N, ., .) the first layer tells."""
     if len(first_array(inputs).shape) == 3:
         return channel_order(model, INPUT).channels_first
     return bool(getattr(model, "channels_first", True))

@@ -298,6 +298,14 @@ class TorchModel:
                     parameter.copy_(weights[path])
         return twin
 
+    def state(self) -> tuple[str, dict[str, torch.Tensor]]:
+        """Running statistics are among the arrays."""
+        text = ""
+        if self.conventions is PYTORCH:  # Keras numbers its layers, from one model to the next
+            text = repr(self.module)
+        arrays = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        return text, {name: array.detach() for name, array in arrays.items()}
+
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run in few batches; variants of a layer run the head alone."""
         if layer == INPUT:
