@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array, is_torch_array
 
-__all__ = ["Keyed", "keyed"]
+__all__ = ["INSTALLED", "Keyed", "keyed", "names_read"]
 
 MOST_PARTS = 20_000
 """Of what a function reads: beyond, it equals no other."""
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), np.generic)
 
-_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 """Where code lies that does not change while a program runs."""
 
 
@@ -135,7 +135,7 @@ class _Reading:
 
     def _of_function(self, function: types.FunctionType) -> Hashable:
         code = function.__code__
-        if code.co_filename.startswith(_INSTALLED):
+        if code.co_filename.startswith(INSTALLED):
             return id(function)
         cells = []
         for cell in function.__closure__ or ():
@@ -145,7 +145,7 @@ class _Reading:
                 cells.append("empty")
         read = [
             (name, self.key(function.__globals__[name]))
-            for name in _names(code)
+            for name in names_read(code)
             if name in function.__globals__
         ]
         defaults = (function.__defaults__, function.__kwdefaults__)
@@ -165,9 +165,9 @@ class _Reading:
             yield name, self.key(inner)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def names_read(code: types.CodeType) -> Iterator[str]:
     """The names that a function's code, and that inside it, may read from its globals."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from names_read(constant)

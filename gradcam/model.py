@@ -42,6 +42,7 @@ __all__ = [
     "HasLayers",
     "HasReach",
     "HasScorer",
+    "HasState",
     "HasTraining",
     "HasWeights",
     "Layer",
@@ -200,9 +201,7 @@ class HasFloat64(Protocol):
         ...
 
     def in_double(self, inputs: Inputs) -> AbstractContextManager[tuple[Any, Inputs]]:
-        """The same with each operation in float64, whatever dtype the model asks for; for replays
-        alone, since derivatives that the user defined may be lost.
-        """
+        """With each operation in float64; for replays, as the user's derivatives may be lost."""
         ...
 
 
@@ -211,9 +210,7 @@ class HasScorer(Protocol):
     """Scores of many variants are cheaper than as many replays."""
 
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
-        """See the function `scorer`. Law: the scores are those of `replay`, one variant at a
-        time.
-        """
+        """See `scorer`. Law: the scores are those of `replay`, one variant at a time."""
         ...
 
 
@@ -237,9 +234,7 @@ class HasBiases(Protocol):
     """Its layers' biases are known, which full-grad needs."""
 
     def biases(self, inputs: Inputs) -> Sequence[tuple[str, Array]]:
-        """(path, the layer's output at an input of zeros) of every affine layer, in the order in
-        which they run.
-        """
+        """(path, output at an input of zeros) of every affine layer, in the order they run in."""
         ...
 
 
@@ -248,9 +243,7 @@ class HasAttention(Protocol):
     """Its attention weights can be tapped."""
 
     def attentions(self, inputs: Inputs) -> Sequence[Layer]:
-        """The attention weights (N, heads, T, T), in the order in which they run. Their paths can
-        be captured.
-        """
+        """The attention weights (N, heads, T, T), in the order they run in. Law: as of `layers`."""
         ...
 
 
@@ -301,6 +294,15 @@ class HasWeights(Protocol):
 
 
 @runtime_checkable
+class HasState(Protocol):
+    """It says all that its outputs depend on, so that no other model is taken for it."""
+
+    def state(self) -> tuple[str, Mapping[str, Array]]:
+        """A text of its settings, and its arrays by name. Law: another process finds the same."""
+        ...
+
+
+@runtime_checkable
 class RunsBare(Protocol):
     """It can be run as a user who wants the outputs alone would run it, for fair prices."""
 
@@ -332,9 +334,7 @@ def channel_order(model: Model, path: str) -> ChannelOrder:
 
 
 def input_channels_first(model: Model, inputs: Inputs) -> bool:
-    """Whether the input's channels come first. Of sequences (N, ., .) the first layer's type
-    tells.
-    """
+    """Whether the input's channels come first; of sequences (N, ., .) the first layer tells."""
     if len(first_array(inputs).shape) == 3:
         return channel_order(model, INPUT).channels_first
     return bool(getattr(model, "channels_first", True))

@@ -89,14 +89,23 @@ def _explainer(classifier: Classifier, layer: str | None, method: str) -> gradca
 
 
 def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
-    """A folder for each photograph: its name without ending, and a number where two share it."""
+    """A folder for each photograph: its name without ending, and a number where two share it.
+
+    Names in upper and in lower case are one, as on some disks. A name of dots alone would be the
+    folder itself, or the one above it: there the ending stays.
+    """
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in dict.fromkeys(images):
-        name = path.stem
+        stem = path.stem
+        if not stem.strip("."):
+            stem = path.name
+        name = stem
         number = 2
-        while name in names.values():
-            name = f"{path.stem}-{number}"
+        while name.casefold() in taken:
+            name = f"{stem}-{number}"
             number += 1
+        taken.add(name.casefold())
         names[path] = name
     return names
 
@@ -110,8 +119,7 @@ def _explain_photograph(
         # the notes below say more
         warnings.simplefilter("ignore", gradcam.BlankMapWarning)
         explanation = explainer(batch_of(classifier, seen), classes)
-    saved = explanation.save(folder, [seen], overwrite=True)
-    explanation.figure([seen]).savefig(saved / "figure.png", dpi=120)
+    saved = explanation.save(folder, [seen], overwrite=True, figure=True)
     for finding in explanation.diagnose():
         name = explanation.names()[0][finding.target or 0]
         problem(f"{name}: {finding.message}", path.name, "yellow")

@@ -7,15 +7,22 @@ objects. Whatever is wrong with a file is a ValueError that begins with the file
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import reprlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gradcam.pictures.images import MOST_PIXELS, decoded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "AnnotatedObject",
@@ -56,7 +63,10 @@ def _text(path: Path, encoding: str = "utf-8") -> str:
 
 def _box(values: Sequence[Any]) -> Box:
     """Four finite numbers, or a ValueError."""
-    x0, y0, x1, y1 = (float(value) for value in values)
+    try:
+        x0, y0, x1, y1 = (float(value) for value in values)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
     if not all(math.isfinite(edge) for edge in (x0, y0, x1, y1)):
         raise ValueError(f"{values} are not all finite")
     return x0, y0, x1, y1
@@ -67,7 +77,7 @@ def _box(values: Sequence[Any]) -> Box:
 
 def read_table(path: Path) -> Iterator[tuple[str, list[AnnotatedObject]]]:
     """A .csv file with the columns file, x0, y0, x1, y1: a box in each line."""
-    lines = _text(path, "utf-8-sig").splitlines(keepends=True)
+    lines = io.StringIO(_text(path, "utf-8-sig"), newline="")
     try:
         rows = list(csv.DictReader(lines, skipinitialspace=True))
     except csv.Error as error:
@@ -81,7 +91,7 @@ def read_table(path: Path) -> Iterator[tuple[str, list[AnnotatedObject]]]:
     for number, row in enumerate(rows, start=2):
         try:
             box = _box([row[name] for name in COLUMNS[1:]])
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: line {number} has no four numbers x0, y0, x1, y1") from error
         if not row["file"]:
             raise ValueError(f"{path}: line {number} names no file")
@@ -95,7 +105,7 @@ def read_voc(path: Path) -> tuple[str, list[AnnotatedObject]]:
     """A Pascal VOC file (.xml): the objects of one photograph."""
     try:
         root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # or an unknown encoding
         raise ValueError(f"{path}: is no XML ({error})") from error
     objects = [_voc_object(path, element) for element in root.iterfind("object")]
     return root.findtext("filename") or path.name, objects
@@ -108,7 +118,7 @@ def _voc_object(path: Path, element: ElementTree.Element) -> AnnotatedObject:
     names = ("xmin", "ymin", "xmax", "ymax")
     try:
         x0, y0, x1, y1 = _box([bounds.findtext(name) for name in names])
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path}: the bndbox of an object has no four numbers {', '.join(names)}"
         ) from error
@@ -121,9 +131,14 @@ def _voc_object(path: Path, element: ElementTree.Element) -> AnnotatedObject:
 
 def read_coco(path: Path) -> list[tuple[str, list[AnnotatedObject]]]:
     """A COCO file (.json): boxes, or polygons where an annotation has them. Crowds are left out."""
+    text = _text(path)
     try:
-        return _coco_photographs(path, json.loads(_text(path)))
-    except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        contents = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no COCO file, because it is no JSON ({error})") from error
+    try:
+        return _coco_photographs(path, contents)
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: is no COCO file: it needs `images` and `annotations` with the `image_id` of "
             f"one of them and a `bbox` ({type(error).__name__}: {error})"
@@ -164,26 +179,44 @@ def _coco_shape(
     bounds = annotation["bbox"]
     try:
         x, y, width, height = _box(bounds)
+        box = _box((x, y, x + width, y + height))
     except ValueError as error:
         raise ValueError(
-            f"{name} needs a `bbox` of four numbers x, y, width, height, but has {bounds!r}"
+            f"{name} needs a `bbox` of four numbers x, y, width, height, but has {_shown(bounds)}"
         ) from error
     mask = None
     if segments:
         try:
-            mask = polygons_mask(segments, (int(image["height"]), int(image["width"])))
-        except ValueError as error:
+            mask = polygons_mask(segments, _coco_size(image))
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{name} needs polygons, each x, y, x, y, ... in pixels ({error})"
             ) from error
-    return (x, y, x + width, y + height), mask
+    return box, mask
+
+
+def _coco_size(image: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = int(image["height"]), int(image["width"])
+    if not (height > 0 and width > 0 and height * width <= MOST_PIXELS):
+        raise ValueError(
+            f"its image has {_shown(height)} x {_shown(width)} pixels, and may have 1 to "
+            f"{MOST_PIXELS // 10**6} million"
+        )
+    return height, width
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def polygons_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     """(H, W): whether a pixel's centre lies in a polygon, each x, y, x, y, ... in pixels."""
     mask = np.zeros(size, dtype=bool)
     for polygon in polygons:
-        mask |= _polygon_mask(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
+        corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+        if not np.isfinite(corners).all():
+            raise ValueError("the corners of a polygon are not all finite")
+        mask |= _polygon_mask(corners, size)
     return mask
 
 
@@ -211,22 +244,18 @@ def read_mask(path: Path) -> np.ndarray:
 
     The values of palettes and of images with 16 bits are labels, not colours: 0 is "no object".
     """
-    from PIL import Image, UnidentifiedImageError
+    return decoded(path, _mask, "mask image")
 
-    try:
-        with Image.open(path) as image:
-            if image.mode in TRANSPARENT_MODES:
-                colours = np.asarray(image.convert("RGBA"))
-                return np.array((colours[..., :3].max(-1) > 0) & (colours[..., 3] > 0))
-            threshold = 0
-            if image.format == "JPEG":
-                threshold = 127  # compression leaves black not quite black next to an edge
-            if image.mode in GREY_MODES or image.mode.startswith("I;"):
-                pixels = np.asarray(image)
-            else:
-                pixels = np.asarray(image.convert("RGB")).max(-1)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: is no mask image; leave in the folder only those") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is a corrupt mask image ({error})") from error
+
+def _mask(image: Image) -> np.ndarray:
+    if image.mode in TRANSPARENT_MODES:
+        colours = np.asarray(image.convert("RGBA"))
+        return np.array((colours[..., :3].max(-1) > 0) & (colours[..., 3] > 0))
+    threshold = 0
+    if image.format == "JPEG":
+        threshold = 127  # compression leaves black not quite black next to an edge
+    if image.mode in GREY_MODES or image.mode.startswith("I;"):
+        pixels = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("RGB")).max(-1)
     return np.array(pixels > threshold)

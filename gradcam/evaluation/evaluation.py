@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from gradcam._arrays import means_its_transfers
+from gradcam._files import write_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import LayerLike
+from gradcam._warnings import warn
 from gradcam.backends import versions
 from gradcam.evaluation.annotations import (
     Annotation,
@@ -28,6 +30,7 @@ from gradcam.evaluation.annotations import (
     check_names,
     read_annotations,
 )
+from gradcam.evaluation.identity import identity
 from gradcam.evaluation.planning import (
     MeasureLike,
     Photograph,
@@ -39,7 +42,8 @@ from gradcam.evaluation.planning import (
     plan,
 )
 from gradcam.evaluation.run import REFUSALS, Evaluator, Seen
-from gradcam.evaluation.store import Row, Store, json_number, merged
+from gradcam.evaluation.store import SCHEMA, Row, Store, json_number, merged, opened
+from gradcam.explaining.prepare import unwrap
 from gradcam.methods import MethodLike
 from gradcam.metrics import CONTROLS, MEASURES, Measure, Result
 from gradcam.metrics.subject import Confidence
@@ -115,8 +119,8 @@ class Evaluation:
         }
         picture = png(self.figure())  # before anything is written
         text = json.dumps(contents, indent=1, allow_nan=False)
-        (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "evaluation.png").write_bytes(picture)
+        write_whole(folder / "evaluation.json", text + "\n")
+        write_whole(folder / "evaluation.png", picture)
         return folder
 
     def _summary(self, method: str, name: str) -> Row:
@@ -187,9 +191,10 @@ def evaluate(
         has no value of these measures.
     controls: names in `gradcam.metrics.CONTROLS`.
     out: a folder to which each row is written as soon as it is measured (`rows.jsonl`). What is
-        there already of the same photograph, objects, options and model is not computed again; the
-        model is identified by its outputs for the photograph, a method or measure of your own by
-        its name.
+        there already of the same photograph, objects and options is not computed again. Rows of
+        another model, told by its layers and a hash of its weights, are a ValueError; a method or
+        measure of your own is told by its code and what it reads. One evaluation at a time may
+        write to the folder. docs/files.md has the format.
     options: keyword arguments of a method or measure, by its name:
         `{"insertion": {"baseline": "mean"}}`.
     confidence: what the measures take for a class's confidence: see `gradcam.metrics.Subject`.
@@ -218,9 +223,12 @@ def evaluate(
     if out is not None:
         check_kept(layer)
     settings = _settings(asked, layer, target, classes)
-    runner = _Runner(asked, marks, Store(out, settings), progress)
-    for (name, photograph), target_class in zip(photographs, classes, strict=True):
-        runner.add(name, photograph, target_class)
+    if out is not None:
+        settings |= _identified(asked)
+    with opened(out, settings) as store:
+        runner = _Runner(asked, marks, store, progress)
+        for (name, photograph), target_class in zip(photographs, classes, strict=True):
+            runner.add(name, photograph, target_class)
     if runner.skipped and not runner.rows:
         reasons = "; ".join(dict.fromkeys(runner.skipped.values()))
         raise ValueError(f"no photograph could be measured: {reasons}")
@@ -287,7 +295,10 @@ def _shown(key: Row, known: Row, measures: Sequence[str]) -> Row:
 
 
 def _settings(asked: Plan, layer: LayerLike, target: Any, classes: Sequence[int | None]) -> Row:
-    """What all rows that are kept in one folder must have in common."""
+    """What all rows that are kept in one folder must have in common, besides the model."""
+    _, classifier = unwrap(asked.model)
+    if layer is None and classifier is not None:
+        layer = classifier.layer
     stored_layer = layer
     if layer is not None:
         stored_layer = str(layer)
@@ -302,6 +313,20 @@ def _settings(asked: Plan, layer: LayerLike, target: Any, classes: Sequence[int 
         "confidence": asked.confidence,
         "seed": asked.seed,
     }
+
+
+def _identified(asked: Plan) -> Row:
+    """What tells the model from others; a warning of what cannot be told."""
+    model = identity(unwrap(asked.model)[0])
+    unknown = {*model.unknown, *(kind for own in asked.own.values() for kind in own.unknown)}
+    if unknown:
+        warn(
+            "rows in `out` are used again where the model, the methods and the measures are the "
+            f"same, but these read what cannot be compared: {', '.join(sorted(unknown))}; choose "
+            "another folder when that changes",
+            UserWarning,
+        )
+    return {"schema": SCHEMA, "model": model.name, "weights": model.digest}
 
 
 def _annotations(

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradcam._types import Array, LayerLike
 from gradcam.classifier import Classifier
+from gradcam.evaluation.identity import Identity, identity
 from gradcam.explaining.explainer import Explainer, by_name
 from gradcam.explaining.prepare import unwrap
 from gradcam.methods import METHODS, MethodLike, MethodSpec
@@ -38,6 +39,9 @@ Photograph: TypeAlias = Path | np.ndarray | Array
 
 Options: TypeAlias = Mapping[str, Mapping[str, Any]]
 
+OWN = "<function>"
+"""Beside the options of a method or measure of your own: the hash of what it does."""
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -46,6 +50,7 @@ class Plan:
     methods: an explainer for each method, by name. controls: names in `CONTROLS`. measures: by
         name.
     options: of each method, control and measure, by name; empty where it has none.
+    own: what identifies the methods and measures that are not gradcam's, by name.
     confidence, batch: see `gradcam.metrics.Subject`. seed: the source of all that is drawn at
         random.
     """
@@ -55,6 +60,7 @@ class Plan:
     controls: tuple[str, ...]
     measures: Mapping[str, Measure]
     options: Mapping[str, Mapping[str, Any]]
+    own: Mapping[str, Identity]
     confidence: Confidence
     batch: int
     seed: int
@@ -65,8 +71,16 @@ class Plan:
         return tuple(name for name, measure in self.measures.items() if measure.needs == "mask")
 
     def options_of(self, *names: str) -> dict[str, dict[str, Any]]:
-        """The options of some methods and measures, as a row keeps them."""
-        return {name: dict(self.options[name]) for name in names}
+        """The options of some methods and measures, as a row keeps them.
+
+        With those of your own goes what identifies them.
+        """
+        chosen = {}
+        for name in names:
+            chosen[name] = dict(self.options[name])
+            if name in self.own:
+                chosen[name][OWN] = self.own[name].digest
+        return chosen
 
 
 def plan(
@@ -107,6 +121,7 @@ def plan(
         tuple(controls),
         chosen_measures,
         chosen_options,
+        _own(chosen_methods, chosen_measures),
         confidence,
         batch,
         int(seed),
@@ -127,6 +142,18 @@ def _check_known(argument: str, choices: Iterable[Any], known: Iterable[str]) ->
     unknown = [choice for choice in choices if isinstance(choice, str) and choice not in names]
     if unknown:
         raise ValueError(f"`{argument}` {unknown} are not known; known are {', '.join(names)}")
+
+
+def _own(methods: Mapping[str, Any], measures: Mapping[str, Measure]) -> dict[str, Identity]:
+    """What identifies the methods and measures of the user's own."""
+    own = {}
+    for name, (spec, _) in methods.items():
+        if METHODS.get(spec.name) is not spec:
+            own[name] = identity(spec)
+    for name, measure in measures.items():
+        if MEASURES.get(name) is not measure:
+            own[name] = identity(measure)
+    return own
 
 
 def _named_measures(choices: Sequence[MeasureLike]) -> dict[str, Measure]:

@@ -1,14 +1,16 @@
 """Rows of an evaluation, in memory and on disk, so that an evaluation goes on where it was stopped.
 
-A folder holds `settings.json`, what all rows have in common, and `rows.jsonl`, a row in each line:
+A folder holds `settings.json`, what all rows have in common, `rows.jsonl`, a row in each line, and
+while an evaluation runs `evaluation.lock`, so that no two write to it:
 
     {"photograph": "a.jpg", "method": "grad-cam", "content": 1234, "class": 281, "outputs": [...],
      "objects": null, "options": {"grad-cam": {}, "deletion": {}}, "values": {"deletion": 0.31},
      "failed": {}, ...}
 
-A row is used again where all that could change its values is the same: the pixels that the network
-sees (`content`), the model (by its `outputs` for them), the class, the options and, for measures
-that need them, the `objects`.
+The model, by a hash of its weights, is among the settings. A row is used again where all else that
+could change its values is the same: the pixels that the network sees (`content`), its `outputs` for
+them, the class, the options and, for measures that need them, the `objects`. Methods and measures
+of the user's own have a hash of their code among their options.
 """
 
 from __future__ import annotations
@@ -17,47 +19,72 @@ import contextlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "Store", "json_number", "merged"]
+from gradcam._files import PARTIAL, held, not_written, write_whole
+
+__all__ = ["SCHEMA", "Row", "Store", "json_number", "merged", "opened"]
 
 Row = dict[str, Any]
 
 KEY = ("photograph", "method", "content", "class", "outputs", "objects")
 """What a row is about; the rest was measured."""
 
-PARTIAL = ".part"
-"""The ending of a file that is being written."""
+SCHEMA = 2
+"""The version of both files. 1 had neither "schema", "model" nor "weights" among the settings."""
+
+LOCK = "evaluation.lock"
+"""Held by the one evaluation that writes to the folder."""
+
+
+@contextmanager
+def opened(folder: str | os.PathLike[str] | None, settings: Row) -> Iterator[Store]:
+    """A store, whose folder nobody else writes to meanwhile.
+
+    Raises a ValueError where the folder holds something else, or another evaluation runs in it.
+    """
+    if folder is None:
+        yield Store(None, settings)
+        return
+    place = Path(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(place / LOCK, wait=False))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"`out` {place} is being written by another evaluation; wait for it, or choose "
+                "another folder"
+            ) from error
+        except OSError as error:
+            raise not_written(place, error) from error
+        yield Store(place, settings)
 
 
 class Store:
     """Rows in memory and, where there is a folder, in a file that grows by each new row."""
 
-    def __init__(self, folder: str | os.PathLike[str] | None, settings: Row) -> None:
+    def __init__(self, folder: Path | None, settings: Row) -> None:
         self._rows: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
         self._settings = settings
-        self._folder = None
+        self._folder = folder
         if folder is not None:
-            self._folder = Path(folder)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._resume(self._folder)
+            self._resume(folder)
 
     def _resume(self, folder: Path) -> None:
         path = folder / "settings.json"
         if not path.exists():
-            if any(file.suffix != PARTIAL for file in folder.iterdir()):
+            if any(file.suffix != PARTIAL and file.name != LOCK for file in folder.iterdir()):
                 raise ValueError(
                     f"`out` {folder} is not empty, and holds no evaluation; choose another folder"
                 )
             return
-        if _read_settings(path) != self._settings:
-            raise ValueError(
-                f"`out` {folder} holds an evaluation with other settings; choose another folder"
-            )
+        _check_settings(path, _read_settings(path), self._settings)
         rows = folder / "rows.jsonl"
         if rows.exists():
             for row in _read_rows(rows):
@@ -90,16 +117,18 @@ class Store:
         return {name: known[name] for name in known if name not in (*KEY, "options")}
 
     def add(self, row: Row) -> None:
-        """Keep a row, which has the fields of `KEY`, "options", "values" and "failed"."""
+        """Keep a row, which has the fields of `KEY`, "options", "values" and "failed".
+
+        One without values goes to no file: what failed is tried again.
+        """
         line = json.dumps(row, allow_nan=False)
         self._keep(json.loads(line))
-        if self._folder is not None:
+        if self._folder is not None and row["values"]:
             settings = self._folder / "settings.json"
             if not settings.exists():
-                _replace(settings, json.dumps(self._settings, indent=1) + "\n")
+                write_whole(settings, json.dumps(self._settings, indent=1) + "\n")
             # Opened anew each time, so that a run that is killed has lost no row.
-            with (self._folder / "rows.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            _append(self._folder / "rows.jsonl", line + "\n")
 
 
 def merged(old: Row, new: Row) -> Row:
@@ -123,9 +152,35 @@ def json_number(value: float) -> float | str | None:
 # ------------------------------------------------------------------------------------ what is read
 
 
+def _json(text: str) -> Any:
+    """A ValueError of anything that is no JSON: NaN, numbers of 5000 digits, endless brackets."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _check_settings(path: Path, found: Row, asked: Row) -> None:
+    if found.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path}: was not written by this version of gradcam: its `schema` is "
+            f"{found.get('schema')!r}, and must be {SCHEMA}; choose another folder"
+        )
+    for name, value in asked.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"`out` {path.parent} holds an evaluation with other settings: `{name}` was "
+                f"{found.get(name)!r}, and is {value!r} now; choose another folder"
+            )
+
+
 def _read_settings(path: Path) -> Row:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = _json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{path}: is no settings file of an evaluation ({error}); "
@@ -151,33 +206,49 @@ def _read_rows(path: Path) -> list[Row]:
         with contextlib.suppress(ValueError):  # half a row is measured again
             rows.append(_read_row(unfinished, f"{path}"))
         # Whole lines alone, so that the next row starts a line of its own.
-        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
 def _read_row(line: str, where: str) -> Row:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = _json(line)
+    except ValueError as error:
         raise ValueError(f"{where} is no row of an evaluation ({error}); delete it") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} is no row of an evaluation, but a {type(row).__name__}")
-    for name, is_valid in FIELDS.items():
+    for name, is_valid in (FIELDS | OPTIONAL).items():
+        if name not in row and name in OPTIONAL:
+            continue
         if name not in row:
             raise ValueError(f"{where} is no row of an evaluation: it has no `{name}`; delete it")
         if not is_valid(row[name]):
             raise ValueError(
-                f"{where} is no row of an evaluation: its `{name}` is {row[name]!r}; delete it"
+                f"{where} is no row of an evaluation: its `{name}` is {_shown(row[name])}; "
+                "delete it"
             )
     return row
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole: a run that is stopped meanwhile leaves the old one."""
-    # A new name within the folder: renaming is one step only on the same disk.
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _shown(value: Any) -> str:
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return text
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line to a file: as a whole, also where the disk is full."""
+    data = line.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise not_written(path, error) from error
 
 
 def _is_text(value: Any) -> bool:
@@ -189,7 +260,14 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or isinstance(value, float) or value in ("inf", "-inf")
+    """That a float can hold; of JSON's numbers, 1e999 is infinite and 10 ** 400 an int."""
+    if _is_integer(value) or isinstance(value, float):
+        return bool(abs(value) <= LARGEST)
+    return value in ("inf", "-inf")
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_value(value: Any) -> bool:
@@ -220,6 +298,8 @@ def _is_options(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+LARGEST = float(np.finfo(np.float64).max)
+
 FIELDS: dict[str, Callable[[Any], bool]] = {
     "photograph": _is_text,
     "method": _is_text,
@@ -232,3 +312,10 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "failed": _maps_names_to(_is_text),
 }
 """The fields that a row must have, and what they must be."""
+
+OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "control": _is_flag,
+    "score": _is_number,
+    "seconds": _is_number,
+}
+"""Those that it may have besides."""

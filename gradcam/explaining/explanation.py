@@ -22,6 +22,7 @@ from gradcam.maps import Scaling
 from gradcam.metrics.boxes import largest_box
 from gradcam.pictures import figure, overlay
 from gradcam.pictures.colours import COLORMAP
+from gradcam.pictures.figure import png
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
 
@@ -217,14 +218,20 @@ class Explanation:
 
     @means_its_transfers
     def save(
-        self, directory: str | os.PathLike[str], photos: Any = None, *, overwrite: bool = False
+        self,
+        directory: str | os.PathLike[str],
+        photos: Any = None,
+        *,
+        overwrite: bool = False,
+        figure: bool = False,
     ) -> Path:
         """Write `maps.npy`, `heatmaps.npy`, pictures, and a `manifest.json` that describes them.
 
-        With `photos` the pictures are overlays. The folder appears complete or not at all. A folder
-        that holds anything is kept, and a FileExistsError, unless `overwrite=True` and it holds an
-        explanation saved earlier. `Explanation.load` reads the folder back; docs/saving.md has the
-        format.
+        With `photos` the pictures are overlays; with `figure` there is `figure.png` too. The folder
+        appears complete or not at all. A folder that holds anything is kept, and a FileExistsError,
+        unless `overwrite=True` and it holds an explanation saved earlier and no other file.
+        `Explanation.load` reads the folder back; docs/saving.md has the format, and docs/files.md
+        what happens at a crash.
         """
         result = self.numpy()
         contents = Contents(
@@ -239,8 +246,11 @@ class Explanation:
             labels=result.labels,
             versions=result.versions or versions(),
         )
+        drawn = None
+        if figure:
+            drawn = png(result.figure(photos), dpi=120)
         pictures = result._pictures(photos)
-        return saving.save(contents, result.heatmaps(), pictures, Path(directory), overwrite)
+        return saving.save(contents, result.heatmaps(), pictures, Path(directory), overwrite, drawn)
 
     def _pictures(self, photos: Any) -> list[Any]:
         """N images, or N lists of K, overlays where there are photographs.

@@ -22,7 +22,7 @@ import numpy as np
 
 from gradcam._types import Outputs, Shape
 from gradcam.explaining.naming import class_table, map_names
-from gradcam.explaining.saving import MANIFEST, MAPS, SCHEMA, Contents, digest
+from gradcam.explaining.saving import MANIFEST, MAPS, SCHEMA, Contents, digest, recover
 
 __all__ = ["SavedFunction", "load"]
 
@@ -55,6 +55,7 @@ class SavedFunction:
 
 def load(directory: Path) -> Contents:
     """What `saving.save` wrote; a target that was a function is a `SavedFunction`."""
+    recover(directory)
     manifest = _read_manifest(directory / MANIFEST)
     scores = _read_scores(manifest)
     maps = _read_maps(directory / MAPS, manifest, scores)

@@ -3,7 +3,12 @@
     maps.npy                   the raw maps, (N, *grid) or (N, K, *grid)
     heatmaps.npy               the same, resized and scaled to [0, 1]
     0000.png, 0000-00.png ...  a picture for each sample, or for each sample and target
+    figure.png                 where it was asked for, all of them with their names and scores
     manifest.json              all that is no array: docs/saving.md has each field
+
+The folder is written beside its place and renamed. What is replaced is renamed first, and deleted
+last, so that a run that is killed at any instant leaves one of the two explanations whole; the next
+call, also of `load`, puts it in its place.
 
 `loading.py` reads the first and the last; the others can be made from them. A reader has to know
 the version of the format, `SCHEMA`: it grows by one where a field is added that reading needs, or
@@ -14,19 +19,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from gradcam._files import held, not_written
 from gradcam._types import Shape
 
-__all__ = ["MANIFEST", "MAPS", "SCHEMA", "Contents", "digest", "save"]
+__all__ = ["MANIFEST", "MAPS", "SCHEMA", "Contents", "digest", "recover", "save"]
 
 SCHEMA = 2
 """1 had neither "dtypes", "input_size", "labels" nor "sha256"."""
@@ -34,6 +41,10 @@ SCHEMA = 2
 MAPS = "maps.npy"
 HEATMAPS = "heatmaps.npy"
 MANIFEST = "manifest.json"
+FIGURE = "figure.png"
+
+OF_FILE_BROWSERS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Files that appear where a folder is looked at: they are replaced with the rest."""
 
 
 @dataclass(frozen=True)
@@ -63,41 +74,171 @@ def save(
     pictures: Sequence[Any],
     directory: Path,
     overwrite: bool,
+    figure: bytes | None = None,
 ) -> Path:
     """Write the folder `directory`: completely, or not at all.
 
-    pictures: N Pillow images, or N lists of K. Raises FileExistsError where the folder holds
-    anything, unless with `overwrite` it holds an earlier explanation.
+    pictures: N Pillow images, or N lists of K. figure: a PNG file. Raises FileExistsError where the
+    folder holds anything, unless with `overwrite` it holds an earlier explanation and nothing else.
     """
-    _check_free(directory, overwrite)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # written beside its place, so that the last step is a rename on the same disk
-    partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir()
+    beside = _Beside.of(directory)
+    _check_free(beside.place, directory, overwrite)
     try:
-        np.save(partial / MAPS, contents.maps)
-        np.save(partial / HEATMAPS, heatmaps)
-        names = _save_pictures(pictures, partial)
-        files = {"maps": MAPS, "heatmaps": HEATMAPS, "pictures": names}
-        manifest = _manifest(contents, heatmaps, files, digest(partial / MAPS))
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        _swap(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        beside.place.parent.mkdir(parents=True, exist_ok=True)
+        with held(beside.lock, wait=True):
+            beside.clear()
+            _check_free(beside.place, directory, overwrite)
+            partial = beside.partial
+            partial.mkdir()
+            try:
+                _write(contents, heatmaps, pictures, partial, figure)
+                beside.swap(lambda old: _check_free(old, directory, overwrite))
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise not_written(directory, error) from error
     return directory
 
 
-def _check_free(directory: Path, overwrite: bool) -> None:
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+def _write(
+    contents: Contents,
+    heatmaps: np.ndarray,
+    pictures: Sequence[Any],
+    folder: Path,
+    figure: bytes | None,
+) -> None:
+    _save_array(folder / MAPS, contents.maps)
+    _save_array(folder / HEATMAPS, heatmaps)
+    files: dict[str, Any] = {"maps": MAPS, "heatmaps": HEATMAPS}
+    files["pictures"] = _save_pictures(pictures, folder)
+    if figure is not None:
+        (folder / FIGURE).write_bytes(figure)
+        files["figure"] = FIGURE
+    manifest = _manifest(contents, heatmaps, files, digest(folder / MAPS))
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        # Not the file itself: NumPy would write to it by `tofile`, which does not notice that the
+        # last bytes found no place on a full disk.
+        np.lib.format.write_array(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
+# ----------------------------------------------------------------------------- what may be replaced
+
+
+def _check_free(place: Path, directory: Path, overwrite: bool) -> None:
+    """Raise a FileExistsError where `place` holds what must not be replaced.
+
+    directory: what the user calls it.
+    """
+    what = f"`directory` {str(directory)!r}"
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise FileExistsError(f"{what} is a file; choose another name")
+    if place.samefile(os.curdir):
+        raise FileExistsError(
+            f"{what} is the folder that the program runs in; choose another, such as one in it"
+        )
+    found = sorted(place.iterdir())
+    if not found:
         return
     if not overwrite:
-        advice = "is not empty; pass overwrite=True to replace it"
-    elif not (directory / MANIFEST).is_file():
-        advice = "holds no earlier explanation"
-    else:
-        return
-    raise FileExistsError(f"`directory` {str(directory)!r} {advice}")
+        raise FileExistsError(f"{what} is not empty; pass overwrite=True to replace it")
+    ours = _listed(place / MANIFEST)
+    if not ours:
+        raise FileExistsError(f"{what} holds no earlier explanation; choose another folder")
+    for file in found:
+        if file.name not in ours or (file.is_dir() and not file.is_symlink()):
+            raise FileExistsError(
+                f"{what} holds {file.name!r}, which is not of the explanation that was saved "
+                "there; move it, or choose another folder"
+            )
+
+
+def _listed(path: Path) -> set[str]:
+    """The names of the files that a manifest of ours lists; none where it is no such manifest."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = manifest["files"]
+        pictures = list(files["pictures"])
+        known = isinstance(manifest["schema"], int) and 1 <= manifest["schema"] <= SCHEMA
+        if not known or (files["maps"], files["heatmaps"]) != (MAPS, HEATMAPS):
+            return set()
+        return {MANIFEST, MAPS, HEATMAPS, files.get("figure"), *pictures, *OF_FILE_BROWSERS}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+
+
+# ----------------------------------------------------------------------------------- written beside
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The names beside a folder's place that are used while it is written.
+
+    place: the folder itself, where links lead. lock: held by the one process that writes.
+    partial: the new folder. old: the one it replaces, until the new one is there. waste: the same,
+    while it is deleted.
+    """
+
+    place: Path
+    lock: Path
+    partial: Path
+    old: Path
+    waste: Path
+
+    @classmethod
+    def of(cls, directory: Path) -> _Beside:
+        place = Path(os.path.realpath(directory))
+        # Of the same length whatever the folder's name, which may be as long as names can be.
+        key = hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]
+        endings = ("lock", "partial", "old", "waste")
+        return cls(place, *(place.parent / f".gradcam-{key}.{ending}" for ending in endings))
+
+    def clear(self) -> None:
+        """Put right what a run that was killed has left."""
+        for folder in (self.partial, self.waste):
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.old.exists() and not self.place.exists():
+            self.old.rename(self.place)
+        elif self.old.exists():
+            self._delete_old()
+
+    def swap(self, check: Callable[[Path], None]) -> None:
+        """Rename the new folder into its place, then delete the one it replaces.
+
+        check: raises where the folder that is replaced holds more by now.
+        """
+        if self.place.exists():
+            self.place.rename(self.old)
+        try:
+            check(self.old)
+            self.partial.rename(self.place)
+        except BaseException:
+            if self.old.exists():
+                self.old.rename(self.place)
+            raise
+        if self.old.exists():
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        """In two steps: a folder that is half deleted is not taken for the one it was."""
+        self.old.rename(self.waste)
+        shutil.rmtree(self.waste, ignore_errors=True)
+
+
+def recover(directory: Path) -> None:
+    """Put an explanation in its place that a run which was killed has left beside it."""
+    beside = _Beside.of(directory)
+    if beside.old.exists() and not beside.place.exists():
+        with held(beside.lock, wait=True):
+            beside.clear()
 
 
 def _save_pictures(pictures: Sequence[Any], folder: Path) -> list[str]:
@@ -162,18 +303,3 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _swap(new: Path, directory: Path) -> None:
-    """Rename the finished folder into place, then delete the one it replaces."""
-    if not directory.exists():
-        new.rename(directory)
-        return
-    old = new.with_suffix(".old")
-    directory.rename(old)
-    try:
-        new.rename(directory)
-    except BaseException:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

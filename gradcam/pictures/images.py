@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,19 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["crop", "read"]
+__all__ = ["MOST_PIXELS", "crop", "decoded", "read"]
+
+FORMATS = (
+    "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF", "MPO", "TGA",
+)  # fmt: skip
+"""Those that are read, as far as Pillow has them. It knows others that hand a file to a program."""
+
+MOST_PIXELS = 64_000_000
+"""Beyond, a picture may be meant to exhaust the memory: this many take about 0.7 GB."""
+
+
+class _UnfitError(Exception):
+    """What is wrong with a picture that could be decoded."""
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
@@ -20,25 +33,48 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
 
     EXIF rotation is applied. Grey, palette, CMYK and 16-bit images are converted. Transparency is
     laid on white. Raises FileNotFoundError or ValueError, in a line that names the file, where it
-    is missing, empty, corrupt, or so large that it may be meant to exhaust the memory.
+    is missing, empty, corrupt, of another format, not a number somewhere, or so large that it may
+    be meant to exhaust the memory.
+    """
+    return decoded(path, _upright, "image")
+
+
+def decoded(
+    path: str | os.PathLike[str], convert: Callable[[Image], Image | np.ndarray], what: str
+) -> np.ndarray:
+    """An image file as the array that `convert` makes of the Pillow image; errors as of `read`.
+
+    what: what the file should be, for the errors.
     """
     from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     _check_file(path)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        return _decoded(path)
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit of pixels: refuse at the limit itself
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=formats) as opened:
+                if opened.width * opened.height > MOST_PIXELS:
+                    raise _UnfitError(_too_large(MOST_PIXELS))
+                opened.load()
+                return np.asarray(convert(opened))
+    except _UnfitError as error:
+        raise ValueError(f"{path}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise ValueError(
-            f"{path}: has more than {limit} million pixels; make it smaller first"
-        ) from error
+        raise ValueError(f"{path}: {_too_large(Image.MAX_IMAGE_PIXELS or 0)}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: is no image of a known kind") from error
+        raise ValueError(f"{path}: is no {what} of a known kind") from error
     except PermissionError as error:
         raise ValueError(f"{path}: may not be read") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is corrupt ({error})") from error
+    except Exception as error:  # a decoder raises anything, of what it makes of broken bytes
+        raise ValueError(f"{path}: is a corrupt {what} ({error})") from error
+
+
+def _too_large(limit: int) -> str:
+    return f"has more than {limit // 10**6} million pixels; make it smaller first"
 
 
 def _check_file(path: Path) -> None:
@@ -46,19 +82,16 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; pass the image files in it")
+    if not path.is_file():
+        raise ValueError(f"{path}: is no file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: is empty")
 
 
-def _decoded(path: Path) -> np.ndarray:
-    from PIL import Image, ImageOps
+def _upright(image: Image) -> Image | np.ndarray:
+    from PIL import ImageOps
 
-    with warnings.catch_warnings():
-        # Pillow only warns up to twice its limit of pixels: refuse at the limit itself
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as opened:
-            opened.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(opened)))
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image) -> Image | np.ndarray:
@@ -72,6 +105,8 @@ def _rgb(image: Image) -> Image | np.ndarray:
 def _from_deep_grey(image: Image) -> np.ndarray:
     """A grey image of more than 8 bits as RGB uint8: its full range is scaled, not clipped."""
     values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise _UnfitError("has pixels that are NaN or infinite; replace them first")
     largest = values.max(initial=0)
     full = max(255.0, largest)
     if image.mode != "F" and largest > 255:

@@ -121,6 +121,15 @@ class JaxModel:
             raise no_weights(self.run)
         return self.named_weights()
 
+    def state(self) -> tuple[str, dict[str, Array]]:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(self.values)
+        arrays = {}
+        for path, leaf in leaves:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            arrays[jax.tree_util.keystr(path)] = leaf
+        return f"{self.run!r} {structure}", arrays
+
     # --------------------------------------------------------------------- faster, or other, passes
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:

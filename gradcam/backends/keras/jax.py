@@ -18,7 +18,7 @@ import operator
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -70,9 +70,9 @@ class _Run:
     objects: weak references to the other attributes, compared by identity.
     """
 
-    model: weakref.ref[Any]
-    settings: str
-    objects: tuple[Any, ...]
+    model: weakref.ref[Any] = field(repr=False)  # Keras numbers its layers
+    settings: str = field(repr=False)
+    objects: tuple[Any, ...] = field(repr=False)
 
     @staticmethod
     def of(model: Any) -> _Run:

@@ -10,6 +10,7 @@ with `x.float().softmax(-1)` or a Keras policy, loses the digits again:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-__all__ = ["InDouble"]
+from gradcam._types import Inputs, Outputs
+
+__all__ = ["double_copy", "in_double", "widened"]
 
 
 class InDouble(TorchDispatchMode):
@@ -33,7 +36,7 @@ class InDouble(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        wide_args, wide_kwargs = tree_map(_widened, (args, dict(kwargs or {})))
+        wide_args, wide_kwargs = tree_map(widened, (args, dict(kwargs or {})))
         result = func(*wide_args, **wide_kwargs)
         written = [
             (given, wide)
@@ -41,7 +44,7 @@ class InDouble(TorchDispatchMode):
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
         if not written:
-            return tree_map(_widened, result)  # a new array, such as that of `torch.zeros`
+            return tree_map(widened, result)  # a new array, such as that of `torch.zeros`
         for given, wide in written:
             if given is not wide:
                 given.copy_(wide)
@@ -50,7 +53,26 @@ class InDouble(TorchDispatchMode):
         return result
 
 
-def _widened(value: Any) -> Any:
+def double_copy(module: torch.nn.Module) -> torch.nn.Module | None:
+    """A copy with parameters and buffers in float64, if the module can be copied."""
+    try:
+        return copy.deepcopy(module).double()
+    except Exception:  # whatever the user's modules raise when they are copied
+        return None
+
+
+def in_double(call: Callable[[torch.nn.Module, Inputs], Outputs]) -> Callable[..., Outputs]:
+    """`call(module, inputs)` with every operation in float64."""
+
+    def called(module: torch.nn.Module, inputs: Inputs) -> Outputs:
+        with InDouble():
+            return call(module, inputs)
+
+    return called
+
+
+def widened(value: Any) -> Any:
+    """A floating-point tensor or dtype as float64, anything else as it is."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.double()
     if isinstance(value, torch.dtype) and value.is_floating_point:

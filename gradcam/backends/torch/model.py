@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from gradcam.backends.torch.attention import ATTENTION
 from gradcam.backends.torch.biases import collected_biases
 from gradcam.backends.torch.captures import activations_alone, in_place_of, scored
 from gradcam.backends.torch.conventions import PYTORCH, Conventions
-from gradcam.backends.torch.double import InDouble
+from gradcam.backends.torch.double import double_copy, in_double, widened
 from gradcam.backends.torch.flow import Graph
 from gradcam.backends.torch.gradients import (
     Gradients,
@@ -313,6 +314,14 @@ class TorchModel:
                 parameter.copy_(weights[path])
         return twin
 
+    def state(self) -> tuple[str, dict[str, torch.Tensor]]:
+        """Running statistics are among the arrays."""
+        text = ""
+        if self.conventions is PYTORCH:  # Keras numbers its layers, from one model to the next
+            text = repr(self.module)
+        arrays = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        return text, {name: array.detach() for name, array in arrays.items()}
+
     @undisturbed
     def scorer(self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]) -> Scorer:
         """Variants of the input run in few batches; variants of a layer run the head alone."""
@@ -358,34 +367,18 @@ class TorchModel:
 
         return undisturbed(partial(function, self))
 
-    @contextlib.contextmanager
-    def float64(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:
-        """A copy in double precision, and its inputs; the model itself if there is no such copy."""
-        if not self.conventions.has_float64:
-            yield self, inputs
-            return
-        try:
-            wide = replace(self, module=copy.deepcopy(self.module).double())
-        except Exception:  # whatever the user's modules raise when they are copied
-            yield self, inputs
-            return
-        yield wide, tree_map(_double, inputs)
+    def float64(self, inputs: Inputs) -> AbstractContextManager[tuple[TorchModel, Inputs]]:
+        copied = double_copy(self.module) if self.conventions.has_float64 else None
+        if copied is None:
+            return contextlib.nullcontext((self, inputs))
+        return contextlib.nullcontext((replace(self, module=copied), tree_map(widened, inputs)))
 
-    @contextlib.contextmanager
-    def in_double(self, inputs: Inputs) -> Iterator[tuple[TorchModel, Inputs]]:
-        def call(module: torch.nn.Module, inputs: Inputs) -> Outputs:
-            with InDouble():
-                return self.conventions.call(module, inputs)
-
-        # Some operators want operands of one dtype before a mode sees them.
-        with self.float64(inputs) as (double, wide):
-            yield replace(double, conventions=replace(self.conventions, call=call)), wide
-
-
-def _double(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.double()
-    return value
+    def in_double(self, inputs: Inputs) -> AbstractContextManager[tuple[TorchModel, Inputs]]:
+        # In a copy, since some operators want operands of one dtype before a mode sees them.
+        double, wide = self.float64(inputs).__enter__()
+        call = in_double(self.conventions.call)
+        double = replace(double, conventions=replace(self.conventions, call=call))
+        return contextlib.nullcontext((double, wide))
 
 
 def _gradients(
