@@ -24,9 +24,9 @@ __all__ = [
     "compiles_each_shape",
     "constant",
     "eigh",
+    "entry",
     "is_traced",
     "matmul",
-    "means_its_transfers",
     "quotient",
     "to_numpy",
     "widen",
@@ -162,6 +162,11 @@ def widen(array: Array) -> Array:
 
 def to_numpy(array: Array) -> np.ndarray:
     """The array as NumPy, on the host. bfloat16, which NumPy lacks, becomes float32."""
+    if is_traced(array):
+        raise TypeError(
+            "numbers are needed here, but inside jit, grad or vmap JAX has none yet: do this "
+            "outside, with the arrays that the traced function returns"
+        )
     if "bfloat16" in str(getattr(array, "dtype", "")):
         array = widen(array)
     if is_torch_array(array):
@@ -169,22 +174,40 @@ def to_numpy(array: Array) -> np.ndarray:
     return np.asarray(array)
 
 
-def means_its_transfers(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, inside of which JAX's transfer guard is off.
+def entry(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, by which users come in.
 
-    `jax.transfer_guard("disallow")` refuses whatever moves between host and device without being
-    asked to. Here that is the 2 of `2 * maps`, or maps that become NumPy: all of it is meant.
+    It is no part of a program that `torch.compile` makes: the graph breaks there. And JAX's
+    transfer guard is off inside. `jax.transfer_guard("disallow")` refuses whatever moves between
+    host and device without being asked to; here that is the 2 of `2 * maps`, or maps that become
+    NumPy, and all of it is meant.
     """
 
     @functools.wraps(function)
-    def unguarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    def entered(*args: P.args, **kwargs: P.kwargs) -> R:
+        call = function
+        if _is_compiling():
+            call = sys.modules["torch"].compiler.disable(function)
         guard = getattr(sys.modules.get("jax"), "transfer_guard", None)
         if guard is None:  # no array of JAX's can be here
-            return function(*args, **kwargs)
+            return call(*args, **kwargs)
         with guard("allow"):
-            return function(*args, **kwargs)
+            return call(*args, **kwargs)
 
-    return unguarded
+    entered._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return entered
+
+
+def _is_compiling() -> bool:
+    """Whether PyTorch compiles every function that is called here, as inside a compiled one."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if torch.compiler.is_compiling():  # this very function
+        return True
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
 
 
 def agree(fast: Array, slow: Array) -> bool:

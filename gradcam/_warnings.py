@@ -8,7 +8,7 @@ from types import FrameType
 
 __all__ = ["called", "warn"]
 
-_DECORATORS = {"unguarded"}
+_DECORATORS = {"entered"}
 """Functions around those that the user calls."""
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from gradcam._arrays import array_namespace, constant, matmul
+from gradcam._numbers import check_whole
 from gradcam._types import Array, Shape
 
 __all__ = ["Fusion", "Scaling", "fuse", "relu", "resize", "scale"]
@@ -58,6 +59,8 @@ def resize(maps: Array, size: Sequence[int]) -> Array:
         raise ValueError(
             f"`size` {tuple(size)} has more axes than `maps` of shape {tuple(maps.shape)}"
         )
+    for length in size:
+        check_whole("size", length)
     if min(size, default=1) < 1:
         raise ValueError(f"`size` must be positive in every axis, but is {tuple(size)}")
     for axis, n_out in enumerate(size, start=first):

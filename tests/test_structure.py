@@ -174,7 +174,7 @@ def test_what_serves_no_model_says_what_would():
 # import whom
 
 FLOORS = [
-    ("_types", "_arrays", "_files", "_functions", "_progress", "_warnings"),
+    ("_types", "_arrays", "_files", "_functions", "_numbers", "_progress", "_warnings"),
     ("maps", "layouts", "inputs"),
     ("methods", "targets"),
     ("model",),

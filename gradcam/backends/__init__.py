@@ -107,6 +107,8 @@ def _is(value: object, module: str, name: str) -> bool:
 
 def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
     """The backend's view of the user's model, its weights as they are now."""
+    if isinstance(model, type):
+        raise TypeError(f"`model` is the class {model.__qualname__}; pass an instance of it")
     if isinstance(model, Split):
         return _adapt_split(model, inputs, allow_training)
     for library in LIBRARIES:

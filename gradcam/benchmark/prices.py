@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam._arrays import means_its_transfers
+from gradcam._arrays import entry
+from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import Inputs, LayerLike
 from gradcam.benchmark import timing
@@ -95,7 +96,7 @@ class Benchmark:
         return bars(rows, "time over that of a bare forward pass")
 
 
-@means_its_transfers
+@entry
 def bench(
     subjects: Mapping[str, Subject],
     methods: Sequence[str] = ("grad-cam",),
@@ -169,9 +170,8 @@ def _check(
 
 
 def _check_positive(name: str, values: Iterable[int]) -> None:
-    smallest = min(values)
-    if smallest < 1:
-        raise ValueError(f"`{name}` must be at least 1, but is {smallest}")
+    for value in values:
+        check_whole(name, value, 1)
 
 
 # ----------------------------------------------------------------------------------------- one case

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import means_its_transfers, to_numpy
+from gradcam._arrays import entry, to_numpy
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.diagnosis.classes import Classes
 from gradcam.diagnosis.findings import BlankMap, Diagnosis, Finding
@@ -30,7 +30,7 @@ _OF_CLASS = ("negative", "saturated", "no-gradient")
 """Reasons behind which may be a wrong class."""
 
 
-@means_its_transfers
+@entry
 def diagnose(
     maps: Array,
     scores: Array,

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import means_its_transfers
+from gradcam._arrays import entry
 from gradcam._files import write_whole
+from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import LayerLike
 from gradcam._warnings import warn
@@ -154,7 +155,7 @@ class Evaluation:
         return dots(panels)
 
 
-@means_its_transfers
+@entry
 def evaluate(
     model: Any,
     images: Any,
@@ -206,6 +207,8 @@ def evaluate(
     could be measured. What a model, a method or a measure refuses for one photograph is in the
     `failed` of its row; a measure refuses by a ValueError, and its other errors are raised.
     """
+    check_whole("batch", batch, 1)
+    check_whole("seed", seed, 0)
     asked = plan(
         model,
         layer,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradcam import backends
-from gradcam._arrays import compiles_each_shape, constant, means_its_transfers, to_numpy
+from gradcam._arrays import compiles_each_shape, constant, entry, to_numpy
 from gradcam._types import Inputs, Outputs
 from gradcam.explaining.prepare import unwrap
 from gradcam.inputs import first_array
@@ -32,7 +32,7 @@ def predictor(model: Any, inputs: Inputs) -> Predict:
     like = first_array(inputs)
     fill = compiles_each_shape(like)
 
-    @means_its_transfers
+    @entry
     def predict(batch: np.ndarray) -> np.ndarray:
         count = len(batch)
         if fill:

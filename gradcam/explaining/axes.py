@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradcam import layouts
-from gradcam._arrays import means_its_transfers
+from gradcam._arrays import entry
 from gradcam._types import Inputs, LayerLike
 from gradcam.explaining.prepare import NO_LAYER, prepare
 from gradcam.inputs import InputKey, first_array
@@ -19,7 +19,7 @@ from gradcam.targets import TargetLike
 __all__ = ["axes", "layers"]
 
 
-@means_its_transfers
+@entry
 def axes(
     model: Any,
     inputs: Inputs,
@@ -53,7 +53,7 @@ def axes(
     return prepared.axes_of(prepared.layer)
 
 
-@means_its_transfers
+@entry
 def layers(
     model: Any,
     inputs: Inputs,

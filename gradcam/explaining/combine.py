@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from gradcam import maps as map_math
-from gradcam._arrays import array_namespace, means_its_transfers, widen
+from gradcam._arrays import array_namespace, entry, widen
 from gradcam._types import Array
 from gradcam.layouts import Layout
 from gradcam.methods import MethodLike, MethodParameters
@@ -14,7 +14,7 @@ from gradcam.methods.parameters import with_parameters
 __all__ = ["combine"]
 
 
-@means_its_transfers
+@entry
 def combine(
     activations: Array,
     gradients: Array,

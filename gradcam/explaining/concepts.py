@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts, methods
-from gradcam._arrays import array_namespace, means_its_transfers, to_numpy, widen
+from gradcam._arrays import array_namespace, entry, to_numpy, widen
+from gradcam._numbers import check_whole
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.layouts import Layout
@@ -53,7 +54,7 @@ class _Gradients:
         return capture.outputs, capture.scores, capture.gradients[0]
 
 
-@means_its_transfers
+@entry
 def words(
     model: Any,
     inputs: Inputs,
@@ -91,6 +92,7 @@ def words(
 
 
 def _check_words(k: int, names: Sequence[str] | None, channels: int, path: str) -> None:
+    check_whole("k", k)
     if not 1 <= k <= channels:
         raise ValueError(
             f'`k` must be between 1 and the {channels} channels of layer "{path}", but is {k}'
@@ -144,7 +146,7 @@ class _Replayed:
         return logits(model.replay(inputs, (self.layer,), (activations,)))
 
 
-@means_its_transfers
+@entry
 def factorise(
     model: Any,
     inputs: Inputs,

@@ -12,7 +12,8 @@ from typing import Any, Unpack, get_args
 import numpy as np
 
 from gradcam import backends, layouts
-from gradcam._arrays import is_traced, means_its_transfers, to_numpy
+from gradcam._arrays import entry, is_traced, to_numpy
+from gradcam._numbers import check_whole
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam._warnings import called
@@ -73,6 +74,7 @@ class Explainer:
     The model's weights are read anew at each call.
     """
 
+    @entry
     def __init__(
         self,
         model: Any,
@@ -111,7 +113,7 @@ class Explainer:
         self._allow_training = allow_training
         self._input_key = input_key
 
-    @means_its_transfers
+    @entry
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
         """Explain the score of `target` for each sample of `inputs`.
 
@@ -123,7 +125,7 @@ class Explainer:
         prepared, pipeline = self._prepare(inputs, target)
         return self._explain(prepared, pipeline)[0]
 
-    @means_its_transfers
+    @entry
     def heatmaps(
         self,
         inputs: Inputs,
@@ -144,7 +146,7 @@ class Explainer:
             picture_size(size, ndim, explanation.axes)
         return explanation.maps
 
-    @means_its_transfers
+    @entry
     def compare(
         self,
         inputs: Inputs,
@@ -313,8 +315,7 @@ def _check_options(fusion: str, smoothing: Any, batch: int) -> None:
         raise TypeError(
             f"`smoothing` must be a gradcam.Smoothing(...), or None, but is {smoothing!r}"
         )
-    if batch < 1:
-        raise ValueError(f"`batch` must be at least 1, but is {batch}")
+    check_whole("batch", batch, 1)
 
 
 def _renamed(old: str, new: str) -> None:

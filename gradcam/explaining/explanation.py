@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcam import maps as maps_
-from gradcam._arrays import means_its_transfers, to_numpy
+from gradcam._arrays import entry, to_numpy
+from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, Shape
 from gradcam.backends import versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
@@ -85,7 +86,7 @@ class Explanation:
         scores = np.array2string(to_numpy(self.scores), precision=4, threshold=8)
         return f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, scores {scores})"
 
-    @means_its_transfers
+    @entry
     def numpy(self) -> Explanation:
         """The same explanation with NumPy arrays, on the host."""
         target = self.target
@@ -93,7 +94,7 @@ class Explanation:
             target = to_numpy(target)
         return replace(self, maps=to_numpy(self.maps), scores=to_numpy(self.scores), target=target)
 
-    @means_its_transfers
+    @entry
     def diagnose(self, inputs: Inputs = None) -> Diagnosis:
         """Why a map is blank, flat or NaN.
 
@@ -114,7 +115,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- derived
 
-    @means_its_transfers
+    @entry
     def heatmaps(
         self, size: Sequence[int] | None = None, how: Scaling = "max", joint: bool = False
     ) -> Array:
@@ -127,7 +128,7 @@ class Explanation:
         resized = maps_.resize(self.maps, self._size(size))
         return maps_.scale(resized, self._grid_ndim, how, joint)
 
-    @means_its_transfers
+    @entry
     def boxes(self, threshold: float = 0.15, size: Sequence[int] | None = None) -> np.ndarray:
         """The box round each map's largest segment of at least `threshold` of its maximum.
 
@@ -136,6 +137,7 @@ class Explanation:
         diagonals. A blank map has no box: all zeros. Selvaraju et al. 2017, section 4.1,
         https://arxiv.org/abs/1610.02391
         """
+        check_real("threshold", threshold)
         if not 0 < threshold <= 1:
             raise ValueError(
                 f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}"
@@ -146,7 +148,7 @@ class Explanation:
         edges = np.stack([largest_box(values, threshold) for values in flat])
         return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
-    @means_its_transfers
+    @entry
     def names(self) -> list[list[str]]:
         """What each map is of, N lists of K: class names where known, "class 3", or "score"."""
         return map_names(self.target, self.labels, tuple(self.scores.shape))
@@ -165,7 +167,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- shown
 
-    @means_its_transfers
+    @entry
     def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = COLORMAP) -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
 
@@ -185,7 +187,7 @@ class Explanation:
             rows.append([overlay.overlay(picture, plane, alpha, colormap) for plane in heat])
         return self._like_scores(rows)
 
-    @means_its_transfers
+    @entry
     def figure(self, photos: Any = None, colormap: str = COLORMAP) -> Figure:
         """A matplotlib figure: a panel for each sample and target, with its name and score."""
         photographs = None
@@ -216,7 +218,7 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- saved
 
-    @means_its_transfers
+    @entry
     def save(
         self,
         directory: str | os.PathLike[str],
@@ -301,4 +303,6 @@ def picture_size(
             f"`size` must have a number for each of the {ndim} axes of the maps, but is "
             f"{tuple(size)}"
         )
+    for length in size:
+        check_whole("size", length)
     return tuple(int(n) for n in size)

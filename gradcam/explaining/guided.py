@@ -27,7 +27,7 @@ from typing import Any, Literal, Unpack, get_args
 
 from gradcam import layouts
 from gradcam import maps as map_math
-from gradcam._arrays import means_its_transfers, to_numpy
+from gradcam._arrays import entry, to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.in_one_line import explain
@@ -59,7 +59,7 @@ class Guided:
     scores: Array
     target: Any
 
-    @means_its_transfers
+    @entry
     def numpy(self) -> Guided:
         """The same with NumPy arrays."""
         target = to_numpy(self.target) if hasattr(self.target, "shape") else self.target
@@ -78,7 +78,7 @@ class _Backward:
         return capture.gradients[0], capture.scores, capture.outputs
 
 
-@means_its_transfers
+@entry
 def guided_backprop(
     model: Any,
     inputs: Inputs,
@@ -112,7 +112,7 @@ def guided_backprop(
     return Guided(gradients, scores, shown_target(settle(prepared.target, outputs)))
 
 
-@means_its_transfers
+@entry
 def guided_grad_cam(
     model: Any,
     inputs: Inputs,

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any, Never, Unpack
 
 from gradcam import layouts
-from gradcam._arrays import means_its_transfers
+from gradcam._arrays import entry
 from gradcam._progress import Progress
 from gradcam._types import Inputs, LayerLike
 from gradcam.explaining.explainer import Explainer
@@ -22,7 +22,7 @@ from gradcam.targets import TargetLike
 __all__ = ["compare", "explain"]
 
 
-@means_its_transfers
+@entry
 def explain(
     model: Any,
     inputs: Inputs,
@@ -65,7 +65,7 @@ def explain(
     return explainer(inputs, target)
 
 
-@means_its_transfers
+@entry
 def compare(
     model: Any,
     inputs: Inputs,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcam._arrays import array_namespace
+from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs
 from gradcam.inputs import check_floating, first_array, noise, with_first_array
 from gradcam.layouts import Layout
@@ -38,11 +39,13 @@ class Smoothing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.scales or self.samples < 1 or self.noise < 0:
-            raise ValueError(
-                "`scales` and `samples` must leave something to average, and `noise` be >= 0: "
-                f"{self}"
-            )
+        check_whole("samples", self.samples, 1)
+        check_whole("seed", self.seed, 0)
+        check_real("noise", self.noise)
+        if self.noise < 0 or not self.scales:
+            raise ValueError(f"`scales` must not be empty, and `noise` not be negative: {self}")
+        for scale in self.scales:
+            check_real("scales", scale)
 
     def variants(
         self, inputs: Inputs, layout: Layout | None

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from gradcam._arrays import array_namespace, constant, matmul, quotient
+from gradcam._numbers import check_whole
 from gradcam._types import Array
 from gradcam.maps import relu
 from gradcam.methods.components import (
@@ -120,6 +121,9 @@ def factorise(
     xp = array_namespace(activations)
     samples, channels, positions = (int(n) for n in activations.shape)
     largest = min(channels, samples * positions)
+    check_whole("concepts", concepts)
+    check_whole("iterations", iterations, 1)
+    check_whole("seed", seed, 0)
     if not 1 <= concepts <= largest:
         raise ValueError(
             f"`concepts` must be between 1 and {largest} for activations of shape "

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from gradcam._numbers import check_real, check_whole
 from gradcam._types import Method
-from gradcam.methods.spec import MethodSpec, as_spec
+from gradcam.methods.spec import METHODS, MethodSpec, as_spec
 
 __all__ = ["MethodLike", "MethodParameters", "check_parameters", "with_parameters"]
 
@@ -44,6 +45,12 @@ class MethodParameters(TypedDict, total=False):
     tolerance: float
 
 
+_WHOLE = {"channels": 1, "iterations": 1, "query": None, "samples": 1, "seed": 0, "steps": 1}
+"""Those that are whole numbers, and the least that they may be."""
+_REAL = {"gamma", "k", "noise", "tolerance"}
+_MAY_BE_NONE = {"channels", "query"}
+
+
 def with_parameters(
     method: MethodLike, parameters: Mapping[str, Any], caller: str, options: Iterable[str] = ()
 ) -> tuple[MethodSpec, tuple[tuple[str, Any], ...]]:
@@ -58,7 +65,20 @@ def with_parameters(
         parameters = {**own, **parameters}
     spec = as_spec(method)
     check_parameters(spec, parameters, caller, options)
+    if METHODS.get(spec.name) is spec:
+        for name, value in parameters.items():
+            _check_value(name, value)
     return spec, tuple(sorted(parameters.items()))
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Raise where a parameter of the library's own methods is no number."""
+    if value is None and name in _MAY_BE_NONE:
+        return
+    if name in _WHOLE:
+        check_whole(name, value, _WHOLE[name])
+    elif name in _REAL:
+        check_real(name, value)
 
 
 def check_parameters(

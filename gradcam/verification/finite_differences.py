@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts
-from gradcam._arrays import array_namespace, means_its_transfers, to_numpy
+from gradcam._arrays import array_namespace, entry, to_numpy
+from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
@@ -28,7 +29,7 @@ from gradcam.verification.report import Verification
 __all__ = ["verify"]
 
 
-@means_its_transfers
+@entry
 def verify(
     model: Any,
     inputs: Inputs,
@@ -60,6 +61,12 @@ def verify(
     Where they do not agree with the gradient, further steps are tried (`Verification.passes` counts
     them all). Returns a report, whose `assert_passed()` raises.
     """
+    check_whole("directions", directions, 1)
+    check_whole("channels", channels, 0)
+    check_whole("seed", seed, 0)
+    for name, value in (("step", step), ("tolerance", tolerance)):
+        if value is not None:
+            check_real(name, value, above=0)
     prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
     passes = _Passes()
     outputs, *captured = passes.capture(prepared)

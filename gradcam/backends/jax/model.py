@@ -136,6 +136,7 @@ class JaxModel:
         def run(inputs: Inputs, target: Any, *arrays: Any) -> Any:
             indices, rest = targets.split(target)
             inputs = hide_static(inputs)
+            _check_arrays(inputs)
             program = Program(function, self.run, self.channels_first, rest, is_sharded(inputs))
             return run_program(program, self.values, inputs, indices, arrays)
 
@@ -177,6 +178,16 @@ class JaxModel:
     def array(self, values: np.ndarray) -> Array:
         """An array that is bound to no device: JAX moves it to where the weights are."""
         return jnp.asarray(values)
+
+
+def _check_arrays(inputs: Inputs) -> None:
+    """Raise a TypeError for arrays that JAX does not take."""
+    for leaf in jax.tree.leaves(inputs):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+            raise TypeError(
+                f"`inputs` hold a {type(leaf).__module__}.{type(leaf).__qualname__}, which is no "
+                "array of JAX or NumPy; pass jax.numpy.asarray(...) of it"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Inputs, Outputs
+from gradcam.backends.torch.modes import DispatchMode
 
 __all__ = ["double_copy", "in_double", "widened"]
 
 
-class InDouble(TorchDispatchMode):
+class InDouble(DispatchMode):
     """While it is on, floating-point operands, and dtypes that are asked for, become float64.
 
     What an operation writes into a tensor that exists, such as a buffer, is rounded to its dtype.

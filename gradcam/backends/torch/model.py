@@ -39,7 +39,7 @@ from gradcam.backends.torch.modes import (
     normal_tensors,
     undisturbed,
 )
-from gradcam.backends.torch.passes import needs_graph, passed
+from gradcam.backends.torch.passes import needs_graph, outputs_of, passed
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer
@@ -82,7 +82,7 @@ class TorchModel:
         return not self.allow_training and self.conventions.trains(self.module)
 
     def _run(self, inputs: Inputs) -> Outputs:
-        return self.conventions.call(self.module, inputs)
+        return outputs_of(self.conventions.call, self.module, inputs)
 
     def channel_order_at(self, path: str) -> ChannelOrder | None:
         if path == INPUT:

@@ -17,9 +17,13 @@ import copy
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
 
-__all__ = ["needs_graph", "passed", "training_copy"]
+from gradcam._types import Inputs, Outputs
+from gradcam.inputs import first_array
+
+__all__ = ["needs_graph", "outputs_of", "passed", "training_copy"]
 
 T = TypeVar("T")
 
@@ -47,6 +51,26 @@ def passed(run: Callable[[], T], renew: Callable[[], bool]) -> T:
     torch.set_grad_enabled(has_graph)  # as it was when the pass began
     with torch.set_grad_enabled(has_graph or not is_renewed):
         return passed(run, renew)
+
+
+def outputs_of(
+    call: Callable[[torch.nn.Module, Inputs], Outputs], module: torch.nn.Module, inputs: Inputs
+) -> Outputs:
+    """`call(module, inputs)`. Raises ValueError for tensors without values, and TypeError for NumPy
+    arrays that the module does not take.
+    """
+    array = first_array(inputs)
+    if getattr(array, "is_meta", False) or type(array).__name__ == "FakeTensor":
+        raise ValueError("`inputs` are meta or fake tensors, which have no values to explain")
+    try:
+        return call(module, inputs)
+    except (AttributeError, TypeError) as error:
+        if not isinstance(array, np.ndarray):
+            raise
+        raise TypeError(
+            "`inputs` are NumPy arrays, which this model does not take: pass tensors, as "
+            f"torch.from_numpy(array) makes them ({error})"
+        ) from error
 
 
 def needs_graph(error: RuntimeError) -> bool:

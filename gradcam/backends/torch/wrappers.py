@@ -133,6 +133,13 @@ def check_model(module: torch.nn.Module) -> None:
         )
     if is_exported(module):
         raise TypeError(f"the model is an exported program, {_UNFLATTEN}")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise TypeError(
+            "an explanation makes a backward pass of its own, which torch.vmap and torch.func "
+            "cannot transform: call it outside of them, on the whole batch"
+        )
+    if getattr(next(module.parameters(), None), "is_meta", False):
+        raise ValueError("the model's weights are on the meta device, without values; load them")
 
 
 def _opaque_kind(module: torch.nn.Module) -> str:
