@@ -664,6 +664,27 @@ def test_full_grad_says_what_it_lacks():
         gradcam.explain(case.model, case.inputs(), method="full-grad")
 
 
+class Reshaped:
+    """A network whose first convolution sees the input in another shape."""
+
+    def __new__(cls, *sample):
+        nn = pytest.importorskip("torch").nn
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, sample), nn.Conv2d(sample[0], 4, 3), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        ).eval()  # fmt: skip
+
+
+def test_full_grad_needs_an_input_with_the_space_of_its_layers():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="full-grad needs an input with channels and space"):
+        gradcam.explain(Reshaped(1, 8, 8), torch.randn(2, 64), "2", 1, "full-grad")
+    for samples in (2, 6):  # six have as many entries as the layer has rows
+        x = torch.randn(samples, 8, 8)
+        with pytest.raises(ValueError, match=r"as many spatial axes as its layers, .*'2' \(6, 6\)"):
+            gradcam.explain(Reshaped(1, 8, 8), x, "2", 1, "full-grad")
+
+
 # --------------------------------------------------------------------------------- their parameters
 
 
