@@ -320,6 +320,26 @@ def test_the_mask_of_a_constant_channel_hides_all_of_the_input():
     np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_of_all_constant_channels_only_one_is_run(samples):
+    def passes(constant):
+        calls = []
+
+        def features(x):
+            calls.append(len(x))
+            features = networks.features_numpy(x)
+            features[:, constant] = np.arange(len(constant))[:, None, None]
+            return features
+
+        model = gradcam.Split(features, networks.head_numpy)
+        options = {"method": "is-cam", "samples": samples, "batch": 1}
+        gradcam.explain(model, networks.images(), target=1, **options)
+        return len(calls)
+
+    assert passes([]) == passes([1])  # six channels, or five and the constant one
+    assert passes([1]) - passes([1, 2, 4]) == 2 * samples
+
+
 def test_noise_and_growing_masks_end_in_score_cam(some_case: Case):
     case = some_case
     model, inputs = case.model, case.inputs()
