@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -190,3 +192,6 @@ def test_squares_are_a_seventh_of_the_shorter_side():
         confidence="outputs",
     )
     np.testing.assert_array_equal(occlusion(small), occlusion(small, patch=2, stride=1))
+    tiny = dataclasses.replace(small, inputs=small.inputs[:, :, :5, :6])  # one pixel at least
+    np.testing.assert_array_equal(occlusion(tiny), occlusion(tiny, patch=1, stride=1))
+    assert occlusion(tiny).shape == (1, 5, 6)
