@@ -320,6 +320,26 @@ def test_the_mask_of_a_constant_channel_hides_all_of_the_input():
     np.testing.assert_allclose(found.maps, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_of_all_constant_channels_only_one_is_run(samples):
+    def passes(constant):
+        calls = []
+
+        def features(x):
+            calls.append(len(x))
+            features = networks.features_numpy(x)
+            features[:, constant] = np.arange(len(constant))[:, None, None]
+            return features
+
+        model = gradcam.Split(features, networks.head_numpy)
+        options = {"method": "is-cam", "samples": samples, "batch": 1}
+        gradcam.explain(model, networks.images(), target=1, **options)
+        return len(calls)
+
+    assert passes([]) == passes([1])  # six channels, or five and the constant one
+    assert passes([1]) - passes([1, 2, 4]) == 2 * samples
+
+
 def test_noise_and_growing_masks_end_in_score_cam(some_case: Case):
     case = some_case
     model, inputs = case.model, case.inputs()
@@ -662,6 +682,27 @@ def test_full_grad_says_what_it_lacks():
         TypeError, match="full-grad needs a network's biases, which NumpyModel does not give"
     ):
         gradcam.explain(case.model, case.inputs(), method="full-grad")
+
+
+class Reshaped:
+    """A network whose first convolution sees the input in another shape."""
+
+    def __new__(cls, *sample):
+        nn = pytest.importorskip("torch").nn
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, sample), nn.Conv2d(sample[0], 4, 3), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        ).eval()  # fmt: skip
+
+
+def test_full_grad_needs_an_input_with_the_space_of_its_layers():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="full-grad needs an input with channels and space"):
+        gradcam.explain(Reshaped(1, 8, 8), torch.randn(2, 64), "2", 1, "full-grad")
+    for samples in (2, 6):  # six have as many entries as the layer has rows
+        x = torch.randn(samples, 8, 8)
+        with pytest.raises(ValueError, match=r"as many spatial axes as its layers, .*'2' \(6, 6\)"):
+            gradcam.explain(Reshaped(1, 8, 8), x, "2", 1, "full-grad")
 
 
 # --------------------------------------------------------------------------------- their parameters

@@ -330,6 +330,26 @@ def test_an_explanation_that_is_nan_is_refused():
         )
 
 
+def test_the_seed_is_0_unless_told():
+    given, maps = of_ones(2), np.array([[[8.0, 4.0], [0.0, 0.0]], [[3.0, 3.0], [3.0, 0.0]]])
+
+    def explain(inputs, classes):
+        return inputs[:, 0]
+
+    functions = (confidence.average_drop, confidence.increase_in_confidence)
+    for function in (*functions, confidence.average_gain):
+        found = function(given, maps, baseline="noise")
+        assert found.settings["seed"] == 0
+        np.testing.assert_array_equal(
+            found.values, function(given, maps, baseline="noise", seed=0).values
+        )
+    assert confidence.adcc(given, maps, explain, baseline="noise").settings["seed"] == 0
+    parts = confidence.adcc_parts(given, maps, explain, baseline="noise")
+    assert {part.settings["seed"] for part in parts.values()} == {0}
+    parts = confidence.confidence_measures(given, maps, baseline="noise")
+    assert {part.settings["seed"] for part in parts.values()} == {0}
+
+
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match=r"`baseline` must be .* but is 'grey'"):
         confidence.average_drop(of_ones(), np.eye(2)[None], baseline="grey")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,21 @@ def test_integers_are_refused():
             call()
 
 
+def test_results_say_what_they_were_measured_with():
+    outputs = {"confidence": "outputs"}
+    found = infidelity(linear(), MAPS)
+    drawn = {"samples": 50, "perturbation": "square", "seed": 0}
+    assert found.settings == {**drawn, "baseline": "zero", **outputs}
+    found = infidelity(linear(), MAPS, perturbation="noise")
+    drawn["perturbation"] = "noise"
+    assert found.settings == {**drawn, "deviation": 0.2, **outputs}
+    found = max_sensitivity(linear(), MAPS, lambda x, c: MAPS[[0] * len(x)])
+    assert found.settings == {"radius": 0.02, "samples": 10, "seed": 0}
+    found = occlusion_correlation(linear(), MAPS)
+    # a seventh of 12 pixels, and half of that
+    assert found.settings == {"patch": 1, "stride": 1, "baseline": "mean", **outputs}
+
+
 def test_squares_are_a_seventh_of_the_shorter_side():
     small = Subject(
         lambda x: x.mean((2, 3)),
@@ -190,3 +207,6 @@ def test_squares_are_a_seventh_of_the_shorter_side():
         confidence="outputs",
     )
     np.testing.assert_array_equal(occlusion(small), occlusion(small, patch=2, stride=1))
+    tiny = dataclasses.replace(small, inputs=small.inputs[:, :, :5, :6])  # one pixel at least
+    np.testing.assert_array_equal(occlusion(tiny), occlusion(tiny, patch=1, stride=1))
+    assert occlusion(tiny).shape == (1, 5, 6)

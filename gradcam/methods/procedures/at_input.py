@@ -220,10 +220,16 @@ def full_grad(run: Run) -> Explained:
     if run.size is None or input_layout is None:
         raise ValueError("full-grad needs an input with channels and space")
     images = []
-    for _, layout, contribution in parts:
+    for path, layout, contribution in parts:
         # Biases of layers without space, or of another input's, have no position in the map.
-        if layout is not None:
-            images.append(layout.maps(layout.view(widen(contribution))))
+        if layout is None:
+            continue
+        if len(layout.grid) != len(run.size):
+            raise ValueError(
+                "full-grad needs an input with channels and as many spatial axes as its layers, "
+                f"but the input's size is {run.size}, and that of layer {path!r} {layout.grid}"
+            )
+        images.append(layout.maps(layout.view(widen(contribution))))
     return input_methods.full_grad(images, run.size), capture
 
 
