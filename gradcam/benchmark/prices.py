@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcam._arrays import entry
+from gradcam._files import write_whole
 from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import Inputs, LayerLike
@@ -81,8 +82,8 @@ class Benchmark:
         folder.mkdir(parents=True, exist_ok=True)
         picture = png(self.figure())  # before anything is written: it may fail
         report = {"schema": 1, **self.about, "prices": [asdict(price) for price in self.prices]}
-        (folder / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (folder / "bench.png").write_bytes(picture)
+        write_whole(folder / "bench.json", json.dumps(report, indent=1) + "\n")
+        write_whole(folder / "bench.png", picture)
         return folder
 
     def figure(self) -> Figure:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 import gradcam
 from gradcam.benchmark import Benchmark, Price
-from gradcam.cli.console import numbers_table, out, problem, say, spinner
+from gradcam.cli.console import FAULTS, numbers_table, out, problem, say, spinner
 from gradcam.cli.models import FRAMEWORKS, subjects
 from gradcam.cli.options import LayerOption, MethodsOption, ModelOption
 
@@ -57,20 +57,24 @@ def bench(
         raise typer.BadParameter("--framework is of the demo network; --model has its own")
     _check_names(method or [], framework or [])
     models = subjects(model, framework)
-    with spinner() as doing:
-        measured = gradcam.bench(
-            models,
-            method or ["grad-cam"],
-            layer=layer,
-            batches=batch or [1, 8],
-            targets=targets or [1, 10],
-            repeats=repeats,
-            limit=limit,
-            memory=memory,
-            progress=doing,
-        )
-    _show(measured)
-    say(f"saved in {measured.save(folder)}")
+    try:
+        with spinner() as doing:
+            measured = gradcam.bench(
+                models,
+                method or ["grad-cam"],
+                layer=layer,
+                batches=batch or [1, 8],
+                targets=targets or [1, 10],
+                repeats=repeats,
+                limit=limit,
+                memory=memory,
+                progress=doing,
+            )
+        _show(measured)
+        say(f"saved in {measured.save(folder)}")
+    except FAULTS as error:
+        problem(error)
+        raise typer.Exit(1) from error
     failed = [price for price in measured.prices if price.failed]
     for price in failed:
         problem(f"{price.subject}, {price.method}: {price.failed}")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 import gradcam
-from gradcam.cli.console import FAULTS, numbers_table, out, problem, say, spinner
+from gradcam.cli.console import FAULTS, numbers_table, out, printable, problem, say, spinner
 from gradcam.cli.models import class_indices, load
 from gradcam.cli.options import FrameworkOption, LayerOption, MethodsOption, ModelOption
 from gradcam.evaluation.evaluation import DEFAULT
@@ -85,9 +85,13 @@ def evaluate(
                 progress=doing,
             )
         except FAULTS as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(printable(error)) from error
     out.print(_table(evaluation))
-    say(f"saved in {evaluation.save(output)}")
+    try:
+        say(f"saved in {evaluation.save(output)}")
+    except OSError as error:
+        problem(error)
+        raise typer.Exit(1) from error
     raise typer.Exit(1 if _report_problems(evaluation) else 0)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 import gradcam
 from gradcam._arrays import to_numpy
 from gradcam.classifier import Classifier
-from gradcam.cli.console import FAULTS, out, problem, spinner
+from gradcam.cli.console import FAULTS, out, printable, problem, spinner
 from gradcam.cli.models import batch_of, class_indices, load, view_of
 from gradcam.cli.options import (
     FrameworkOption,
@@ -75,7 +75,7 @@ def explain(
                 problem(error)
                 continue
             for row in rows:
-                table.add_row(path.name, *row)
+                table.add_row(*map(printable, (path.name, *row)))
     if table.row_count:
         out.print(table)
     raise typer.Exit(1 if failures else 0)
@@ -84,8 +84,8 @@ def explain(
 def _explainer(classifier: Classifier, layer: str | None, method: str) -> gradcam.Explainer:
     try:
         return gradcam.Explainer(classifier, layer, method)
-    except (ValueError, KeyError) as error:
-        raise typer.BadParameter(str(error)) from error
+    except FAULTS as error:
+        raise typer.BadParameter(printable(error)) from error
 
 
 def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
@@ -145,11 +145,16 @@ def layers(
     """List the layers of a model in the order in which they run, with their outputs' shapes."""
     classifier = load(model, framework)
     photograph = np.full((256, 256, 3), 127, np.uint8)
-    if image is not None:
-        photograph = read(image)
-    inputs = batch_of(classifier, view_of(classifier, photograph))
+    try:
+        if image is not None:
+            photograph = read(image)
+        inputs = batch_of(classifier, view_of(classifier, photograph))
+        rows = gradcam.layers(classifier, inputs)
+    except FAULTS as error:
+        problem(error)
+        raise typer.Exit(1) from error
     table = Table("layer", "shape", "kind", "")
-    for row in gradcam.layers(classifier, inputs):
+    for row in rows:
         mark = "explained where none is named" if row.chosen else ""
         style = None if row.has_space else "dim"
         table.add_row(row.path, " x ".join(map(str, row.shape)), row.kind, mark, style=style)
@@ -168,9 +173,9 @@ def verify(
     The exit code is 1 unless they agree.
     """
     classifier = load(model, framework)
+    classes = class_indices(classifier, target)
     try:
         inputs = batch_of(classifier, view_of(classifier, read(image)))
-        classes = class_indices(classifier, target)
         report = gradcam.verify(classifier, inputs, layer=layer, target=classes)
     except FAULTS as error:
         problem(error)

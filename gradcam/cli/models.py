@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import typer
 from gradcam import backends
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
+from gradcam.cli.console import FAULTS, printable
 from gradcam.model import MakesArrays, input_channels_first
 from gradcam.pictures.images import crop
 from gradcam.zoo import efficientnet_lite0
@@ -37,6 +39,10 @@ FRAMEWORKS = {"torch": "torch", "jax": "flax"}
 """The demo network's frameworks, and the package that each needs."""
 
 
+MOST_DIGITS = 9
+"""Of a class index."""
+
+
 def load(spec: str | None, framework: Framework) -> Classifier:
     """`package.module:factory`, called without arguments; None is the demo network.
 
@@ -47,7 +53,7 @@ def load(spec: str | None, framework: Framework) -> Classifier:
             return efficientnet_lite0(framework)
         except ImportError as error:
             raise typer.BadParameter(str(error)) from error
-    model = _factory(spec)()
+    model = _made(spec)
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     return dataclasses.replace(
         classifier,
@@ -56,21 +62,43 @@ def load(spec: str | None, framework: Framework) -> Classifier:
     )
 
 
+def _made(spec: str) -> Any:
+    """What the factory returns, which is a model or a classifier of one."""
+    factory = _factory(spec)
+    try:
+        model = factory()
+    except FAULTS as error:
+        raise _unfit(spec, f"the function raised {_described(error)}") from error
+    if model is None or (isinstance(model, Classifier) and model.model is None):
+        raise _unfit(spec, "the function returned no model, but None")
+    return model
+
+
+def _unfit(spec: str, problem: str) -> typer.BadParameter:
+    return typer.BadParameter(printable(f"--model {spec!r}: {problem}"))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _factory(spec: str) -> Callable[[], Any]:
     name, _, attribute = spec.partition(":")
-    if not attribute:
-        raise typer.BadParameter(f"--model {spec!r} must be package.module:factory")
+    if not attribute or not all(name.split(".")):
+        raise _unfit(spec, "must be package.module:factory")
     # as `python -m` does, look in the current folder first
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        raise typer.BadParameter(f"--model {spec!r}: {error}") from error
+        raise _unfit(spec, str(error)) from error
+    except Exception as error:  # the user's own module may raise anything
+        raise _unfit(spec, f"importing {name} raised {_described(error)}") from error
     finally:
         sys.path.pop(0)
     factory: Callable[[], Any] | None = getattr(module, attribute, None)
     if not callable(factory):
-        raise typer.BadParameter(f"--model {spec!r}: module {name} has no function {attribute!r}")
+        raise _unfit(spec, f"module {name} has no function {attribute!r}")
     return factory
 
 
@@ -79,7 +107,9 @@ def class_indices(classifier: Classifier, names: Iterable[str] | None) -> Any:
     classes = []
     for name in names or ():
         index: str | int = name
-        if name.lstrip("-").isdigit():
+        if re.fullmatch("-?[0-9]+", name):
+            if len(name) > MOST_DIGITS:
+                raise typer.BadParameter(f"--target {name[:MOST_DIGITS]}... is no class")
             index = int(name)
         classes.append(index)
     if not classes:
@@ -87,7 +117,7 @@ def class_indices(classifier: Classifier, names: Iterable[str] | None) -> Any:
     try:
         indices = classifier.indices(classes)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(printable(error)) from error
     return indices[0] if len(indices) == 1 else [indices]
 
 

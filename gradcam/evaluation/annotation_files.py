@@ -39,6 +39,9 @@ Box = tuple[float, float, float, float]
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 GREY_MODES = ("P", "L", "1", "I", "F")
+FARTHEST = 1e9
+"""What no corner of a polygon is away from its photograph, in pixels."""
+
 TRANSPARENT_MODES = ("RGBA", "LA", "PA")
 
 
@@ -214,8 +217,8 @@ def polygons_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
     for polygon in polygons:
         corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        if not np.isfinite(corners).all():
-            raise ValueError("the corners of a polygon are not all finite")
+        if not (np.abs(corners) < FARTHEST).all():
+            raise ValueError(f"the corners of a polygon are not all below {FARTHEST:.0e}")
         mask |= _polygon_mask(corners, size)
     return mask
 
