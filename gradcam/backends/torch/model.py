@@ -28,16 +28,9 @@ from gradcam.backends.torch.gradients import (
     score_curvatures,
     score_gradients,
 )
-from gradcam.backends.torch.modes import (
-    EAGER,
-    SAME_RANDOM_STATE,
-    IgnoreNoGrad,
-    ProcessSwitch,
-    Session,
-    normal_tensors,
-    undisturbed,
-)
+from gradcam.backends.torch.modes import IgnoreNoGrad, normal_tensors, undisturbed
 from gradcam.backends.torch.passes import needs_graph, passed
+from gradcam.backends.torch.sessions import EAGER, SAME_RANDOM_STATE, ProcessSwitch, Session
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer
@@ -364,11 +357,15 @@ class TorchModel:
             yield self, inputs
             return
         try:
-            wide = replace(self, module=copy.deepcopy(self.module).double())
+            wide = self._widened()
         except Exception:  # whatever the user's modules raise when they are copied
             yield self, inputs
             return
         yield wide, tree_map(_double, inputs)
+
+    @undisturbed
+    def _widened(self) -> TorchModel:
+        return replace(self, module=copy.deepcopy(self.module).double())
 
 
 def _double(value: Any) -> Any:

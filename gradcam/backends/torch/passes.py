@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import torch
 
+from gradcam.backends.torch.modes import undisturbed
+
 __all__ = ["needs_graph", "passed", "training_copy"]
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ def needs_graph(error: RuntimeError) -> bool:
     return any(reason in str(error) for reason in _NEEDS_GRAPH)
 
 
+@undisturbed
 def training_copy(module: torch.nn.Module) -> torch.nn.Module:
     """A copy with buffers of its own, such as the statistics that batch norm changes in training.
 
