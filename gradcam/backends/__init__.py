@@ -13,7 +13,14 @@ from typing import Any
 
 from gradcam._functions import keyed
 from gradcam._types import Inputs
-from gradcam.backends.environment import MemoryMeter, default_array, devices, memory_meter, versions
+from gradcam.backends.environment import (
+    MemoryMeter,
+    default_array,
+    devices,
+    memory_meter,
+    uncompiled,
+    versions,
+)
 from gradcam.backends.split import Split
 from gradcam.inputs import first_array
 from gradcam.model import Model
@@ -28,6 +35,7 @@ __all__ = [
     "devices",
     "layer_path",
     "memory_meter",
+    "uncompiled",
     "versions",
 ]
 

@@ -111,6 +111,7 @@ class Explainer:
         self._allow_training = allow_training
         self._input_key = input_key
 
+    @backends.uncompiled
     def __call__(self, inputs: Inputs, target: TargetLike = None) -> Explanation:
         """Explain the score of `target` for each sample of `inputs`.
 
@@ -122,6 +123,7 @@ class Explainer:
         prepared, pipeline = self._prepare(inputs, target)
         return self._explain(prepared, pipeline)[0]
 
+    @backends.uncompiled
     def heatmaps(
         self,
         inputs: Inputs,
@@ -142,6 +144,7 @@ class Explainer:
             picture_size(size, ndim, explanation.axes)
         return explanation.maps
 
+    @backends.uncompiled
     def compare(
         self,
         inputs: Inputs,

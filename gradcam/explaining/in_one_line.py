@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any, Never, Unpack
 
-from gradcam import layouts
+from gradcam import backends, layouts
 from gradcam._progress import Progress
 from gradcam._types import Inputs, LayerLike
 from gradcam.explaining.explainer import Explainer
@@ -21,6 +21,7 @@ from gradcam.targets import TargetLike
 __all__ = ["compare", "explain"]
 
 
+@backends.uncompiled
 def explain(
     model: Any,
     inputs: Inputs,
@@ -63,6 +64,7 @@ def explain(
     return explainer(inputs, target)
 
 
+@backends.uncompiled
 def compare(
     model: Any,
     inputs: Inputs,

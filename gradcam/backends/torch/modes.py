@@ -8,7 +8,6 @@ does so twice, because the first time may be what was interrupted.
 from __future__ import annotations
 
 import functools
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec, Self, TypeVar
@@ -96,10 +95,9 @@ def _pop_dispatch_modes(count: int) -> None:
 def undisturbed(call: Callable[P, T]) -> Callable[P, T]:
     """Run outside of the caller's `inference_mode`, and without a graph. Afterwards the thread is
     in the modes that it was in, whatever raised, and wherever an interrupt struck.
-
-    It is no part of a program that the user compiles: `torch.compile` breaks its graph there.
     """
 
+    @functools.wraps(call)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         before = _ThreadState()
         try:
@@ -117,15 +115,7 @@ def undisturbed(call: Callable[P, T]) -> Callable[P, T]:
         finally:
             before.restore()  # for an interrupt may have struck the first time
 
-    run_uncompiled = torch._disable_dynamo(run)
-
-    @functools.wraps(call)
-    def chosen(*args: P.args, **kwargs: P.kwargs) -> T:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes long to import
-            return run_uncompiled(*args, **kwargs)
-        return run(*args, **kwargs)
-
-    return chosen
+    return run
 
 
 # ----------------------------------------------------------------------------------------- modes
