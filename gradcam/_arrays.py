@@ -5,11 +5,9 @@ Exact matrix products, stable eigenvectors, constants on the right device, and h
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -24,16 +22,12 @@ __all__ = [
     "compiles_each_shape",
     "constant",
     "eigh",
-    "entry",
     "is_traced",
     "matmul",
     "quotient",
     "to_numpy",
     "widen",
 ]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _NAMESPACES: dict[tuple[type, ...], Any] = {}
 
@@ -172,42 +166,6 @@ def to_numpy(array: Array) -> np.ndarray:
     if is_torch_array(array):
         return np.asarray(array.detach().cpu())
     return np.asarray(array)
-
-
-def entry(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, by which users come in.
-
-    It is no part of a program that `torch.compile` makes: the graph breaks there. And JAX's
-    transfer guard is off inside. `jax.transfer_guard("disallow")` refuses whatever moves between
-    host and device without being asked to; here that is the 2 of `2 * maps`, or maps that become
-    NumPy, and all of it is meant.
-    """
-
-    @functools.wraps(function)
-    def entered(*args: P.args, **kwargs: P.kwargs) -> R:
-        call = function
-        if _is_compiling():
-            call = sys.modules["torch"].compiler.disable(function)
-        guard = getattr(sys.modules.get("jax"), "transfer_guard", None)
-        if guard is None:  # no array of JAX's can be here
-            return call(*args, **kwargs)
-        with guard("allow"):
-            return call(*args, **kwargs)
-
-    entered._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return entered
-
-
-def _is_compiling() -> bool:
-    """Whether PyTorch compiles every function that is called here, as inside a compiled one."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    if torch.compiler.is_compiling():  # this very function
-        return True
-    if "torch._dynamo" not in sys.modules:
-        return False
-    return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
 
 
 def agree(fast: Array, slow: Array) -> bool:

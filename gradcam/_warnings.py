@@ -8,9 +8,6 @@ from types import FrameType
 
 __all__ = ["called", "warn"]
 
-_DECORATORS = {"entered"}
-"""Functions around those that the user calls."""
-
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn of something in the call that came into this library.
@@ -22,8 +19,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 def called() -> str:
     """The function or class of this library that the user called, such as "gradcam.compare"."""
-    frames = [frame for frame in _our_frames() if frame.f_code.co_name not in _DECORATORS]
-    frame = frames[-1]
+    frame = [frame for frame in _our_frames() if not _is_wrapper(frame)][-1]
     name = frame.f_code.co_name
     owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else ""
     return ".".join(part for part in ("gradcam", owner, name) if part not in ("", "__init__"))
@@ -33,10 +29,22 @@ def _our_frames() -> list[FrameType]:
     """The frames of this library, from the caller's to the one that the user called."""
     frames = []
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame.f_globals):
+    while frame is not None and (_is_ours(frame.f_globals) or _is_between(frame)):
         frames.append(frame)
         frame = frame.f_back
     return frames
+
+
+def _is_wrapper(frame: FrameType) -> bool:
+    """Whether it is that of `backends.entry`, round the function that the user called."""
+    return _is_between(frame) or frame.f_globals["__name__"] == "gradcam.backends.environment"
+
+
+def _is_between(frame: FrameType) -> bool:
+    """Whether it is what `torch.compile` puts inside of that wrapper."""
+    below = frame.f_back
+    is_compiler = str(frame.f_globals.get("__name__", "")).startswith("torch._dynamo")
+    return is_compiler and below is not None and _is_ours(below.f_globals)
 
 
 def _is_ours(names: dict[str, object]) -> bool:

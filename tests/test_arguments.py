@@ -58,7 +58,7 @@ WHOLE = [
     (smooth, "samples", 1, {}),
     (smooth, "seed", 0, {}),
     (verify, "channels", 0, {}),
-    (verify, "directions", 1, {}),
+    (verify, "directions", 0, {}),
     (verify, "seed", 0, {}),
 ]
 
@@ -86,6 +86,11 @@ def test_whole_numbers(call, name, least, options):
 def test_real_numbers(name, value, error, text):
     with pytest.raises(error, match=f"`{name}` {text}, but is {value!r}"):
         verify(**{name: value})
+
+
+def test_nothing_to_verify():
+    with pytest.raises(ValueError, match="are both 0: nothing would be verified"):
+        verify(directions=0, channels=0)
 
 
 def test_sizes_and_thresholds():

@@ -13,7 +13,14 @@ from typing import Any
 
 from gradcam._functions import keyed
 from gradcam._types import Inputs
-from gradcam.backends.environment import MemoryMeter, default_array, devices, memory_meter, versions
+from gradcam.backends.environment import (
+    MemoryMeter,
+    default_array,
+    devices,
+    entry,
+    memory_meter,
+    versions,
+)
 from gradcam.backends.split import Split
 from gradcam.inputs import first_array
 from gradcam.model import Model
@@ -26,6 +33,7 @@ __all__ = [
     "adapt",
     "default_array",
     "devices",
+    "entry",
     "layer_path",
     "memory_meter",
     "versions",

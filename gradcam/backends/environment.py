@@ -6,18 +6,22 @@ function of it gets that module, and nothing is imported here.
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from gradcam._types import Array
 
-__all__ = ["MemoryMeter", "default_array", "devices", "memory_meter", "versions"]
+__all__ = ["MemoryMeter", "default_array", "devices", "entry", "memory_meter", "versions"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Framework:
     devices: module -> names of its accelerators.
     meter: (module, array) -> the memory meter of the accelerator that the array is on; None for
         another array or the host.
+    entered: (module, call) -> the call, undisturbed by settings of the user's own.
     """
 
     module: str
     package: str
     devices: Callable[[Any], list[str]] = lambda module: []
     meter: Callable[[Any, Array], MemoryMeter | None] = lambda module, array: None
+    entered: Callable[[Any, Callable[..., Any]], Callable[..., Any]] = lambda module, call: call
 
 
 def _torch_devices(torch: Any) -> list[str]:
@@ -66,6 +72,35 @@ def _torch_meter(torch: Any, array: Array) -> MemoryMeter | None:
     return MemoryMeter(start, lambda: float(cuda.max_memory_allocated(device)))
 
 
+def _torch_uncompiled(torch: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Where `torch.compile` is at work, a call at which it breaks its graph."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        return call
+    if torch.compiler.is_compiling():
+        dynamo.skip_frame()  # what takes this very frame apart lets go of it, and it runs as it is
+    if torch._C._dynamo.eval_frame.get_eval_frame_callback() is None:
+        return call
+    disabled: Callable[..., Any] = dynamo.disable(call)
+    return disabled
+
+
+def _jax_unguarded(jax: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call inside of which JAX's transfer guard is off.
+
+    `jax.transfer_guard("disallow")` refuses whatever moves between host and device without being
+    asked to. Here that is the 2 of `2 * maps`, or maps that become NumPy: all of it is meant.
+    """
+    if not hasattr(jax, "transfer_guard"):  # it is being imported
+        return call
+
+    def unguarded(*args: Any, **kwargs: Any) -> Any:
+        with jax.transfer_guard("allow"):
+            return call(*args, **kwargs)
+
+    return unguarded
+
+
 def _jax_devices(jax: Any) -> list[str]:
     return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
 
@@ -84,8 +119,8 @@ def _jax_meter(jax: Any, array: Array) -> MemoryMeter | None:
 
 
 FRAMEWORKS = (
-    Framework("torch", "torch", _torch_devices, _torch_meter),
-    Framework("jax", "jax", _jax_devices, _jax_meter),
+    Framework("torch", "torch", _torch_devices, _torch_meter, _torch_uncompiled),
+    Framework("jax", "jax", _jax_devices, _jax_meter, _jax_unguarded),
     Framework("flax", "flax"),
     Framework("equinox", "equinox"),
     Framework("haiku", "dm-haiku"),
@@ -141,3 +176,21 @@ def default_array(values: np.ndarray) -> Array:
         if framework.module == "jax":
             return module.numpy.asarray(values)
     return values
+
+
+def entry(call: Callable[P, T]) -> Callable[P, T]:
+    """The same, by which users come in.
+
+    It is no part of a program that the user compiles where it is called, and the arrays that it
+    moves between host and device it means to move.
+    """
+
+    @functools.wraps(call)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        found: Callable[P, T] = call
+        for framework, module in _loaded():
+            found = framework.entered(module, found)
+        return found(*args, **kwargs)
+
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return run

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam._arrays import entry
 from gradcam._files import write_whole
 from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import Inputs, LayerLike
+from gradcam.backends import entry
 from gradcam.benchmark import timing
 from gradcam.benchmark.calls import explained, forward, repeated
 from gradcam.benchmark.machine import about

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import entry, to_numpy
+from gradcam._arrays import to_numpy
 from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends import entry
 from gradcam.diagnosis.classes import Classes
 from gradcam.diagnosis.findings import BlankMap, Diagnosis, Finding
 from gradcam.diagnosis.probe import Probe

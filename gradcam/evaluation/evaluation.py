@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from gradcam._arrays import entry
 from gradcam._files import write_whole
 from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import LayerLike
 from gradcam._warnings import warn
-from gradcam.backends import versions
+from gradcam.backends import entry, versions
 from gradcam.evaluation.annotations import (
     Annotation,
     annotation_of,

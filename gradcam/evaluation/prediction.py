@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from gradcam import backends
-from gradcam._arrays import compiles_each_shape, constant, entry, to_numpy
+from gradcam._arrays import compiles_each_shape, constant, to_numpy
 from gradcam._types import Inputs, Outputs
+from gradcam.backends import entry
 from gradcam.explaining.prepare import unwrap
 from gradcam.inputs import first_array
 from gradcam.metrics.subject import Predict

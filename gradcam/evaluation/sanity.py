@@ -15,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gradcam import backends
-from gradcam._arrays import constant, entry, to_numpy
+from gradcam._arrays import constant, to_numpy
 from gradcam._numbers import check_whole
 from gradcam._progress import Progress, tell
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam._warnings import warn
+from gradcam.backends import entry
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer

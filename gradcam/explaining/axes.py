@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from gradcam import layouts
-from gradcam._arrays import entry
 from gradcam._types import Inputs, LayerLike
+from gradcam.backends import entry
 from gradcam.explaining.prepare import NO_LAYER, prepare
 from gradcam.inputs import InputKey, first_array
 from gradcam.model import Layer

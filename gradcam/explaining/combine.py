@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Unpack
 
 from gradcam import maps as map_math
-from gradcam._arrays import array_namespace, entry, widen
+from gradcam._arrays import array_namespace, widen
 from gradcam._types import Array
+from gradcam.backends import entry
 from gradcam.layouts import Layout
 from gradcam.methods import MethodLike, MethodParameters
 from gradcam.methods.parameters import with_parameters

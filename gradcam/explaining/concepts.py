@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts, methods
-from gradcam._arrays import array_namespace, entry, to_numpy, widen
+from gradcam._arrays import array_namespace, to_numpy, widen
 from gradcam._numbers import check_whole
 from gradcam._types import Array, Inputs, LayerLike
+from gradcam.backends import entry
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.layouts import Layout
 from gradcam.model import Model

@@ -12,11 +12,12 @@ from typing import Any, Unpack, get_args
 import numpy as np
 
 from gradcam import backends, layouts
-from gradcam._arrays import entry, is_traced, to_numpy
+from gradcam._arrays import is_traced, to_numpy
 from gradcam._numbers import check_whole
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam._warnings import called
+from gradcam.backends import entry
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.explanation import Explanation, picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcam import maps as maps_
-from gradcam._arrays import entry, to_numpy
+from gradcam._arrays import to_numpy
 from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, Shape
-from gradcam.backends import versions
+from gradcam.backends import entry, versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
 from gradcam.explaining import loading, saving
 from gradcam.explaining.naming import map_names

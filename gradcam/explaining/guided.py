@@ -27,9 +27,10 @@ from typing import Any, Literal, Unpack, get_args
 
 from gradcam import layouts
 from gradcam import maps as map_math
-from gradcam._arrays import entry, to_numpy
+from gradcam._arrays import to_numpy
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Outputs
+from gradcam.backends import entry
 from gradcam.explaining.in_one_line import explain
 from gradcam.explaining.prepare import NO_LAYER, Prepared, prepare, settle, shown_target, unwrap
 from gradcam.explaining.smoothing import Smoothing

@@ -8,9 +8,9 @@ from inspect import signature
 from typing import Any, Never, Unpack
 
 from gradcam import layouts
-from gradcam._arrays import entry
 from gradcam._progress import Progress
 from gradcam._types import Inputs, LayerLike
+from gradcam.backends import entry
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.smoothing import Smoothing

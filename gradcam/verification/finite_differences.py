@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from gradcam import layouts
-from gradcam._arrays import array_namespace, entry, to_numpy
+from gradcam._arrays import array_namespace, to_numpy
 from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, LayerLike, Outputs
+from gradcam.backends import entry
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
 from gradcam.targets import TargetLike
@@ -61,8 +62,10 @@ def verify(
     Where they do not agree with the gradient, further steps are tried (`Verification.passes` counts
     them all). Returns a report, whose `assert_passed()` raises.
     """
-    check_whole("directions", directions, 1)
+    check_whole("directions", directions, 0)
     check_whole("channels", channels, 0)
+    if not directions and not channels:
+        raise ValueError("`directions` and `channels` are both 0: nothing would be verified")
     check_whole("seed", seed, 0)
     for name, value in (("step", step), ("tolerance", tolerance)):
         if value is not None:

@@ -89,7 +89,7 @@ def torch_state(model, inputs):
     import torch.utils.checkpoint
     from torch.nn.modules import module as modules
 
-    from gradcam.backends.torch.modes import Session
+    from gradcam.backends.torch.sessions import Session
 
     kinds = [name for name in vars(model) if name.endswith("_hooks")]
     import torch._dynamo

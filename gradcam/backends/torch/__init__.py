@@ -8,7 +8,8 @@ passes       a pass that needs a graph from the start, or a copy of the model
 transforms   layers inside torch.vmap and torch.func
 gradients    gradients of scores at activations
 wrappers     compiled, parallel and checkpointed modules; the names of layers
-modes        sessions, which last for one call; grad modes
+sessions     what PyTorch does differently while a pass lasts
+modes        the modes of a thread, which a call leaves as they were
 attention    attention weights, fused or not
 biases       what affine layers add to their outputs
 channels     where the channels of a layer are, by its type

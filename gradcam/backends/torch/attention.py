@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
-from gradcam.backends.torch.modes import Session
+from gradcam.backends.torch.modes import FunctionMode
+from gradcam.backends.torch.sessions import Session
 
 __all__ = ["ATTENTION", "AttentionMode"]
 
@@ -27,7 +27,7 @@ ATTENTION = "<attention>"
 _SOFTMAX = (torch.softmax, F.softmax, torch.Tensor.softmax)
 
 
-class AttentionMode(TorchFunctionMode):
+class AttentionMode(FunctionMode):
     """Passes all attention weights of self-attention through `tap(path, weights)`."""
 
     def __init__(self, tap: Callable[[str, torch.Tensor], torch.Tensor]) -> None:

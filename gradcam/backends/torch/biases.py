@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gradcam.backends.torch.conventions import AffineLayer
-from gradcam.backends.torch.modes import Session
+from gradcam.backends.torch.sessions import Session
 from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["collected_biases"]

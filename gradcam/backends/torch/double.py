@@ -18,7 +18,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Inputs, Outputs
-from gradcam.backends.torch.modes import DispatchMode
+from gradcam.backends.torch.modes import DispatchMode, undisturbed
 
 __all__ = ["double_copy", "in_double", "widened"]
 
@@ -53,6 +53,7 @@ class InDouble(DispatchMode):
         return result
 
 
+@undisturbed
 def double_copy(module: torch.nn.Module) -> torch.nn.Module | None:
     """A copy with parameters and buffers in float64, if the module can be copied."""
     try:

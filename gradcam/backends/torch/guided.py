@@ -22,13 +22,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from gradcam._types import Array, Inputs, Outputs
 from gradcam.backends.errors import nothing_guided
 from gradcam.backends.torch.gradients import detached, score_gradients
-from gradcam.backends.torch.modes import normal_tensors
+from gradcam.backends.torch.modes import FunctionMode, normal_tensors
 from gradcam.inputs import first_array, with_first_array
 from gradcam.model import INPUT, Capture
 
@@ -232,7 +231,7 @@ _IN_PLACE = {
 """Activations that write in place; without the underscore, the same that do not."""
 
 
-class _ShowReLUs(TorchFunctionMode):
+class _ShowReLUs(FunctionMode):
     """Computes ReLUs that the graph would hide in a way that shows them; values are the same.
 
     - A ReLU in place on a view vanishes inside a CopySlices node. The output of a Linear on tokens

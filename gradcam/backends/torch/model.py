@@ -30,16 +30,9 @@ from gradcam.backends.torch.gradients import (
     score_curvatures,
     score_gradients,
 )
-from gradcam.backends.torch.modes import (
-    EAGER,
-    SAME_RANDOM_STATE,
-    IgnoreNoGrad,
-    ProcessSwitch,
-    Session,
-    normal_tensors,
-    undisturbed,
-)
+from gradcam.backends.torch.modes import IgnoreNoGrad, normal_tensors, undisturbed
 from gradcam.backends.torch.passes import needs_graph, outputs_of, passed
+from gradcam.backends.torch.sessions import EAGER, SAME_RANDOM_STATE, ProcessSwitch, Session
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
 from gradcam.backends.torch.variants import input_scorer

@@ -1,52 +1,32 @@
-"""Sessions, and what PyTorch does differently while one lasts.
+"""The modes of a thread, which are as they were when a call of a backend ends: `undisturbed`.
 
-Everything here lasts for one call, and is undone when the call ends or raises.
-
-A session tells one run of one model from all others. Hooks sit on the user's module, where other
-threads, or an explanation made inside a forward pass, run into them. Each hook therefore keeps the
-session that it was made in, and acts only while this session is the innermost of its own thread:
-
-    with Session() as outer:         Session.innermost() is outer: outer's hooks act
-        with Session() as inner:     Session.innermost() is inner: outer's hooks do nothing
-            ...
-        ...                          outer's hooks act again
-    another thread meanwhile         Session.innermost() is None: no hook acts
-
-Some settings belong to the whole process: `NO_FASTPATH`, `EAGER` and `SAME_RANDOM_STATE`. The first
-session to begin switches them, and the last one to end switches them back.
-
-Ctrl-C may strike at any instant, at the start of an `__exit__` too, which then does nothing. So a
-change is registered to be undone before it is made, and the end of the call (`undisturbed`) undoes
-what is left. To undo twice changes nothing.
+Ctrl-C may strike at any instant, at the start of an `__exit__` too, which then does nothing. So the
+end of a call restores all that PyTorch keeps for a thread, and ends the sessions that are left. It
+does so twice, because the first time may be what was interrupted.
 """
 
 from __future__ import annotations
 
 import functools
-import random
-import sys
-import threading
+import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, ParamSpec, Self, TypeVar
 
-import numpy as np
 import torch
-import torch.utils.checkpoint
+from torch._C import _functorch as functorch
 from torch.overrides import TorchFunctionMode
+from torch.overrides import _push_mode as _push_function_mode
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_map
-from torch.utils.hooks import RemovableHandle
+
+from gradcam.backends.torch.sessions import Session
 
 __all__ = [
-    "EAGER",
-    "NO_FASTPATH",
-    "SAME_RANDOM_STATE",
     "DispatchMode",
+    "FunctionMode",
     "IgnoreNoGrad",
-    "ProcessSwitch",
-    "Session",
     "normal_tensors",
+    "pop_function_modes",
     "undisturbed",
 ]
 
@@ -54,104 +34,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Session:
-    """One run of one model. Its hooks and modes act while it is the innermost of their thread.
-
-    switches: settings of the process, for as long as it lasts.
-    begin: called with the session when it has begun.
-    """
-
-    _current: ContextVar[Session | None] = ContextVar("gradcam_session", default=None)
-
-    def __init__(
-        self, *switches: ProcessSwitch, begin: Callable[[Session], None] | None = None
-    ) -> None:
-        self._switches = switches
-        self._begin = begin
-        self._undo: list[Callable[[], object]] = []
-
-    def __enter__(self) -> Session:
-        self._outer = Session._current.get()
-        Session._current.set(self)
-        for switch in self._switches:
-            self.undo(functools.partial(switch.leave, self))
-            switch.enter(self)
-        if self._begin is not None:
-            self._begin(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def undo(self, change: Callable[[], object]) -> None:
-        """Call this at the end. Register it before the change that it undoes is made."""
-        self._undo.append(change)
-
-    def hook(self, module: torch.nn.Module, hook: Callable[..., Any], first: bool = False) -> None:
-        """A forward hook of this module, in front of the others or behind them."""
-        hooks = module._forward_hooks
-        handle = RemovableHandle(hooks)
-        self.undo(handle.remove)
-        hooks[handle.id] = hook
-        if first:
-            hooks.move_to_end(handle.id, last=False)
-
-    def function_mode(self, mode: TorchFunctionMode) -> None:
-        """This mode on top of the others."""
-        self.undo(functools.partial(_pop_function_modes, torch._C._len_torch_function_stack()))
-        mode.__enter__()
-
-    def end(self) -> None:
-        """Undo all changes. A second time it does what an interrupt kept it from."""
-        while self._undo:
-            self._undo[-1]()
-            self._undo.pop()
-        if self.active:
-            Session._current.set(self._outer)
-
-    @property
-    def active(self) -> bool:
-        """Whether it is this thread's innermost."""
-        return Session._current.get() is self
-
-    @staticmethod
-    def innermost() -> Session | None:
-        """The innermost session of this thread."""
-        return Session._current.get()
-
-
-class ProcessSwitch:
-    """A setting of the process: the first to enter switches it, the last to leave restores it.
-
-    save: gives the function that restores the setting as it is now.
-    switch: sets it.
-    """
-
-    def __init__(
-        self, save: Callable[[], Callable[[], object]], switch: Callable[[], object]
-    ) -> None:
-        self._save = save
-        self._switch = switch
-        self._lock = threading.RLock()
-        self._sessions: set[Session] = set()
-        self._restore: Callable[[], object] | None = None
-
-    def enter(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.add(session)
-            if self._restore is None:
-                self._restore = self._save()
-                self._switch()
-
-    def leave(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.discard(session)
-            if not self._sessions and self._restore is not None:
-                self._restore()
-                self._restore = None
-
-
-# ------------------------------------------------------------------------------------- interrupts
+_BATCHED: Any = torch._C._parse_dispatch_key("VmapMode")
+"""In the thread's state while `torch.autograd.grad` runs with `is_grads_batched`."""
 
 
 class _ThreadState:
@@ -159,8 +43,11 @@ class _ThreadState:
 
     def __init__(self) -> None:
         self._session = Session.innermost()
+        self._transforms = functorch.get_dynamic_layer_stack_depth()
+        self._batched_backward = torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED)
         self._function_modes = torch._C._len_torch_function_stack()
         self._dispatch_modes = torch._C._len_torch_dispatch_stack()
+        self._saving = _saved_tensors_hooks()
         self._grad = torch.is_grad_enabled()
         self._no_inference = (
             torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
@@ -172,29 +59,42 @@ class _ThreadState:
             self._no_inference.__enter__()
 
     def restore(self) -> None:
+        if functorch.get_dynamic_layer_stack_depth() > self._transforms:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(self._transforms)
+        while torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED) > self._batched_backward:
+            torch._C._vmapmode_decrement_nesting()
         session = Session.innermost()
         while session is not None and session is not self._session:
             session.end()
             session = Session.innermost()
-        _pop_function_modes(self._function_modes)
-        while torch._C._len_torch_dispatch_stack() > self._dispatch_modes:
-            _pop_mode()
+        pop_function_modes(self._function_modes)
+        _pop_dispatch_modes(self._dispatch_modes)
+        while _saved_tensors_hooks() not in (None, self._saving):
+            torch._C._autograd._pop_saved_tensors_default_hooks()
         if self._no_inference is not None and not torch.is_inference_mode_enabled():
             self._no_inference.__exit__(None, None, None)
         torch._C._set_grad_enabled(self._grad)
 
 
-def _pop_function_modes(count: int) -> None:
+def _saved_tensors_hooks() -> Any:
+    """The innermost, such as those of activation checkpointing."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def pop_function_modes(count: int) -> None:
     """All but the lowest `count`."""
     while torch._C._len_torch_function_stack() > count:
         torch._C._pop_torch_function_stack()
 
 
+def _pop_dispatch_modes(count: int) -> None:
+    while torch._C._len_torch_dispatch_stack() > count:
+        _pop_mode()
+
+
 def undisturbed(call: Callable[P, T]) -> Callable[P, T]:
     """Run outside of the caller's `inference_mode`, and without a graph. Afterwards the thread is
     in the modes that it was in, whatever raised, and wherever an interrupt struck.
-
-    It is no part of a program that the user compiles: `torch.compile` breaks its graph there.
     """
 
     @functools.wraps(call)
@@ -205,122 +105,47 @@ def undisturbed(call: Callable[P, T]) -> Callable[P, T]:
                 before.leave_inference_mode()
                 torch._C._set_grad_enabled(False)
                 return call(*args, **kwargs)
+            except (KeyboardInterrupt, SystemExit) as interrupt:
+                # What is suspended in its frames, such as PyTorch's `_pop_mode_temporarily`, would
+                # end, and set modes, only when the user lets go of the traceback.
+                traceback.clear_frames(interrupt.__traceback__)
+                raise
             finally:
                 before.restore()
         finally:
             before.restore()  # for an interrupt may have struck the first time
 
-    run._torchdynamo_disable = True  # type: ignore[attr-defined]
     return run
-
-
-# --------------------------------------------------------------------------------- torch.compile
-
-
-def _save_stance() -> Callable[[], object]:
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return lambda: None
-    eval_frame: Any = sys.modules["torch._dynamo.eval_frame"]
-    stance = eval_frame._stance
-    return lambda: eval_frame._set_stance(stance)
-
-
-def _switch_to_eager() -> None:
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-        torch.compiler.set_stance("force_eager")
-
-
-EAGER = ProcessSwitch(_save_stance, _switch_to_eager)
-"""Compiled parts run as they were written, for a compiled program calls no hooks.
-
-Does nothing where nothing has been compiled, and before PyTorch 2.6, which has no such switch.
-"""
-
-
-# ---------------------------------------------------------------------------------- random states
-
-
-def _save_random_state() -> Callable[[], object]:
-    """Of PyTorch, of NumPy and of Python."""
-    own = torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    legacy = np.random.get_state()  # noqa: NPY002, what models draw from
-    python = random.getstate()
-
-    def restore() -> None:
-        torch.set_rng_state(own)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-        np.random.set_state(legacy)  # noqa: NPY002
-        random.setstate(python)
-
-    return restore
-
-
-SAME_RANDOM_STATE = ProcessSwitch(_save_random_state, lambda: None)
-"""What a model draws is drawn again after the session, and all passes draw the same."""
-
-
-# ---------------------------------------------------- checkpointing and fused transformer layers
-
-
-class _NoReentrant:
-    """Stands in for reentrant checkpointing, which `torch.autograd.grad` does not support.
-
-    In a session a checkpointed function runs once and its graph is kept. Elsewhere it is
-    checkpointed as usual.
-    """
-
-    original = torch.utils.checkpoint.CheckpointFunction
-
-    @staticmethod
-    def apply(function: Any, preserve: Any, *args: Any) -> Any:
-        if Session.innermost():
-            return function(*args)
-        return _NoReentrant.original.apply(function, preserve, *args)
-
-
-def _save_fastpath() -> Callable[[], object]:
-    checkpoint: Any = torch.utils.checkpoint
-    original = checkpoint.CheckpointFunction
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    _NoReentrant.original = original
-
-    def restore() -> None:
-        checkpoint.CheckpointFunction = original
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-    return restore
-
-
-def _switch_off_fastpath() -> None:
-    checkpoint: Any = torch.utils.checkpoint
-    checkpoint.CheckpointFunction = _NoReentrant
-    torch.backends.mha.set_fastpath_enabled(False)
-
-
-NO_FASTPATH = ProcessSwitch(_save_fastpath, _switch_off_fastpath)
-"""No reentrant checkpointing in sessions, and no fused inference of PyTorch's transformer layers.
-
-The fused inference runs none of the layers inside, and makes nested tensors of padded sequences.
-"""
 
 
 # ----------------------------------------------------------------------------------------- modes
 
 
-class DispatchMode(TorchDispatchMode):
-    """Without the flags of the process that PyTorch's own sets, which an interrupt would leave."""
+class FunctionMode(TorchFunctionMode):
+    """Its end pops what is above the modes below it: nothing, where it is popped already."""
 
     def __enter__(self) -> Self:
+        self._below = torch._C._len_torch_function_stack()
+        _push_function_mode(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pop_function_modes(self._below)
+
+
+class DispatchMode(TorchDispatchMode):
+    """Likewise, and without PyTorch's flags of the process, which an interrupt would leave."""
+
+    def __enter__(self) -> Self:
+        self._below = torch._C._len_torch_dispatch_stack()
         _push_mode(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _pop_mode()
+        _pop_dispatch_modes(self._below)
 
 
-class IgnoreNoGrad(TorchFunctionMode):
+class IgnoreNoGrad(FunctionMode):
     """Once `on` is set, grad mode stays on, in the model's own `no_grad` blocks too."""
 
     on = False

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from gradcam._types import Inputs, Outputs
+from gradcam.backends.torch.modes import undisturbed
 from gradcam.inputs import first_array
 
 __all__ = ["needs_graph", "outputs_of", "passed", "training_copy"]
@@ -78,6 +79,7 @@ def needs_graph(error: RuntimeError) -> bool:
     return any(reason in str(error) for reason in _NEEDS_GRAPH)
 
 
+@undisturbed
 def training_copy(module: torch.nn.Module) -> torch.nn.Module:
     """A copy with buffers of its own, such as the statistics that batch norm changes in training.
 

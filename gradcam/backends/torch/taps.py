@@ -21,7 +21,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gradcam.backends.torch.attention import AttentionMode
-from gradcam.backends.torch.modes import EAGER, NO_FASTPATH, ProcessSwitch, Session
+from gradcam.backends.torch.modes import pop_function_modes
+from gradcam.backends.torch.sessions import EAGER, NO_FASTPATH, ProcessSwitch, Session
 from gradcam.backends.torch.transforms import inside_transforms
 
 __all__ = ["Tap", "module_paths", "tapped"]
@@ -57,7 +58,8 @@ def tapped(
 
     def begin(session: Session) -> None:
         if attention:
-            session.function_mode(AttentionMode(tap))
+            session.undo(partial(pop_function_modes, torch._C._len_torch_function_stack()))
+            AttentionMode(tap).__enter__()
         for path, module in modules.items():
             # in front of the model's own hooks: what these collect must be the tapped value
             session.hook(module, _Hook(path, tap, session), first=True)
