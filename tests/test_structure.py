@@ -68,7 +68,7 @@ def test_array_math_imports_numpy_and_the_array_api_alone(path):
 def test_backends_import_the_seam_alone(path):
     if path.relative_to(ROOT).parts[0] == "backends":
         seam = ("model", "inputs", "layouts", "targets", "backends", "methods")
-        helpers = ("_types", "_arrays", "_functions", "_warnings")
+        helpers = ("_types", "_checks", "_arrays", "_functions", "_warnings")
         ours = {name.split(".")[1] for name in imports(path) if name.startswith("gradcam.")}
         assert ours <= {*seam, *helpers}
 
@@ -174,7 +174,7 @@ def test_what_serves_no_model_says_what_would():
 # import whom
 
 FLOORS = [
-    ("_types", "_arrays", "_functions", "_progress", "_warnings"),
+    ("_types", "_checks", "_arrays", "_functions", "_progress", "_warnings"),
     ("maps", "layouts", "inputs"),
     ("methods", "targets"),
     ("model",),

@@ -16,6 +16,7 @@ import numpy as np
 
 from gradcam import backends
 from gradcam._arrays import constant, to_numpy
+from gradcam._checks import check_integer
 from gradcam._progress import Progress, tell
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam._warnings import warn
@@ -95,7 +96,7 @@ def sanity_check(
 
     Warns, `BlankMapWarning`, of samples whose original map is flat: they have no rank correlation.
     """
-    _check(order, how, steps)
+    _check(order, how, steps, seed)
     original = _explained(model, inputs, layer, target, method, parameters)
     maps = [original.maps]
     groups = []
@@ -156,7 +157,7 @@ def randomised(
     how: "shuffle" each weight's values, which keeps their distribution, or draw them from a
         "normal" of the same mean and deviation. Running statistics stay as they are.
     """
-    _check(order, how, steps)
+    _check(order, how, steps, seed)
     user_model, classifier = unwrap(model)
     trained, with_weights = _weights_of(user_model, inputs)
     modules = _from_the_top(user_model, inputs, list(trained))
@@ -196,13 +197,14 @@ def _in_classifier(copy: Any, classifier: Classifier | None) -> Any:
     return replace(classifier, model=copy)
 
 
-def _check(order: str, how: str, steps: int | None) -> None:
+def _check(order: str, how: str, steps: int | None, seed: int) -> None:
     if order not in ("cascading", "independent"):
         raise ValueError(f'`order` must be "cascading" or "independent", but is {order!r}')
     if how not in ("shuffle", "normal"):
         raise ValueError(f'`how` must be "shuffle" or "normal", but is {how!r}')
-    if steps is not None and steps < 1:
-        raise ValueError(f"`steps` must be at least 1, or None for every layer, but is {steps}")
+    if steps is not None:
+        check_integer("steps", steps)
+    check_integer("seed", seed, least=0)
 
 
 def _from_the_top(model: Any, inputs: Inputs, names: list[str]) -> list[str]:

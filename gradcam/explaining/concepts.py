@@ -10,6 +10,7 @@ import numpy as np
 
 from gradcam import layouts, methods
 from gradcam._arrays import array_namespace, to_numpy, widen
+from gradcam._checks import check_integer
 from gradcam._types import Array, Inputs, LayerLike
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.layouts import Layout
@@ -90,7 +91,8 @@ def words(
 
 
 def _check_words(k: int, names: Sequence[str] | None, channels: int, path: str) -> None:
-    if not 1 <= k <= channels:
+    check_integer("k", k)
+    if k > channels:
         raise ValueError(
             f'`k` must be between 1 and the {channels} channels of layer "{path}", but is {k}'
         )
@@ -160,6 +162,9 @@ def factorise(
     See `gradcam.methods.factorise` for the equation. Collins et al. 2018,
     https://arxiv.org/abs/1806.10206
     """
+    for name, value in {"concepts": concepts, "iterations": iterations}.items():
+        check_integer(name, value)
+    check_integer("seed", seed, least=0)
     prepared = prepare(model, inputs, layer, layout=layout, allow_training=allow_training)
     path = prepared.layer
     activations = prepared.run(_Activations(path))

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradcam import backends, layouts
 from gradcam._arrays import is_traced, to_numpy
+from gradcam._checks import check_integer
 from gradcam._progress import Progress
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam._warnings import called
@@ -313,8 +314,7 @@ def _check_options(fusion: str, smoothing: Any, batch: int) -> None:
         raise TypeError(
             f"`smoothing` must be a gradcam.Smoothing(...), or None, but is {smoothing!r}"
         )
-    if batch < 1:
-        raise ValueError(f"`batch` must be at least 1, but is {batch}")
+    check_integer("batch", batch)
 
 
 def _renamed(old: str, new: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcam._arrays import array_namespace
+from gradcam._checks import check_integer
 from gradcam._types import Array, Inputs
 from gradcam.inputs import check_floating, first_array, noise, with_first_array
 from gradcam.layouts import Layout
@@ -38,6 +39,8 @@ class Smoothing:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_integer("samples", self.samples)
+        check_integer("seed", self.seed, least=0)
         if not self.scales or self.samples < 1 or self.noise < 0:
             raise ValueError(
                 "`scales` and `samples` must leave something to average, and `noise` be >= 0: "

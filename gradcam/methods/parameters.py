@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from gradcam._checks import check_integer
 from gradcam._types import Method
-from gradcam.methods.spec import MethodSpec, as_spec
+from gradcam.methods.spec import METHODS, MethodSpec, as_spec
 
 __all__ = ["MethodLike", "MethodParameters", "check_parameters", "with_parameters"]
 
@@ -44,6 +45,10 @@ class MethodParameters(TypedDict, total=False):
     tolerance: float
 
 
+_INTEGERS = {"channels": 1, "iterations": 1, "query": 0, "samples": 1, "seed": 0, "steps": 1}
+"""The parameters that are integers, and the least that each may be."""
+
+
 def with_parameters(
     method: MethodLike, parameters: Mapping[str, Any], caller: str, options: Iterable[str] = ()
 ) -> tuple[MethodSpec, tuple[tuple[str, Any], ...]]:
@@ -72,10 +77,12 @@ def check_parameters(
     hint = "it has none of its own"
     if own:
         hint = f"its own are {own}"
-    for name in parameters:
+    for name, value in parameters.items():
         if name not in spec.parameters:
             for near in difflib.get_close_matches(name, [*spec.parameters, *options], n=1):
                 hint += f"; did you mean `{near}`?"
             raise TypeError(
                 f"`{name}` is no option of {caller} and no parameter of {spec.name}; {hint}"
             )
+        if METHODS.get(spec.name) is spec and name in _INTEGERS and value is not None:
+            check_integer(name, value, _INTEGERS[name])

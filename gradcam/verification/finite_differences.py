@@ -17,6 +17,7 @@ import numpy as np
 
 from gradcam import layouts
 from gradcam._arrays import array_namespace, to_numpy
+from gradcam._checks import check_integer
 from gradcam._types import Array, Inputs, LayerLike, Outputs
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
@@ -57,6 +58,8 @@ def verify(
     Where they do not agree with the gradient, further steps are tried (`Verification.passes` counts
     them all). Returns a report, whose `assert_passed()` raises.
     """
+    for name, value in {"directions": directions, "channels": channels, "seed": seed}.items():
+        check_integer(name, value, least=0)
     prepared = prepare(model, inputs, layer, target, layout=layout, allow_training=allow_training)
     passes = _Passes()
     outputs, *captured = passes.capture(prepared)

@@ -16,7 +16,7 @@ from gradcam._types import Inputs, Outputs
 from gradcam.backends.errors import unknown_layer
 from gradcam.backends.torch import wrappers
 from gradcam.backends.torch.taps import module_paths
-from gradcam.inputs import arguments
+from gradcam.inputs import arguments, first_array
 
 __all__ = ["PYTORCH", "AffineLayer", "Conventions"]
 
@@ -87,7 +87,16 @@ def _layer(model: torch.nn.Module, path: str) -> torch.nn.Module:
 
 def _call(model: torch.nn.Module, inputs: Inputs) -> Outputs:
     args, kwargs = arguments(inputs)
-    return model(*args, **kwargs)
+    try:
+        return model(*args, **kwargs)
+    except TypeError as error:
+        array = first_array(inputs)
+        if isinstance(array, torch.Tensor):
+            raise
+        raise TypeError(
+            f"the model takes tensors, but `inputs` is of type {type(array).__module__}."
+            f"{type(array).__name__}; pass torch.as_tensor(inputs), on the model's device ({error})"
+        ) from error
 
 
 def _trains(model: torch.nn.Module) -> bool:

@@ -33,8 +33,9 @@ from gradcam.backends.torch.passes import needs_graph, passed
 from gradcam.backends.torch.sessions import EAGER, SAME_RANDOM_STATE, ProcessSwitch, Session
 from gradcam.backends.torch.tape import Tape
 from gradcam.backends.torch.taps import Tap, tapped
+from gradcam.backends.torch.transforms import hidden_by_transforms
 from gradcam.backends.torch.variants import input_scorer
-from gradcam.backends.torch.wrappers import check_model, obstacle, unwrapped
+from gradcam.backends.torch.wrappers import check_model, check_numbers, obstacle, unwrapped
 from gradcam.inputs import first_array, with_first_array
 from gradcam.layouts import ChannelOrder
 from gradcam.model import INPUT, Capture, Layer, PooledAxes, Scorer
@@ -73,6 +74,7 @@ class TorchModel:
         return not self.allow_training and self.conventions.trains(self.module)
 
     def _run(self, inputs: Inputs) -> Outputs:
+        check_numbers(first_array(inputs))
         return self.conventions.call(self.module, inputs)
 
     def channel_order_at(self, path: str) -> ChannelOrder | None:
@@ -135,6 +137,7 @@ class TorchModel:
                 "the model is in training mode, where samples of a batch depend on each other and "
                 "on chance; call model.eval() first, or pass allow_training=True"
             )
+        check_numbers(self.module)
         modules = {}
         for path in paths:
             if path not in (ATTENTION, INPUT):
@@ -206,7 +209,8 @@ class TorchModel:
         try:
             outputs, activations, scores, found = self._passed(differentiated)
         except UnreachedError as error:
-            raise RuntimeError(f"{error}{obstacle(self.module)}") from None
+            reason = obstacle(self.module) or hidden_by_transforms()
+            raise RuntimeError(f"{error}{reason}") from None
         return Capture(
             tree_map(detached, outputs),
             detached(scores),

@@ -15,7 +15,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["inside_transforms"]
+__all__ = ["hidden_by_transforms", "inside_transforms"]
 
 Tap = Callable[[str, torch.Tensor], torch.Tensor]
 
@@ -34,3 +34,10 @@ def inside_transforms(tap: Tap, path: str, value: torch.Tensor) -> torch.Tensor:
         return functorch._add_batch_dim(tapped, 0, functorch.maybe_get_level(value))
     # exactly 0, and as a function of `value` alone a derivative of 1 in the transform
     return inside_transforms(tap, path, inner) + (value - inner)
+
+
+def hidden_by_transforms() -> str:
+    """The end of an error's sentence where the user's own transform hides a graph; else empty."""
+    if functorch.peek_interpreter_stack() is None:
+        return ""
+    return "; torch.vmap and torch.func keep graphs of their own: explain outside of them"

@@ -14,6 +14,7 @@ import torch
 
 __all__ = [
     "check_model",
+    "check_numbers",
     "is_exported",
     "is_wrapper",
     "named",
@@ -133,6 +134,18 @@ def check_model(module: torch.nn.Module) -> None:
         )
     if is_exported(module):
         raise TypeError(f"the model is an exported program, {_UNFLATTEN}")
+
+
+def check_numbers(value: Any) -> None:
+    """Raise a ValueError for a tensor, or a module with weights, that has no numbers."""
+    is_module = isinstance(value, torch.nn.Module)
+    tensor = next(value.parameters(), None) if is_module else value
+    if getattr(tensor, "is_meta", False) or type(tensor).__name__ == "FakeTensor":
+        raise ValueError(
+            f"{'the weights of the model' if is_module else '`inputs`'} have a shape and no "
+            f"numbers (a {type(tensor).__name__} on the {getattr(tensor, 'device', '')} device); "
+            "load the model with its weights, and pass real inputs, outside of any FakeTensorMode"
+        )
 
 
 def _opaque_kind(module: torch.nn.Module) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradcam import maps as map_math
 from gradcam._arrays import array_namespace, constant, widen
+from gradcam._checks import check_integer
 from gradcam._types import Array
 from gradcam.inputs import INPUT
 from gradcam.layouts import Layout
@@ -20,7 +21,6 @@ from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import inputs as input_methods
 from gradcam.methods import scores as score_methods
 from gradcam.methods.procedures.shared import (
-    check_positive,
     check_repeatable,
     for_targets,
     of_all_channels,
@@ -103,7 +103,7 @@ def _masked(
     theirs. Variant n is sample `n % samples` of channel `n // samples`. `change_grids` changes the
     maps before they become masks, `change_masks` the masks.
     """
-    check_positive("samples", samples)
+    check_integer("samples", samples)
     capture = run.unscored
     run = run.settled(capture)
     layout = run.layout(capture)
@@ -179,7 +179,7 @@ def _strongest(view: Array, count: int | None) -> Array:
     channels = int(view.shape[-2])
     if count is None or count >= channels:
         return view
-    check_positive("channels", count)
+    check_integer("channels", count)
     xp = array_namespace(view)
     order = xp.argsort(-xp.var(view, axis=-1), axis=-1, stable=True)[:, :count, None]
     order = xp.broadcast_to(order, (*order.shape[:-1], view.shape[-1]))
@@ -194,7 +194,7 @@ def smooth_grad_cam_pp(run: Run, samples: int = 16, noise: float = 0.1, seed: in
 
     noise: standard deviation over each sample's range.
     """
-    check_positive("samples", samples)
+    check_integer("samples", samples)
     capture = run.unscored
     run = run.settled(capture)
     layout = run.layout(capture)

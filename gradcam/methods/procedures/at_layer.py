@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from gradcam._arrays import array_namespace, constant, widen
+from gradcam._checks import check_integer
 from gradcam._types import Array
 from gradcam.methods import gradients as gradient_methods
 from gradcam.methods import scores as score_methods
 from gradcam.methods.procedures.shared import (
-    check_positive,
     check_repeatable,
     for_targets,
     of_all_channels,
@@ -63,7 +63,7 @@ def integrated_grad_cam(run: Run, steps: int = 32) -> Explained:
 
     The mean is taken at the midpoints of `steps` equal parts of that straight path.
     """
-    check_positive("steps", steps)
+    check_integer("steps", steps)
     capture = run.unscored
     run = run.settled(capture)
     layout = run.layout(capture)

@@ -8,13 +8,7 @@ from gradcam._arrays import agree, array_namespace, constant, is_traced, to_nump
 from gradcam._types import Array
 from gradcam._warnings import warn
 
-__all__ = ["check_positive", "check_repeatable", "for_targets", "of_all_channels", "which"]
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise unless the parameter is at least 1."""
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, but is {value}")
+__all__ = ["check_repeatable", "for_targets", "of_all_channels", "which"]
 
 
 def for_targets(view: Array, scores: Array) -> Array:
