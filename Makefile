@@ -8,13 +8,14 @@
 # make choices what may make it cheaper, and what that changes; docs/speed.md
 # make measures  metrics beside other libraries'; docs/evaluation.md
 # make study   which methods point where they should; docs/which-method.md
+# make oldest  the tests of the backends and the array math, with the oldest versions that are admitted
 # make networks  real networks for tests/targets/test_tasks.py, which skips those that are not there
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo foreign bench growth choices measures study format clean
+.PHONY: demo docs test check networks zoo foreign oldest bench growth choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -58,6 +59,24 @@ foreign: .venv-foreign/.installed
 	.venv-foreign/bin/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
+# torch itself is the one of constraints.txt, since no older build for the CPU is to be had
+oldest: .venv-oldest/.installed .venv-oldest/numpy/.installed
+	XLA_FLAGS=--xla_backend_optimization_level=0 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/backends tests/explaining tests/methods tests/metrics tests/test_functions.py
+	.venv-oldest/numpy/bin/python -m pytest -n 2 --dist loadfile tests/methods tests/metrics tests/test_maps.py tests/test_layouts.py tests/pictures tests/backends/torch/test_variants.py
+
+.venv-oldest/.installed: pyproject.toml oldest.txt constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras]" array-api-strict hypothesis pytest pytest-xdist
+	touch $@
+
+.venv-oldest/numpy/.installed: .venv-oldest/.installed
+	$(PYTHON) -m venv .venv-oldest/numpy
+	sed 's/^numpy==.*/numpy==1.26.0/' oldest.txt > .venv-oldest/numpy/oldest.txt
+	.venv-oldest/numpy/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-oldest/numpy/bin/pip install --quiet --constraint .venv-oldest/numpy/oldest.txt --editable ".[cli,torch]" array-api-strict hypothesis pytest pytest-xdist scikit-image
+	touch $@
+
 bench: .venv-bench/.bench
 	.venv-bench/bin/python benchmarks/peers.py
 
@@ -91,4 +110,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-foreign demo-out out
+	rm -rf $(VENV) .venv-bench .venv-foreign .venv-oldest demo-out out

@@ -2,7 +2,7 @@
 
 python -m benchmarks.verification own --only torch jax         our own networks, and their faults
 python -m benchmarks.verification foreign --only timm --every 11    two layers of every 11th network
-python -m benchmarks.verification page --out docs/verification.md F ...     the page of these files
+python -m benchmarks.verification page F ... --out docs/verification.md    the page of these files
 
 The first two write a line of JSON for each verdict to --out, and print those that are not as they
 should be. A fault's size is the norm of its error relative to that of the gradient. In PyTorch the
@@ -429,7 +429,7 @@ def foreign(every: int, lists: list[str], words: list[str]) -> Iterator[dict[str
             for index in dict.fromkeys((chosen, chosen // 2)):
                 path = next(filter(explained(case), (one.path for one in spaces[index:])))
                 network = Network(which, row.name, case.model, case.inputs, path, case.target)
-                yield {"kind": "correct", **verdict(network)}
+                yield {"kind": "correct", "foreign": True, **verdict(network)}
 
 
 def explained(case: Any) -> Callable[[str], bool]:
@@ -466,7 +466,7 @@ def page(files: list[Path]) -> str:
     rows = [json.loads(line) for line in lines]
     groups = list(dict.fromkeys(row["group"] for row in rows))
     of = {group: [row for row in rows if row["group"] == group] for group in groups}
-    own_groups = [g for g in groups if any(row["kind"] == "fault" for row in of[g])]
+    own_groups = [group for group in groups if not of[group][0].get("foreign")]
     checked = [row for row in rows if "gradcheck" in row]
     parts = [
         HEAD,
@@ -537,7 +537,7 @@ def _own_cells(group: str, rows: list[dict[str, Any]]) -> list[str]:
         str(passes),
     ]
     if not all("gradcheck" in row for row in rows):
-        return [*cells, "", ""]
+        return [*cells, "", ""]  # PyTorch's own
     return [
         *cells,
         _of(row["gradcheck"] for row in right),
@@ -547,7 +547,7 @@ def _own_cells(group: str, rows: list[dict[str, Any]]) -> list[str]:
 
 def _of(flags: Any) -> str:
     found = list(flags)
-    return f"{sum(found)} of {len(found)}"
+    return f"{sum(found)} of {len(found)}" if found else ""
 
 
 def _share(flags: Any) -> str:

@@ -1,0 +1,23 @@
+"""The lower bounds of pyproject.toml are those that `make oldest` tests with."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+UNTRIED = {"torch", "mypy", "ruff"}
+"""No older build of torch for the CPU is to be had; the others run no code of the library."""
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [project["dependencies"], *project["optional-dependencies"].values()]
+    bounds = dict(re.findall(r"([\w-]+)>=([\d.]+)", " ".join(sum(listed, []))))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "oldest.txt").read_text(), re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    pins["numpy"] = re.search(r"numpy==([\d.]+)/'", makefile)[1]
+    assert bounds.keys() - UNTRIED == pins.keys()
+    for name, version in pins.items():
+        assert re.fullmatch(re.escape(bounds[name]) + r"(\.0)*", version), name
