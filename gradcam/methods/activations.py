@@ -122,7 +122,7 @@ def factorise(
     samples, channels, positions = (int(n) for n in activations.shape)
     largest = min(channels, samples * positions)
     check_whole("concepts", concepts)
-    check_whole("iterations", iterations, 1)
+    check_whole("iterations", iterations, 0)
     check_whole("seed", seed, 0)
     if not 1 <= concepts <= largest:
         raise ValueError(

@@ -186,7 +186,7 @@ def test_a_map_that_ignores_the_weights_stays_what_it_was_and_one_that_does_not_
     [
         ({"order": "upwards"}, '`order` must be "cascading" or "independent", but is \'upwards\''),
         ({"how": "zeros"}, '`how` must be "shuffle" or "normal", but is \'zeros\''),
-        ({"steps": 0}, "`steps` must be at least 1, or None for every layer, but is 0"),
+        ({"steps": 0}, "`steps` must be at least 1, but is 0"),
     ],
 )
 def test_bad_input(options, match):

@@ -525,7 +525,7 @@ def test_a_head_that_takes_a_mean_is_replayed_from_the_mean(head):
     torch = pytest.importorskip("torch")
     function, averages = HEADS[head]
     model, x = (
-        gradcam.Split(torch.nn.Conv2d(3, 4, 3).double(), function),
+        gradcam.Split(torch.nn.Conv2d(3, 4, 3).double().eval(), function),
         torch.from_numpy(networks.images()),
     )
     score = scorer(backends.adapt(model, x), x, "features", targets.as_target(1))

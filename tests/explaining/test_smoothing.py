@@ -76,7 +76,7 @@ def test_any_method_can_be_smoothed():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="must leave something to average"):
+    with pytest.raises(ValueError, match="`scales` must not be empty"):
         Smoothing(scales=())
     with pytest.raises(ValueError, match="smoothing needs an input with channels and space"):
         gradcam.explain(
