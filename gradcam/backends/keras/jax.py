@@ -42,6 +42,7 @@ _TRAINING = {
     "_compiled_trainable_state",
     "_eval_epoch_iterator",
     "_jax_state",
+    "_metrics_variable_shardings",
     "_non_trainable_variable_shardings",
     "_optimizer_variable_shardings",
     "_trainable_variable_shardings",
