@@ -65,6 +65,11 @@ def named(tested: Sequence[Tested]) -> str:
             "the gradient is 0, and the score changes: the way from this layer to the score is "
             "detached, as by detach, stop_gradient, or rounding"
         )
+    if not np.any(slope):
+        return (
+            "the gradient is not 0, but replayed activations leave the score as it is: the model "
+            "uses this output before the layer returns it, or another one in its place"
+        )
     factor = float(np.sum(claimed * slope) / np.sum(slope**2))
     if np.all(np.abs(claimed - factor * slope) <= 0.05 * abs(factor - 1) * size):
         return (

@@ -253,3 +253,25 @@ def test_a_function_on_the_host_without_a_derivative_is_named():
     x = jnp.ones((1, 3, 4, 4))
     with pytest.raises(ValueError, match=r'between layer "middle" and the score .* on the host'):
         gradcam.explain(functools.partial(model, jnp.ones((2, 3, 3, 3))), x, "middle", 0)
+
+
+def test_an_output_that_is_used_before_it_is_returned_is_named():
+    class Both(nn.Module):
+        """Returns what its second output was made of, as vision towers do."""
+
+        def forward(self, x):
+            return x, x.tanh().mean((2, 3))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.both, self.head = nn.Conv2d(3, 8, 3), Both(), nn.Linear(8, 5)
+
+        def forward(self, x):
+            _, pooled = self.both(self.conv(x))
+            return self.head(pooled)
+
+    torch.manual_seed(0)
+    report = gradcam.verify(Net().eval(), torch.randn(2, 3, 8, 8), "both[0]", 1)
+    assert report.verdict == "failed"
+    assert "uses this output before the layer returns it" in report.fault
