@@ -7,6 +7,7 @@ Every other error is a fault in the library's code, or in a measure's, and is le
 
 from __future__ import annotations
 
+import dis
 import functools
 import time
 import warnings
@@ -61,9 +62,26 @@ def _guarded(function: Callable[..., R]) -> Callable[..., R]:
         try:
             return function(*args)
         except FAULTS as error:
+            if _is_ours(error):
+                raise
             raise ModelError(error) from error
 
     return call
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is a mistake in this library: a missing key, index or type in its own code, which
+    Python found, and which no `raise` of the library's own says.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not isinstance(error, (LookupError, TypeError)):
+        return False
+    code = last.tb_frame.f_code.co_code
+    is_raised = dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
+    module = str(last.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] == "gradcam" and not is_raised
 
 
 @dataclass(frozen=True, eq=False)

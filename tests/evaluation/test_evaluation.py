@@ -541,6 +541,28 @@ def test_a_fault_in_a_measures_code_is_no_fault_of_the_data():
     assert not np.isnan(values(found)).any()
 
 
+def in_the_library(body):
+    """A method whose code is the library's own, as far as a traceback tells."""
+    names = {"__name__": "gradcam.broken"}
+    exec(f"def broken(activations, gradients):\n    {body}", names)
+    return names["broken"]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"), [("return {}['missing']", KeyError), ("return 1 + 'a'", TypeError)]
+)
+def test_a_fault_in_our_code_is_no_fault_of_the_model(body, error):
+    with pytest.raises(error):
+        run(methods=[in_the_library(body)], measures=["deletion"], controls="centre")
+
+
+def test_what_our_code_refuses_is_reported():
+    refuses = in_the_library("raise TypeError('not of this layer')")
+    found = run(methods=[refuses], measures=["deletion"], controls="centre")
+    failed = {row["method"]: row["failed"] for row in found.rows}
+    assert failed == {"broken": {"deletion": "TypeError: not of this layer"}, "centre": {}}
+
+
 def test_a_fault_in_the_users_model_is_reported():
     net = classifier()
 
