@@ -138,3 +138,46 @@ def test_a_parallel_model_is_explained_without_its_process_group(tmp_path):
         assert torch.equal(explained(parallel, "grad-cam"), explained(model, "grad-cam"))
     finally:
         torch.distributed.destroy_process_group()
+
+
+RANKS = """
+import sys
+import torch
+import gradcam
+
+rank, group = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{group}", rank=rank, world_size=2)
+torch.manual_seed(0)
+head = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5)
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), *head).eval()
+parallel = torch.nn.parallel.DistributedDataParallel(model)
+images = torch.linspace(-1, 1, 216).reshape(2, 3, 6, 6)
+if rank == 0:  # alone: the other process takes part in nothing
+    found = gradcam.explain(parallel, images, "0", 1, relu=False).maps
+    assert torch.equal(found, gradcam.explain(model, images, "0", 1, relu=False).maps)
+    gradcam.verify(parallel, images, "0", 1).assert_passed()
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+print("done")
+"""
+
+
+def test_one_of_two_parallel_processes_explains(tmp_path):
+    command = [sys.executable, "-c", RANKS]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "group")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in ranks:
+            out, errors = process.communicate(timeout=120)
+            assert out.split() == ["done"], errors
+    finally:
+        for process in ranks:
+            process.kill()
