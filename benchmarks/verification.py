@@ -516,8 +516,8 @@ ones; `verify` failed {ours} of the wrong ones."""
 
 FOREIGN = """## Networks that nobody here wrote
 
-Two layers each: the one that is explained where none is named, and one half way there. Random
-weights."""
+From the lists of benchmarks/foreign, a part of each; two layers of each network: the one that is
+explained where none is named, and one half way there. Random weights."""
 
 OTHERS = """Those that did not pass:"""
 
