@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array, is_torch_array
 
-__all__ = ["INSTALLED", "Keyed", "keyed", "names_read"]
+__all__ = ["INSTALLED", "Keyed", "attributes_of", "keyed", "names_read"]
 
 MOST_PARTS = 20_000
 """Of what a function reads: beyond, it equals no other."""
@@ -155,14 +155,19 @@ class _Reading:
         """What an object of the user's own holds; of a module or a class nothing."""
         if isinstance(value, (types.ModuleType, type)):
             return
-        held = dict(getattr(value, "__dict__", {}))
-        for kind in type(value).__mro__:
-            slots = kind.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, name):
-                    held[name] = getattr(value, name)
-        for name, inner in held.items():
+        for name, inner in attributes_of(value).items():
             yield name, self.key(inner)
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object holds by name, in slots too."""
+    held = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name):
+                held[name] = getattr(value, name)
+    return held
 
 
 def names_read(code: types.CodeType) -> Iterator[str]:

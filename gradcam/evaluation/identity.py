@@ -23,7 +23,7 @@ from array_api_compat import is_jax_array, is_torch_array
 
 from gradcam import backends
 from gradcam._arrays import to_numpy
-from gradcam._functions import INSTALLED, names_read
+from gradcam._functions import INSTALLED, attributes_of, names_read
 from gradcam.model import HasState
 
 __all__ = ["Identity", "identity"]
@@ -200,12 +200,7 @@ class _Reading:
                 self.read(function)
 
     def _read_object(self, value: Any) -> None:
-        held = dict(getattr(value, "__dict__", {}))
-        for kind in type(value).__mro__:
-            slots = kind.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, name):
-                    held[name] = getattr(value, name)
+        held = attributes_of(value)
         self.read(type(value))
         if held:
             self.read(held)

@@ -8,6 +8,7 @@ bottlenecks  the layers of a function that names none
 compiled     the compiled programs that are kept
 model        what `gradcam.model` asks of a model, for any such program
 gradients, scorer, biases, guided, weights    what each of these powers needs
+double       the same program with every operation in float64, for `verify`
 function     plain functions, and `gradcam.Split`
 tapped       private copies of modules that pass on what layers return (flax.nnx, Equinox, Keras)
 linen, nnx, equinox, haiku    an adapter for each library: how its models are run

@@ -16,6 +16,7 @@ channels     where the channels of a layer are, by its type
 tape         the operations behind a layer, to run them alone for many variants
 variants     many variants of the input in few passes
 guided       guided backpropagation
+double       every operation in float64, for `verify`
 split        `gradcam.Split` as a module
 """
 
