@@ -1,4 +1,4 @@
-"""What is lost when a run is killed: `kill -9` at random instants of explain, evaluate and save.
+"""What is lost when a run is killed: `kill -9` at random instants of what writes files.
 
     python -m benchmarks.kills 200
 
@@ -177,7 +177,46 @@ class Evaluate:
         return found
 
 
-JOBS: dict[str, Callable[[Path], Job]] = {"save": Save, "explain": Explain, "evaluate": Evaluate}
+class Run:
+    """`gradcam.run` over a folder, in shards of two."""
+
+    def __init__(self, folder: Path) -> None:
+        photographs(folder / "photos")
+        self.source = folder / "photos"
+        self.folder = folder / "out"
+        self.kept: dict[str, bytes] = {}
+
+    def run(self) -> None:
+        gradcam.run(model(), self.source, self.folder, shard_size=2, target=0)
+
+    def found(self, finished: bool) -> Counter[str]:
+        found: Counter[str] = Counter()
+        if not (self.folder / "run.json").exists():
+            return Counter({"lost": int(finished)})
+        parts = {path.name: path.read_bytes() for path in (self.folder / "rows").glob("*.parquet")}
+        found["lost"] += sum(parts.get(name) != data for name, data in self.kept.items())
+        self.kept = parts
+        try:
+            rows = list(gradcam.results(self.folder))
+        except (ValueError, OSError):
+            found["half-written"] += 1
+            return found
+        keys = [row.key for row in rows]
+        found["doubled"] += len(keys) - len(set(keys))
+        found["other result"] += any(row.error is not None for row in rows)
+        if finished:
+            found["lost"] += PHOTOGRAPHS - len(set(keys))
+            names = {path.name for path in self.folder.rglob("*") if path.is_file()}
+            found["left over"] += len(names - {"run.json", "plan.parquet", *parts})
+        return found
+
+
+JOBS: dict[str, Callable[[Path], Job]] = {
+    "save": Save,
+    "explain": Explain,
+    "evaluate": Evaluate,
+    "run": Run,
+}
 
 
 # -------------------------------------------------------------------------------------- the killing

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gradcam.methods import METHODS, MethodSpec
     from gradcam.metrics import Measure, Result
     from gradcam.model import Layer
+    from gradcam.runs import Results, Row, results, run
     from gradcam.space.axes import GuessedAxesWarning, LayerAxes
     from gradcam.space.choice import GuessedLayerWarning, LayerChoice
     from gradcam.verification import Check, Verification, verify
@@ -70,6 +71,8 @@ __all__ = [
     "MethodSpec",
     "Price",
     "Result",
+    "Results",
+    "Row",
     "SanityCheck",
     "Smoothing",
     "Split",
@@ -93,6 +96,8 @@ __all__ = [
     "model",
     "predictor",
     "read_annotations",
+    "results",
+    "run",
     "sanity_check",
     "targets",
     "verify",
@@ -122,6 +127,8 @@ _HOME = {
     "MethodSpec": "methods",
     "Price": "benchmark",
     "Result": "metrics",
+    "Results": "runs",
+    "Row": "runs",
     "SanityCheck": "evaluation",
     "Smoothing": "explaining.smoothing",
     "Split": "backends",
@@ -140,6 +147,8 @@ _HOME = {
     "layers": "explaining.axes",
     "predictor": "evaluation",
     "read_annotations": "evaluation",
+    "results": "runs",
+    "run": "runs",
     "sanity_check": "evaluation",
     "verify": "verification",
     "words": "explaining.concepts",

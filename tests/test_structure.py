@@ -174,14 +174,24 @@ def test_what_serves_no_model_says_what_would():
 # import whom
 
 FLOORS = [
-    ("_types", "_arrays", "_files", "_functions", "_numbers", "_progress", "_warnings"),
+    (
+        "_types",
+        "_arrays",
+        "_factories",
+        "_faults",
+        "_files",
+        "_functions",
+        "_numbers",
+        "_progress",
+        "_warnings",
+    ),
     ("maps", "layouts", "inputs"),
     ("methods", "targets"),
     ("model",),
     ("metrics", "pictures", "backends", "classifier"),
-    ("space", "diagnosis"),
+    ("space", "diagnosis", "identity"),
     ("explaining",),
-    ("verification", "evaluation"),
+    ("verification", "evaluation", "runs"),
     ("benchmark",),
     ("zoo",),
     ("cli",),

@@ -7,6 +7,7 @@ import typer
 from gradcam.cli.bench import bench
 from gradcam.cli.evaluate import evaluate
 from gradcam.cli.explain import explain, layers, verify
+from gradcam.cli.run import run
 from gradcam.cli.tables import measures, methods
 
 __all__ = ["app"]
@@ -22,5 +23,5 @@ def _about() -> None:
     """
 
 
-for command in (explain, layers, methods, verify, bench, evaluate, measures):
+for command in (explain, run, layers, methods, verify, bench, evaluate, measures):
     app.command()(command)

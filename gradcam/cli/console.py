@@ -14,13 +14,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from gradcam._faults import FAULTS
+
 __all__ = ["FAULTS", "err", "numbers_table", "out", "printable", "problem", "say", "spinner"]
 
 out = Console(markup=False, emoji=False)
 err = Console(markup=False, emoji=False, stderr=True)
-
-FAULTS = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
-"""What an image, layer or class that does not fit raises: shown in a line, without traceback."""
 
 
 def printable(text: object) -> str:

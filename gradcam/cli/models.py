@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.util
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import typer
 
 from gradcam import backends
+from gradcam._factories import made
 from gradcam._types import Array, Inputs
 from gradcam.classifier import Classifier
 from gradcam.cli.console import FAULTS, printable
@@ -64,42 +62,15 @@ def load(spec: str | None, framework: Framework) -> Classifier:
 
 def _made(spec: str) -> Any:
     """What the factory returns, which is a model or a classifier of one."""
-    factory = _factory(spec)
     try:
-        model = factory()
-    except FAULTS as error:
-        raise _unfit(spec, f"the function raised {_described(error)}") from error
-    if model is None or (isinstance(model, Classifier) and model.model is None):
-        raise _unfit(spec, "the function returned no model, but None")
+        model = made(spec, FAULTS)
+    except ValueError as error:
+        raise typer.BadParameter(printable(f"--model {error}")) from error
+    if isinstance(model, Classifier) and model.model is None:
+        raise typer.BadParameter(
+            printable(f"--model {spec!r}: the function returned no model, but None")
+        )
     return model
-
-
-def _unfit(spec: str, problem: str) -> typer.BadParameter:
-    return typer.BadParameter(printable(f"--model {spec!r}: {problem}"))
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _factory(spec: str) -> Callable[[], Any]:
-    name, _, attribute = spec.partition(":")
-    if not attribute or not all(name.split(".")):
-        raise _unfit(spec, "must be package.module:factory")
-    # as `python -m` does, look in the current folder first
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise _unfit(spec, str(error)) from error
-    except Exception as error:  # the user's own module may raise anything
-        raise _unfit(spec, f"importing {name} raised {_described(error)}") from error
-    finally:
-        sys.path.pop(0)
-    factory: Callable[[], Any] | None = getattr(module, attribute, None)
-    if not callable(factory):
-        raise _unfit(spec, f"module {name} has no function {attribute!r}")
-    return factory
 
 
 def class_indices(classifier: Classifier, names: Iterable[str] | None) -> Any:

@@ -26,7 +26,12 @@ def _complete_method(incomplete: str) -> list[str]:
 
 
 ImagesArgument = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE...", help="Photographs of any common kind.")
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Photographs of any common kind, or folders of them.",
+        readable=False,  # one that may not be read is reported, and the others are explained
+    ),
 ]
 ModelOption = Annotated[
     str | None,

@@ -30,7 +30,6 @@ from gradcam.evaluation.annotations import (
     check_names,
     read_annotations,
 )
-from gradcam.evaluation.identity import identity
 from gradcam.evaluation.planning import (
     MeasureLike,
     Photograph,
@@ -44,6 +43,7 @@ from gradcam.evaluation.planning import (
 from gradcam.evaluation.run import REFUSALS, Evaluator, Seen
 from gradcam.evaluation.store import SCHEMA, Row, Store, json_number, merged, opened
 from gradcam.explaining.prepare import unwrap
+from gradcam.identity import identity
 from gradcam.methods import MethodLike
 from gradcam.metrics import CONTROLS, MEASURES, Measure, Result
 from gradcam.metrics.subject import Confidence

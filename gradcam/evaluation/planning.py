@@ -12,9 +12,9 @@ import numpy as np
 
 from gradcam._types import Array, LayerLike
 from gradcam.classifier import Classifier
-from gradcam.evaluation.identity import Identity, identity
 from gradcam.explaining.explainer import Explainer, by_name
 from gradcam.explaining.prepare import unwrap
+from gradcam.identity import Identity, identity
 from gradcam.methods import METHODS, MethodLike, MethodSpec
 from gradcam.methods.parameters import with_parameters
 from gradcam.metrics import CONTROLS, MEASURES, Measure

@@ -7,7 +7,6 @@ Every other error is a fault in the library's code, or in a measure's, and is le
 
 from __future__ import annotations
 
-import dis
 import functools
 import time
 import warnings
@@ -21,6 +20,7 @@ import numpy as np
 
 from gradcam import backends
 from gradcam._arrays import constant, to_numpy
+from gradcam._faults import FAULTS, is_ours
 from gradcam._types import Inputs
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
@@ -37,9 +37,6 @@ from gradcam.pictures.images import read
 __all__ = ["REFUSALS", "Evaluator", "ModelError", "Seen"]
 
 R = TypeVar("R")
-
-FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, OSError)
-"""What a user's model, file or photograph may raise without ending the evaluation."""
 
 
 class ModelError(Exception):
@@ -62,26 +59,11 @@ def _guarded(function: Callable[..., R]) -> Callable[..., R]:
         try:
             return function(*args)
         except FAULTS as error:
-            if _is_ours(error):
+            if is_ours(error):
                 raise
             raise ModelError(error) from error
 
     return call
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether it is a mistake in this library: a missing key, index or type in its own code, which
-    Python found, and which no `raise` of the library's own says.
-    """
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or not isinstance(error, (LookupError, TypeError)):
-        return False
-    code = last.tb_frame.f_code.co_code
-    is_raised = dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
-    module = str(last.tb_frame.f_globals.get("__name__"))
-    return module.partition(".")[0] == "gradcam" and not is_raised
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,15 @@ from gradcam._arrays import to_numpy
 from gradcam._progress import Progress, track
 from gradcam.maps import resize
 
-__all__ = ["Baseline", "Confidence", "Explain", "Predict", "Subject", "relative_heat"]
+__all__ = [
+    "Baseline",
+    "Confidence",
+    "Explain",
+    "Predict",
+    "Subject",
+    "confidences",
+    "relative_heat",
+]
 
 Predict = Callable[[np.ndarray], Any]
 """inputs (M, ...) -> outputs (M, K), of any framework or remote service."""
@@ -97,7 +105,9 @@ class Subject:
     @cached_property
     def clean(self) -> np.ndarray:
         """(N,): the confidence in each sample's class for the inputs as they are."""
-        return np.array(self._confidence(self.outputs)[np.arange(len(self.inputs)), self.classes])
+        return np.array(
+            confidences(self.outputs, self.confidence)[np.arange(len(self.inputs)), self.classes]
+        )
 
     def scores(self, variants: np.ndarray, samples: np.ndarray | None = None) -> np.ndarray:
         """(M,): the confidence for variants (M, ...) of the inputs.
@@ -107,7 +117,9 @@ class Subject:
         count = np.arange(len(variants))
         if samples is None:
             samples = count
-        return np.array(self._confidence(self._run(variants))[count, self.classes[samples]])
+        return np.array(
+            confidences(self._run(variants), self.confidence)[count, self.classes[samples]]
+        )
 
     def stream(
         self, variants: Iterable[np.ndarray], samples: Sequence[int], doing: str = "predicting"
@@ -213,25 +225,24 @@ class Subject:
             parts.append(outputs)
         return np.concatenate(parts)
 
-    def _confidence(self, outputs: np.ndarray) -> np.ndarray:
-        """The confidence in every class, (M, K), from the outputs."""
-        if self.confidence == "softmax":
-            if outputs.shape[-1] == 1:
-                raise ValueError(
-                    'a "softmax" of one output is always 1; pass confidence="sigmoid", '
-                    'or "outputs" where the model gives probabilities'
-                )
-            # Less the highest output, which changes no quotient, so that no power overflows.
-            powers = np.exp(outputs - outputs.max(-1, keepdims=True))
-            return np.asarray(powers / powers.sum(-1, keepdims=True))
-        if self.confidence == "sigmoid":
-            # 1 / (1 + exp(-x)) in a form that cannot overflow.
-            return np.asarray(0.5 * (1 + np.tanh(outputs / 2)))
-        if self.confidence == "outputs":
-            return outputs
-        raise ValueError(
-            f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {self.confidence!r}'
-        )
+
+def confidences(outputs: np.ndarray, kind: Confidence) -> np.ndarray:
+    """The confidence in every class, (M, K), from the outputs (M, K)."""
+    if kind == "softmax":
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                'a "softmax" of one output is always 1; pass confidence="sigmoid", '
+                'or "outputs" where the model gives probabilities'
+            )
+        # Less the highest output, which changes no quotient, so that no power overflows.
+        powers = np.exp(outputs - outputs.max(-1, keepdims=True))
+        return np.asarray(powers / powers.sum(-1, keepdims=True))
+    if kind == "sigmoid":
+        # 1 / (1 + exp(-x)) in a form that cannot overflow.
+        return np.asarray(0.5 * (1 + np.tanh(outputs / 2)))
+    if kind == "outputs":
+        return outputs
+    raise ValueError(f'`confidence` must be "softmax", "sigmoid" or "outputs", but is {kind!r}')
 
 
 def relative_heat(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:

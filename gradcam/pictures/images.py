@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MOST_PIXELS", "crop", "decoded", "read"]
+__all__ = ["MOST_PIXELS", "crop", "decoded", "endings", "read", "read_bytes"]
 
 FORMATS = (
     "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF", "MPO", "TGA",
@@ -39,6 +39,13 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     return decoded(path, _upright, "image")
 
 
+def read_bytes(data: bytes, name: str) -> np.ndarray:
+    """The bytes of an image file as `read` gives it; `name` is shown in errors."""
+    if not data:
+        raise ValueError(f"{name}: is empty")
+    return _decoded(io.BytesIO(data), name, _upright, "image")
+
+
 def decoded(
     path: str | os.PathLike[str], convert: Callable[[Image], Image | np.ndarray], what: str
 ) -> np.ndarray:
@@ -46,31 +53,46 @@ def decoded(
 
     what: what the file should be, for the errors.
     """
-    from PIL import Image, UnidentifiedImageError
-
     path = Path(path)
     _check_file(path)
+    return _decoded(path, str(path), convert, what)
+
+
+def _decoded(
+    file: Path | io.BytesIO, name: str, convert: Callable[[Image], Image | np.ndarray], what: str
+) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
     Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    limit = min(MOST_PIXELS, Image.MAX_IMAGE_PIXELS or MOST_PIXELS)
+    # Photographs are read in threads, where no warning may be caught: its filters are of all of
+    # them. So Pillow's own warning of many pixels comes besides the error.
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit of pixels: refuse at the limit itself
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    raise _UnfitError(_too_large(MOST_PIXELS))
-                opened.load()
-                return np.asarray(convert(opened))
+        with Image.open(file, formats=formats) as opened:
+            if opened.width * opened.height > limit:
+                raise _UnfitError(_too_large(limit))
+            opened.load()
+            return np.asarray(convert(opened))
     except _UnfitError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path}: {_too_large(Image.MAX_IMAGE_PIXELS or 0)}") from error
+        raise ValueError(f"{name}: {_too_large(limit)}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: is no {what} of a known kind") from error
+        raise ValueError(f"{name}: is no {what} of a known kind") from error
     except PermissionError as error:
-        raise ValueError(f"{path}: may not be read") from error
+        raise ValueError(f"{name}: may not be read") from error
     except Exception as error:  # a decoder raises anything, of what it makes of broken bytes
-        raise ValueError(f"{path}: is a corrupt {what} ({error})") from error
+        raise ValueError(f"{name}: is a corrupt {what} ({error})") from error
+
+
+def endings() -> tuple[str, ...]:
+    """The endings of the files that are read, in lower case, such as ".jpg"."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions()
+    return tuple(sorted(ending for ending, kind in known.items() if kind in FORMATS))
 
 
 def _too_large(limit: int) -> str:

@@ -21,7 +21,9 @@ assert not any(found[fault] for fault in kills.FAULTS), found
 """
 
 
-@pytest.mark.parametrize(("job", "count"), [("save", 10), ("explain", 3), ("evaluate", 3)])
+@pytest.mark.parametrize(
+    ("job", "count"), [("save", 10), ("explain", 3), ("evaluate", 3), ("run", 6)]
+)
 def test_a_kill_loses_nothing(job, count):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, job, str(count)],

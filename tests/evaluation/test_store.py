@@ -18,8 +18,8 @@ import pytest
 from hypothesis import strategies as st
 
 import gradcam
-from gradcam.evaluation.identity import identity
 from gradcam.evaluation.store import FIELDS, OPTIONAL, Store, opened
+from gradcam.identity import identity
 from gradcam.metrics import Measure, Result
 
 INPUTS = np.random.default_rng(0).random((3, 2, 4, 4))
@@ -222,7 +222,7 @@ IDENTITIES = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import networks
-from gradcam.evaluation.identity import identity
+from gradcam.identity import identity
 for name in sys.argv[2:]:
     print(name, identity(networks.case(name).model))
 """

@@ -26,7 +26,7 @@ from gradcam._arrays import to_numpy
 from gradcam._functions import INSTALLED, attributes_of, names_read
 from gradcam.model import HasState
 
-__all__ = ["Identity", "identity"]
+__all__ = ["Identity", "identity", "name_of"]
 
 MOST_PARTS = 20_000
 """Of what is read: beyond, nothing is told."""
@@ -54,11 +54,12 @@ def identity(value: Any) -> Identity:
     try:
         reading.read(value)
     except (RecursionError, _TooManyPartsError):
-        reading.unknown.add(f"{_name(value)}, of too many parts")
-    return Identity(_name(value), reading.digest, tuple(sorted(reading.unknown)))
+        reading.unknown.add(f"{name_of(value)}, of too many parts")
+    return Identity(name_of(value), reading.digest, tuple(sorted(reading.unknown)))
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """The name of a model or function, as its author wrote it."""
     if isinstance(value, tuple) and value:  # a module and its variables
         value = value[0]
     if isinstance(value, functools.partial):
@@ -116,7 +117,7 @@ class _Reading:
         adapted = backends.adapt(model, None)
         assert isinstance(adapted, HasState)  # of `backends.LIBRARIES` all do
         text, arrays = adapted.state()
-        self._add("model", _name(model), ADDRESS.sub("", text))
+        self._add("model", name_of(model), ADDRESS.sub("", text))
         for name in sorted(arrays):
             self._add(name)
             self._read_array(arrays[name])

@@ -1,0 +1,213 @@
+"""A folder of a run, on this machine or in an object store, by its path or URL.
+
+What is on this machine is written beside its place and renamed, and may be held by one process at a
+time. An object appears in a store when it is whole; there nothing can be held. A store that does
+not answer is asked again for about a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gradcam._files import PARTIAL, held, not_written, write_whole
+
+__all__ = ["Place", "StoreError", "is_local", "opened", "patient", "resolved"]
+
+R = TypeVar("R")
+
+WAITS = (0.5, 1, 2, 4, 8, 16, 32)
+"""Seconds before a store that did not answer is asked again."""
+
+SURE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+"""What another try would not change."""
+
+LOCAL = ("file", "local")
+
+
+class StoreError(Exception):
+    """A store did not answer: nothing is known of what was asked for."""
+
+
+def resolved(url: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The fsspec file system of a path or URL, and the path in it.
+
+    Raises ImportError where fsspec, or the package for this kind of URL, is missing, and ValueError
+    where no package is known for it.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImportError('runs over data sets need fsspec: pip install "gradcam[runs]"') from error
+    # Told once, and not for each file: listings of a store that others write to are never old.
+    system, path = fsspec.core.url_to_fs(os.fspath(url))
+    return system, str(path)
+
+
+def is_local(system: Any) -> bool:
+    """Whether the file system is this machine's."""
+    protocol = system.protocol
+    names = (protocol,) if isinstance(protocol, str) else tuple(protocol)
+    return any(name in LOCAL for name in names)
+
+
+def patient(system: Any, ask: Callable[[], R]) -> R:
+    """The answer of a file system; a store that fails is asked again, this machine is not.
+
+    Raises `StoreError` where a store does not answer for about a minute.
+    """
+    if is_local(system):
+        return ask()
+    for wait in (*WAITS, None):
+        try:
+            return ask()
+        except SURE:
+            raise
+        except Exception as error:  # each store has its own kinds of errors
+            if wait is None:
+                kinds = system.protocol
+                name = kinds if isinstance(kinds, str) else kinds[0]
+                raise StoreError(
+                    f"{name}: the store does not answer ({type(error).__name__}: {error}); run "
+                    "again, and it goes on where it was"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def opened(url: str | os.PathLike[str]) -> Place:
+    """The folder at a path or URL."""
+    system, path = resolved(url)
+    return Place(system, path.rstrip("/") or "/")
+
+
+class Place:
+    """A folder; names are relative to it, with "/" between their parts."""
+
+    def __init__(self, system: Any, path: str) -> None:
+        self._system = system
+        self.path = path
+        self.local = is_local(system)
+
+    def __str__(self) -> str:
+        if self.local:
+            return self.path
+        return str(self._system.unstrip_protocol(self.path))
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is no such file."""
+        try:
+            return bytes(patient(self._system, lambda: self._system.cat_file(self._at(name))))
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str = "") -> set[str]:
+        """The names of the files and folders that a folder holds now."""
+        path = self._at(folder).rstrip("/")
+
+        def listing() -> list[str]:
+            self._system.invalidate_cache()
+            return list(self._system.ls(path, detail=False))
+
+        try:
+            found = patient(self._system, listing)
+        except FileNotFoundError:
+            return set()
+        return {str(name).rstrip("/").rpartition("/")[2] for name in found}
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file now."""
+
+        def asked() -> bool:
+            self._system.invalidate_cache()
+            return bool(self._system.exists(self._at(name)))
+
+        return patient(self._system, asked)
+
+    def open(self, name: str) -> Any:
+        """A file, to be read."""
+        return self._system.open(self._at(name), "rb")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file as a whole."""
+        if self.local:
+            self._make_parent(name)
+            write_whole(Path(self._at(name)), data)
+        else:
+            patient(self._system, lambda: self._system.pipe_file(self._at(name), data))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path on this machine to write to; the file is in its place when the block has ended.
+
+        Where the block raises, nothing is left.
+        """
+        if not self.local:
+            with tempfile.TemporaryDirectory(prefix="gradcam-") as folder:
+                path = Path(folder, "part")
+                yield path
+                patient(self._system, lambda: self._system.put_file(str(path), self._at(name)))
+            return
+        self._make_parent(name)
+        path = Path(self._at(name))
+        partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            if isinstance(error, OSError) and error.errno is not None:
+                raise not_written(path, error) from error
+            raise
+
+    def _make_parent(self, name: str) -> None:
+        parent = Path(self._at(name)).parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_written(parent, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            patient(self._system, lambda: self._system.rm_file(self._at(name)))
+
+    def sweep(self, folder: str) -> None:
+        """Remove what processes that were killed have left half written there.
+
+        Only while nobody else writes: the caller holds the run.
+        """
+        if self.local:
+            for name in self.names(folder):
+                if name.endswith(PARTIAL):
+                    self.remove(f"{folder}/{name}")
+
+    @contextmanager
+    def holding(self, name: str, wait: bool) -> Iterator[bool]:
+        """Hold a lock of that name, on this machine: False where another process has it.
+
+        In a store nobody can hold anything, and it is True for all.
+        """
+        if not self.local:
+            yield True
+            return
+        self._make_parent(name)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held(Path(self._at(name)), wait))
+            except BlockingIOError:
+                yield False
+                return
+            yield True

@@ -1,0 +1,143 @@
+"""The rows of a run, and the Parquet files that they are kept in.
+
+A row is one map: of one sample, one target, one method. A sample that could not be read or
+explained has one row, with its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from gradcam._types import Shape
+
+__all__ = ["RENAMED", "MapsAs", "Row", "columns", "schema", "table"]
+
+MapsAs: TypeAlias = Literal["tensor", "list"]
+"""How maps are kept: "tensor" is Arrow's fixed-shape tensor, "list" a list beside its shape."""
+
+SCHEMA = "1"
+"""The version of the files; the metadata `gradcam` of each has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One map, or one error.
+
+    key: of the photograph: its path within the source, or a name that the source has for it.
+    shard, sample: which one it is. label: what the source says that it shows. label_class: the
+        index of that class, where it is one of the model's.
+    target: which of the K targets, from 0. method: its name. class_index, name: what is explained,
+        where that is a class; else the target's name. score: its score; probability: that of the
+        class.
+    top_class, top_name: the class with the highest output.
+    values: the map at the layer's own resolution, relative to `scale`, its largest magnitude, as
+        float16: the raw map is their product.
+    size: that of the input, which pictures are resized to. peak: the highest position, and box:
+        that round the evidence, as of `Explanation.boxes`, both in pixels of the input, x first.
+    blank: whether the map is 0 everywhere; reason: why, where that was asked for.
+    error: why there is no map.
+    """
+
+    key: str
+    shard: int
+    sample: int
+    label: str | None = None
+    label_class: int | None = None
+    target: int | None = None
+    method: str | None = None
+    class_index: int | None = None
+    name: str | None = None
+    score: float | None = None
+    probability: float | None = None
+    top_class: int | None = None
+    top_name: str | None = None
+    values: np.ndarray | None = None
+    scale: float | None = None
+    size: Shape | None = None
+    peak: Shape | None = None
+    box: Shape | None = None
+    blank: bool | None = None
+    reason: str | None = None
+    error: str | None = None
+
+
+RENAMED = {"class_index": "class", "values": "map"}
+"""Columns whose names in a file are not those in Python."""
+
+
+def columns() -> dict[str, str]:
+    """The fields of a row, and the columns of a file that they are."""
+    return {field.name: RENAMED.get(field.name, field.name) for field in fields(Row)}
+
+
+def schema(maps: MapsAs, grid: Shape) -> Any:
+    """The Arrow schema of a file; `grid` is the maps' shape, where all have the same."""
+    import pyarrow as pa
+
+    tensor = pa.list_(pa.float16())
+    if maps == "tensor":
+        tensor = pa.fixed_shape_tensor(pa.float16(), grid)
+    kinds = {
+        "key": pa.string(),
+        "shard": pa.int32(),
+        "sample": pa.int32(),
+        "label": pa.string(),
+        "label_class": pa.int32(),
+        "target": pa.int32(),
+        "method": pa.string(),
+        "class_index": pa.int32(),
+        "name": pa.string(),
+        "score": pa.float32(),
+        "probability": pa.float32(),
+        "top_class": pa.int32(),
+        "top_name": pa.string(),
+        "values": tensor,
+        "scale": pa.float32(),
+        "size": pa.list_(pa.int32()),
+        "peak": pa.list_(pa.int32()),
+        "box": pa.list_(pa.int32()),
+        "blank": pa.bool_(),
+        "reason": pa.string(),
+        "error": pa.string(),
+    }
+    arrow = [pa.field(name, kinds[field]) for field, name in columns().items()]
+    if maps == "list":
+        arrow.append(pa.field("shape", pa.list_(pa.int32())))
+    return pa.schema(arrow, metadata={b"gradcam": SCHEMA.encode()})
+
+
+def table(rows: Sequence[Row], kind: Any) -> Any:
+    """Rows as an Arrow table of a schema that `schema` made."""
+    import pyarrow as pa
+
+    arrays = []
+    for field, name in columns().items():
+        found = [getattr(row, field) for row in rows]
+        if field == "values":
+            arrays.append(_maps(found, kind.field(name).type))
+        else:
+            arrays.append(pa.array(found, kind.field(name).type))
+    if "shape" in kind.names:
+        shapes = [None if row.values is None else row.values.shape for row in rows]
+        arrays.append(pa.array(shapes, kind.field("shape").type))
+    return pa.Table.from_arrays(arrays, schema=kind)
+
+
+def _maps(found: Sequence[np.ndarray | None], kind: Any) -> Any:
+    import pyarrow as pa
+
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        flat = [None if values is None else values.reshape(-1) for values in found]
+        return pa.array(flat, kind)
+    length = int(np.prod(kind.shape))
+    # A map that is missing is NaN: readers before Arrow 23 cannot read tensors that are null.
+    block = np.full((len(found), length), np.nan, np.float16)
+    for n, values in enumerate(found):
+        if values is not None:
+            block[n] = values.reshape(-1)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), length)
+    return pa.ExtensionArray.from_storage(kind, storage)

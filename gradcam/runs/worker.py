@@ -1,0 +1,249 @@
+"""Photographs to rows: one model and one compiled explainer, a batch at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradcam import backends
+from gradcam import maps as map_math
+from gradcam._arrays import compiles_each_shape, constant, to_numpy
+from gradcam._faults import FAULTS, is_ours
+from gradcam._types import Array, Inputs, LayerLike, Shape
+from gradcam.diagnosis import BlankMapWarning
+from gradcam.explaining.explainer import Explainer
+from gradcam.explaining.explanation import Explanation
+from gradcam.explaining.naming import class_table
+from gradcam.explaining.prepare import unwrap
+from gradcam.inputs import first_array
+from gradcam.methods import MethodLike
+from gradcam.metrics.boxes import largest_box
+from gradcam.metrics.subject import Confidence, confidences
+from gradcam.model import MakesArrays
+from gradcam.runs.reading import Seen, described
+from gradcam.runs.rows import Row
+from gradcam.targets.outputs import class_scores
+
+__all__ = ["Asked", "Worker"]
+
+THRESHOLD = 0.15
+"""Of boxes, as a share of the maximum: that of `Explanation.boxes`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is explained, and how: see `gradcam.run`. options: those of `Explainer`."""
+
+    layer: LayerLike
+    target: Any
+    methods: tuple[MethodLike, ...]
+    options: Mapping[str, Any]
+    confidence: Confidence
+    reasons: bool
+    batch: int
+
+
+class Worker:
+    """Explains photographs as the network sees them.
+
+    model: whatever `gradcam.explain` takes; photographs need a `Classifier` with `preprocess`.
+    """
+
+    def __init__(self, model: Any, asked: Asked) -> None:
+        self._asked = asked
+        self._user_model, self._classifier = unwrap(model)
+        self._explainer = Explainer(model, asked.layer, **asked.options)
+        self._classes: dict[str, int | None] = {}
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether photographs are made the model's inputs; else it is shown arrays alone."""
+        return self._classifier is not None and self._classifier.preprocess is not None
+
+    @property
+    def view(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """The part of a photograph that the network sees."""
+        return self._classifier.view if self._classifier is not None else None
+
+    def explain(self, pictures: Sequence[Any]) -> dict[str, Explanation]:
+        """Each method's explanation of pictures of one shape, with NumPy arrays."""
+        count = len(pictures)
+        inputs = self._inputs(pictures)
+        if compiles_each_shape(first_array(inputs)) and count < self._asked.batch:
+            # Filled up: a batch of another size would be compiled anew.
+            filled = [*pictures, *[pictures[-1]] * (self._asked.batch - count)]
+            inputs = self._inputs(filled)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
+            return self._explainer.compare(inputs, self._asked.target, self._asked.methods)
+
+    def _inputs(self, pictures: Sequence[Any]) -> Inputs:
+        if self._classifier is not None and self._classifier.preprocess is not None:
+            return self._classifier.preprocess(list(pictures))
+        batch = np.stack([to_numpy(picture) for picture in pictures])
+        if not isinstance(pictures[0], np.ndarray):
+            return constant(batch, like=pictures[0])
+        adapted = backends.adapt(self._user_model, batch)
+        return adapted.array(batch) if isinstance(adapted, MakesArrays) else batch
+
+    def rows(self, shard: int, seen: Sequence[Seen]) -> list[Row]:
+        """The rows of some photographs, in their order."""
+        found: dict[int, list[Row]] = {}
+        by_shape: dict[Any, list[Seen]] = {}
+        for one in seen:
+            if one.error is not None:
+                found[one.sample] = [_failed(shard, one, one.error)]
+            else:
+                by_shape.setdefault(getattr(one.picture, "shape", None), []).append(one)
+        for group in by_shape.values():
+            for one, rows in zip(group, self._rows_of(shard, group), strict=True):
+                found[one.sample] = rows
+        return [row for one in seen for row in found[one.sample]]
+
+    def _rows_of(self, shard: int, group: Sequence[Seen]) -> list[list[Row]]:
+        """For each photograph its rows. Where a batch fails, each is tried by itself."""
+        try:
+            explanations = self.explain([one.picture for one in group])
+            return self._read(shard, group, explanations)
+        except FAULTS as error:
+            if is_ours(error):
+                raise
+            if len(group) == 1:
+                return [[_failed(shard, group[0], described(error))]]
+        return [self._rows_of(shard, [one])[0] for one in group]
+
+    # ----------------------------------------------------------------------------- what a row says
+
+    def _read(
+        self, shard: int, group: Sequence[Seen], explanations: Mapping[str, Explanation]
+    ) -> list[list[Row]]:
+        plain = {name: explanation.numpy() for name, explanation in explanations.items()}
+        first = next(iter(plain.values()))
+        probabilities, top = self._confidences(first.outputs)
+        labels = first.labels
+        rows: list[list[Row]] = []
+        for n, one in enumerate(group):
+            start = Row(one.key, shard, one.sample, one.label, self._label_class(one.label))
+            if top is not None:
+                index = int(top[n])
+                start = replace(start, top_class=index, top_name=_label(labels, index))
+            rows.append([])
+            for method, explanation in plain.items():
+                rows[-1] += self._of_method(start, method, explanation, n, probabilities)
+        if self._asked.reasons:
+            return _with_reasons(rows, explanations)
+        return rows
+
+    def _of_method(
+        self,
+        start: Row,
+        method: str,
+        explanation: Explanation,
+        n: int,
+        probabilities: np.ndarray | None,
+    ) -> Iterator[Row]:
+        scores = to_numpy(explanation.scores)
+        columns = scores.reshape(len(scores), -1)
+        maps = explanation.maps
+        maps = maps.reshape(*columns.shape, *maps.shape[scores.ndim :])
+        classes = None
+        if explanation.target is not None and not callable(explanation.target):
+            classes = class_table(explanation.target, scores.shape)
+        size = explanation.size
+        names = explanation.names()[n]
+        for k, (name, score, values) in enumerate(zip(names, columns[n], maps[n], strict=True)):
+            index = None if classes is None else int(classes[n, k])
+            probability = None
+            if index is not None and probabilities is not None:
+                probability = float(probabilities[n, index])
+            yield replace(
+                start,
+                target=k,
+                method=method,
+                class_index=index,
+                name=name,
+                score=float(score),
+                probability=probability,
+                **_of_map(values, size),
+            )
+
+    def _confidences(self, outputs: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(N, classes) probabilities, and (N,) top classes; None where the outputs have no
+        classes.
+        """
+        try:
+            scores = to_numpy(class_scores(outputs)).astype(np.float64)
+        except (TypeError, ValueError):
+            return None, None
+        top = scores.argmax(-1)
+        if self._asked.confidence == "softmax" and scores.shape[-1] == 1:
+            return None, top
+        return confidences(scores, self._asked.confidence), top
+
+    def _label_class(self, label: str | None) -> int | None:
+        """The index of the class that a label names, by its number or its name."""
+        if label is None:
+            return None
+        if label not in self._classes:
+            self._classes[label] = self._found_class(label)
+        return self._classes[label]
+
+    def _found_class(self, label: str) -> int | None:
+        if label.isdecimal() and len(label) < 10:
+            return int(label)
+        if self._classifier is None or self._classifier.labels is None:
+            return None
+        try:
+            return int(self._classifier.indices(label))
+        except ValueError:
+            return None
+
+
+def _label(labels: Sequence[str] | None, index: int) -> str | None:
+    return labels[index] if labels is not None and index < len(labels) else None
+
+
+def _failed(shard: int, one: Seen, error: str) -> Row:
+    return Row(one.key, shard, one.sample, one.label, error=error)
+
+
+def _of_map(values: Array, size: Shape | None) -> dict[str, Any]:
+    """What a row says of one raw map (*grid) of an input of `size`."""
+    raw = np.asarray(values, np.float64)
+    scale = float(np.abs(raw).max())
+    relative = raw / scale if scale else raw
+    shown = raw.shape if size is None or len(size) != raw.ndim else size
+    heat = np.asarray(map_math.scale(map_math.resize(relative[None], shown), raw.ndim))[0]
+    peak = np.unravel_index(int(heat.argmax()), heat.shape)
+    found: dict[str, Any] = {
+        "values": relative.astype(np.float16),
+        "scale": scale,
+        "size": tuple(shown),
+        "blank": not scale,
+    }
+    if heat.any():
+        found["peak"] = tuple(int(n) for n in reversed(peak))
+        found["box"] = tuple(int(n) for n in largest_box(heat, THRESHOLD))
+    return found
+
+
+def _with_reasons(
+    rows: Iterable[list[Row]], explanations: Mapping[str, Explanation]
+) -> list[list[Row]]:
+    """The same rows, with why a map is blank, flat or not a number."""
+    told: dict[tuple[str, int, int], str] = {}
+    for method, explanation in explanations.items():
+        for finding in explanation.diagnose():
+            told[method, finding.sample, finding.target or 0] = (
+                f"{finding.reason}: {finding.message}"
+            )
+    found = []
+    for n, own in enumerate(rows):
+        found.append(
+            [replace(row, reason=told.get((str(row.method), n, row.target or 0))) for row in own]
+        )
+    return found
