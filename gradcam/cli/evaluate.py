@@ -22,7 +22,9 @@ LOCALISATION = ("pointing-game", "energy")
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Photographs.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Photographs, or the results of a run.")
+    ],
     model: ModelOption = None,
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
@@ -73,7 +75,7 @@ def evaluate(
         try:
             evaluation = gradcam.evaluate(
                 classifier,
-                folder,
+                gradcam.results(folder) if (folder / "run.json").exists() else folder,
                 method or ["grad-cam"],
                 _measures(measure, annotations),
                 layer=layer,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ from rich.table import Table
 
 import gradcam
 from gradcam._arrays import to_numpy
-from gradcam.classifier import Classifier
 from gradcam.cli.console import FAULTS, out, printable, problem, spinner
 from gradcam.cli.models import batch_of, class_indices, load, view_of
 from gradcam.cli.options import (
@@ -25,10 +25,18 @@ from gradcam.cli.options import (
     TargetOption,
 )
 from gradcam.explaining.explanation import Explanation
-from gradcam.pictures.images import read
+from gradcam.pictures.images import endings, read
+from gradcam.runs import reading
+from gradcam.runs.reading import Item, Seen
+from gradcam.runs.worker import Asked, Worker
 from gradcam.targets import TopClass
 
 __all__ = ["explain", "layers", "verify"]
+
+BATCH = 8
+"""Photographs that are explained at a time, at most."""
+THREADS = 2
+"""That read photographs ahead of the model."""
 
 
 def explain(
@@ -59,21 +67,18 @@ def explain(
     classes: Any = class_indices(classifier, target)
     if top:
         classes = TopClass(top)
-    explainer = _explainer(classifier, layer, method)
+    paths = _files(images)
+    batch = min(BATCH, len(paths))
+    asked = Asked(layer, classes, (method,), {}, "softmax", False, batch)
+    try:
+        worker = Worker(classifier, asked)
+    except FAULTS as error:
+        raise typer.BadParameter(printable(error)) from error
     table = Table("photograph", "class", "score", "box x0 y0 x1 y1", "saved in")
     failures = 0
-    names = _folder_names(images)
     with spinner() as doing:
-        for path in images:
-            doing(f"explaining {path.name}")
-            try:
-                rows = _explain_photograph(
-                    explainer, classifier, path, classes, folder / names[path]
-                )
-            except FAULTS as error:
-                failures += 1
-                problem(error)
-                continue
+        for path, rows in _explained(worker, paths, folder, doing):
+            failures += not rows
             for row in rows:
                 table.add_row(*map(printable, (path.name, *row)))
     if table.row_count:
@@ -81,11 +86,18 @@ def explain(
     raise typer.Exit(1 if failures else 0)
 
 
-def _explainer(classifier: Classifier, layer: str | None, method: str) -> gradcam.Explainer:
-    try:
-        return gradcam.Explainer(classifier, layer, method)
-    except FAULTS as error:
-        raise typer.BadParameter(printable(error)) from error
+def _files(images: Iterable[Path]) -> list[Path]:
+    """The photographs that are named, and those in folders that are; each once."""
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings())
+            if not below:
+                raise typer.BadParameter(printable(f"{path} holds no photographs"))
+            found += below
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
 
 
 def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
@@ -110,20 +122,70 @@ def _folder_names(images: Iterable[Path]) -> dict[Path, str]:
     return names
 
 
-def _explain_photograph(
-    explainer: gradcam.Explainer, classifier: Classifier, path: Path, classes: Any, folder: Path
-) -> list[tuple[str, ...]]:
-    """Save the explanation of one photograph and print why maps are blank; its table rows."""
-    seen = view_of(classifier, read(path))
-    with warnings.catch_warnings():
-        # the notes below say more
-        warnings.simplefilter("ignore", gradcam.BlankMapWarning)
-        explanation = explainer(batch_of(classifier, seen), classes)
-    saved = explanation.save(folder, [seen], overwrite=True, figure=True)
-    for finding in explanation.diagnose():
-        name = explanation.names()[0][finding.target or 0]
-        problem(f"{name}: {finding.message}", path.name, "yellow")
-    return _rows(explanation, saved)
+def _explained(
+    worker: Worker, paths: Sequence[Path], folder: Path, doing: Callable[[str], None]
+) -> Iterator[tuple[Path, list[tuple[str, ...]]]]:
+    """Each photograph with its table rows, none where it failed; saved, and problems printed."""
+    names = _folder_names(paths)
+    items = (Item(n, str(path), None, partial(read, path)) for n, path in enumerate(paths))
+    shown = partial(reading.load, view=worker.view)
+    seen = reading.ahead(items, shown, THREADS, 2 * BATCH)
+    while some := list(islice(seen, BATCH)):
+        doing(f"explaining {paths[some[0].sample].name}")
+        for one in some:
+            if one.error is not None:
+                problem(one.error)
+                yield paths[one.sample], []
+        for group in _same_shape(some):
+            for one, saved in _saved(worker, group, paths, folder, names):
+                yield paths[one.sample], saved
+
+
+def _same_shape(some: Iterable[Seen]) -> list[list[Seen]]:
+    """The photographs that were read, with those of one shape together."""
+    groups: dict[Any, list[Seen]] = {}
+    for one in some:
+        if one.error is None:
+            groups.setdefault(one.picture.shape, []).append(one)
+    return list(groups.values())
+
+
+def _saved(
+    worker: Worker,
+    group: Sequence[Seen],
+    paths: Sequence[Path],
+    folder: Path,
+    names: Mapping[Path, str],
+) -> Iterator[tuple[Seen, list[tuple[str, ...]]]]:
+    """Each photograph of a batch with its table rows; none where it failed.
+
+    Where the batch fails, each is tried by itself.
+    """
+    try:
+        (explanation,) = worker.explain([one.picture for one in group]).values()
+        notes = explanation.diagnose()
+    except FAULTS as error:
+        if len(group) == 1:
+            problem(error)
+            yield group[0], []
+            return
+        for one in group:
+            yield from _saved(worker, [one], paths, folder, names)
+        return
+    for n, one in enumerate(group):
+        path = paths[one.sample]
+        own = explanation[n]
+        try:
+            saved = own.save(folder / names[path], [one.picture], overwrite=True, figure=True)
+        except FAULTS as error:
+            problem(error)
+            yield one, []
+            continue
+        for finding in notes:
+            if finding.sample == n:
+                name = own.names()[0][finding.target or 0]
+                problem(f"{name}: {finding.message}", path.name, "yellow")
+        yield one, _rows(own, saved)
 
 
 def _rows(explanation: Explanation, saved: Path) -> list[tuple[str, ...]]:

@@ -177,8 +177,9 @@ def evaluate(
 
     model: a `gradcam.Classifier` with `preprocess`; or any model, if `images` are arrays that it
         takes.
-    images: a folder, files, or RGB arrays (H, W, 3) by name. A file that cannot be read is reported
-        and skipped. For a bare model, its inputs: an array (N, ...).
+    images: a folder, files, RGB arrays (H, W, 3) by name, or the results of a `gradcam.run`, whose
+        photographs these are. A file that cannot be read is reported and skipped. For a bare model,
+        its inputs: an array (N, ...).
     methods: as `method` of `gradcam.explain`: names, functions of your own, or pairs such as
         `("layer-cam", {"gamma": 2.0})`.
     measures: names in `gradcam.metrics.MEASURES`, or `gradcam.metrics.Measure` objects of your own.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -34,8 +34,18 @@ __all__ = [
 MeasureLike: TypeAlias = str | Measure
 """A name in `gradcam.metrics.MEASURES`, or a measure of your own."""
 
-Photograph: TypeAlias = Path | np.ndarray | Array
-"""A file, an RGB array (H, W, 3), or for a bare model its input (1, ...)."""
+Photograph: TypeAlias = Path | np.ndarray | Array | Callable[[], np.ndarray]
+"""A file, an RGB array (H, W, 3), a function that reads one, or a bare model's input (1, ...)."""
+
+
+@runtime_checkable
+class HasPhotographs(Protocol):
+    """A collection that knows where its photographs are, such as `gradcam.Results`."""
+
+    def photographs(self) -> Mapping[str, Callable[[], np.ndarray]]:
+        """By name, functions that read them."""
+        ...
+
 
 Options: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -248,7 +258,8 @@ def photographs_of(model: Any, images: Any) -> list[tuple[str, Photograph]]:
     """(name, photograph) of all that `evaluate` was given as `images`."""
     preprocesses = isinstance(model, Classifier) and model.preprocess is not None
     photographs = _listed_photographs(images, preprocesses)
-    if not preprocesses and any(isinstance(photograph, Path) for _, photograph in photographs):
+    read = (photograph for _, photograph in photographs)
+    if not preprocesses and any(isinstance(one, Path) or callable(one) for one in read):
         raise ValueError(
             "photographs need a gradcam.Classifier with `preprocess`, "
             "which makes the model's inputs"
@@ -257,6 +268,8 @@ def photographs_of(model: Any, images: Any) -> list[tuple[str, Photograph]]:
 
 
 def _listed_photographs(images: Any, preprocesses: bool) -> list[tuple[str, Photograph]]:
+    if isinstance(images, HasPhotographs):
+        images = images.photographs()
     if isinstance(images, Mapping):
         return list(images.items())
     if isinstance(images, (str, os.PathLike)):
@@ -266,7 +279,7 @@ def _listed_photographs(images: Any, preprocesses: bool) -> list[tuple[str, Phot
     if hasattr(images, "shape") and not preprocesses:
         return [(str(n), images[n : n + 1]) for n in range(int(images.shape[0]))]
     raise TypeError(
-        "`images` must be a folder, a list of files, RGB arrays by name, "
+        "`images` must be a folder, a list of files, RGB arrays by name, the results of a run, "
         "or a bare model's inputs (N, ...)"
     )
 

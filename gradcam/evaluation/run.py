@@ -105,6 +105,8 @@ class Evaluator:
         picture = photograph
         if isinstance(picture, Path):
             picture = _guarded(read)(picture)
+        elif callable(picture):
+            picture = _guarded(picture)()
         inputs, view = self._inputs(picture)
         adapted = self._adapted(inputs)
         if self._predict is None:

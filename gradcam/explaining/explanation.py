@@ -86,6 +86,32 @@ class Explanation:
         scores = np.array2string(to_numpy(self.scores), precision=4, threshold=8)
         return f"Explanation({self.origin}: maps {tuple(self.maps.shape)}, scores {scores})"
 
+    def __len__(self) -> int:
+        """N, the number of samples."""
+        return int(self.scores.shape[0])
+
+    @entry
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """The explanation of one sample, or of some; N stays the first axis. It has no outputs."""
+        if isinstance(index, slice):
+            part = index
+        else:
+            check_whole("index", index)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"there are {len(self)} samples, and none of number {index}")
+            part = slice(index % len(self), index % len(self) + 1)
+        target = self.target
+        if getattr(target, "ndim", 0) and target.shape[0] == len(self):
+            target = target[part]
+        return replace(
+            self,
+            maps=self.maps[part],
+            scores=self.scores[part],
+            target=target,
+            outputs=None,
+            _source=None,
+        )
+
     @entry
     def numpy(self) -> Explanation:
         """The same explanation with NumPy arrays, on the host."""

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -257,6 +257,17 @@ class Results(Sequence[Row]):
             if item.sample == row.sample:
                 return np.asarray(item.get())
         raise LookupError(f'"{row.key}" is not in the source any more')
+
+    def photographs(self) -> dict[str, Callable[[], np.ndarray]]:
+        """By key, functions that read the photographs from the source again.
+
+        Those that could not be read are left out.
+        """
+        found: dict[str, Callable[[], np.ndarray]] = {}
+        for row in self:
+            if row.error is None and row.key not in found:
+                found[row.key] = partial(self.photograph, row)
+        return found
 
     @cached_property
     def _plan(self) -> Plan:

@@ -38,13 +38,17 @@ class About:
     """What is written in `run.json`.
 
     settings: what decides a row. hash: of them. layers: the paths of the layers that are explained.
-    root, source: where the photographs are. maps: how they are kept; grid: their shape, where all
-    have the same. shards, items: how many; items is None where it is not known beforehand.
+    axes: where samples, channels and positions are in each, and how that was told: a guess is
+    called one. choice: why these layers, where none was named. root, source: where the photographs
+    are. maps: how they are kept; grid: their shape, where all have the same. shards, items: how
+    many; items is None where it is not known beforehand.
     """
 
     settings: Mapping[str, Any]
     hash: str
     layers: tuple[str, ...]
+    axes: tuple[str, ...]
+    choice: str | None
     root: str
     source: str
     maps: MapsAs
@@ -78,7 +82,9 @@ def read_about(place: Place, settings: Mapping[str, Any] | None = None) -> About
         return None
     try:
         found = json.loads(data)
-        about = About(**{**found, "layers": tuple(found["layers"]), "grid": tuple(found["grid"])})
+        about = About(
+            **{**found, **{name: tuple(found[name]) for name in ("layers", "axes", "grid")}}
+        )
         was = dict(about.settings)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(

@@ -220,6 +220,8 @@ def _planned(
     about = {
         "settings": dict(settings),
         "layers": probe.layers,
+        "axes": probe.axes,
+        "choice": probe.choice,
         "maps": maps,
         "grid": sorted(grids)[0] if maps == "tensor" else (),
     }
@@ -236,6 +238,8 @@ class _Probe:
     looked: int = 0
     explained: int = 0
     layers: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    choice: str | None = None
     grids: set[Shape] = field(default_factory=set)
     unread: str = ""
     failure: Exception | None = None
@@ -274,6 +278,11 @@ class _Probe:
             self.grids.add(tuple(int(n) for n in explanation.maps.shape[ndim:]))
             named = explanation.layer
             self.layers = (named,) if isinstance(named, str) else tuple(named)
+            axes = explanation.axes
+            axes = axes if isinstance(axes, tuple) else tuple(filter(None, (axes,)))
+            self.axes = tuple(map(str, axes))
+            if explanation.choice is not None:
+                self.choice = str(explanation.choice)
 
     def check(self) -> None:
         """Raise where none could be explained."""

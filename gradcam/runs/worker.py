@@ -15,12 +15,13 @@ from gradcam._arrays import compiles_each_shape, constant, to_numpy
 from gradcam._faults import FAULTS, is_ours
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam.diagnosis import BlankMapWarning
-from gradcam.explaining.explainer import Explainer
+from gradcam.explaining.explainer import Explainer, by_name
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.naming import class_table
 from gradcam.explaining.prepare import unwrap
 from gradcam.inputs import first_array
 from gradcam.methods import MethodLike
+from gradcam.methods.parameters import with_parameters
 from gradcam.metrics.boxes import largest_box
 from gradcam.metrics.subject import Confidence, confidences
 from gradcam.model import MakesArrays
@@ -56,7 +57,10 @@ class Worker:
     def __init__(self, model: Any, asked: Asked) -> None:
         self._asked = asked
         self._user_model, self._classifier = unwrap(model)
-        self._explainer = Explainer(model, asked.layer, **asked.options)
+        # One method by itself may choose its layers in its own way, as those of attention do.
+        self._explainer = Explainer(model, asked.layer, asked.methods[0], **asked.options)
+        chosen = [with_parameters(method, {}, "gradcam.run") for method in asked.methods]
+        self._names = tuple(by_name(chosen))
         self._classes: dict[str, int | None] = {}
 
     @property
@@ -79,6 +83,8 @@ class Worker:
             inputs = self._inputs(filled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
+            if len(self._names) == 1:
+                return {self._names[0]: self._explainer(inputs, self._asked.target)}
             return self._explainer.compare(inputs, self._asked.target, self._asked.methods)
 
     def _inputs(self, pictures: Sequence[Any]) -> Inputs:

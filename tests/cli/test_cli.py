@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -141,6 +142,47 @@ def test_broken_files_are_named_and_the_others_explained(run, photo, tmp_path):
     assert "none.jpg: no such file" in result.output
     assert "empty.jpg: is empty" in result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo", "photo-2"]
+
+
+def test_a_folder_of_photographs_is_explained_as_its_files_are(run, photo, tmp_path):
+    (tmp_path / "album" / "deep").mkdir(parents=True)
+    for n in range(11):  # more than a batch
+        turned = Image.open(photo).rotate(10 * n)
+        if n == 4:
+            turned = turned.resize((320, 200))
+        turned.save(tmp_path / "album" / "deep" / f"{n:02d}.png")
+    (tmp_path / "album" / "bad.jpg").write_text("no photograph")
+    (tmp_path / "album" / "notes.txt").write_text("not one")
+    result = run("explain", "album", "--model", "mymodels:bare", "-o", "all")
+    assert result.exit_code == 1
+    assert "bad.jpg: is no image of a known kind" in result.output
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == [f"{n:02d}" for n in range(11)]
+    run("explain", "album/deep/03.png", "--model", "mymodels:bare", "-o", "one")
+    found, alone = (gradcam.Explanation.load(tmp_path / p / "03") for p in ("all", "one"))
+    np.testing.assert_allclose(found.maps, alone.maps, rtol=1e-4, atol=1e-6)
+    assert found.names() == alone.names()
+    (tmp_path / "nothing").mkdir()
+    result = run("explain", "nothing", "--model", "mymodels:bare")
+    assert result.exit_code == 2
+    assert "nothing holds no photographs" in result.output
+
+
+def test_a_file_that_may_not_be_read_costs_no_other(run, photo, tmp_path, monkeypatch):
+    """As another user than root would meet it."""
+    Image.open(photo).save(tmp_path / "secret.png")
+    opened = Image.open
+
+    def refusing(file, *arguments, **options):
+        if "secret" in str(file):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", refusing)
+    monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path))
+    result = run("explain", "secret.png", photo, "--model", "mymodels:bare")
+    assert result.exit_code == 1
+    assert "secret.png: may not be read" in result.output
+    assert (tmp_path / "out" / "photo" / "maps.npy").exists()
 
 
 def test_a_folder_of_the_users_is_not_overwritten(run, photo, tmp_path):

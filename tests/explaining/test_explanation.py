@@ -252,3 +252,30 @@ def test_a_size_has_as_many_numbers_as_the_map_has_axes(size):
     with pytest.raises(ValueError, match="a number for each of the 2 axes of the maps"):
         explainer.heatmaps(images, 1, size)
     assert explainer.heatmaps(images, 1, (5, 6)).shape == (3, 5, 6)
+
+
+def test_one_sample_of_an_explanation_is_that_sample_explained():
+    model = gradcam.Split(lambda x: x[:, :, ::2, ::2], lambda a: a.mean((2, 3)))
+    inputs = np.random.default_rng(0).random((4, 3, 8, 8))
+    for target in (None, 1, [[0, 2]], np.array([0, 1, 2, 0]), np.array([[0, 1]] * 4)):
+        e = gradcam.explain(model, inputs, target=target)
+        assert len(e) == 4
+        own = target[2:3] if isinstance(target, np.ndarray) else target
+        alone = gradcam.explain(model, inputs[2:3], target=own)
+        for part in (e[2], e[-2], e[2:3]):
+            np.testing.assert_allclose(part.maps, alone.maps)
+            np.testing.assert_allclose(part.scores, alone.scores)
+            assert part.names() == alone.names()
+            assert part.outputs is None
+        assert len(e[1:]) == 3
+    with pytest.raises(IndexError, match="there are 4 samples, and none of number 4"):
+        e[4]
+    assert [len(part) for part in e] == [1, 1, 1, 1]
+
+
+def test_a_sample_of_an_explanation_that_was_loaded(tmp_path):
+    maps = np.arange(8.0).reshape(2, 2, 2)
+    gradcam.Explanation(maps, np.ones(2), np.array([3, 4])).save(tmp_path / "e")
+    part = gradcam.Explanation.load(tmp_path / "e")[1]
+    np.testing.assert_array_equal(part.maps, maps[1:])
+    assert part.names() == [["class 4"]]

@@ -70,6 +70,13 @@ def test_a_row_says_what_explain_says(folder, tmp_path):
         assert row.error is None
 
 
+def test_the_run_says_which_layer_and_how_it_was_told(folder, tmp_path):
+    found = gradcam.run(models.model(), folder, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert about["layers"] == list(found.about.layers) == ["features"]
+    assert about["axes"] == [str(gradcam.explain(models.model(), np.ones((1, 3, 16, 20))).axes)]
+
+
 def test_several_methods_and_targets_have_rows_of_their_own(folder, tmp_path):
     found = gradcam.run(
         models.model(),
@@ -576,3 +583,16 @@ def test_progress_says_what_is_left(folder, tmp_path):
     tally = Tally(total=None, shards=1, start=time.monotonic() - 10)
     tally.add(20, 0)
     assert str(tally).startswith("20 photographs, 0 errors, 2.0 a second")
+
+
+def test_results_are_evaluated_as_a_folder_is(folder, tmp_path):
+    (folder / "red" / "bad.png").write_text("no image")
+    gradcam.run(models.model(), folder, tmp_path / "out", shard_size=3)
+    photographs = {path.relative_to(folder).as_posix(): path for path in folder.rglob("0*.png")}
+    options = {"measures": ["deletion"], "target": 1}
+    of_files = gradcam.evaluate(models.model(), photographs, **options)
+    of_run = gradcam.evaluate(models.model(), gradcam.results(tmp_path / "out"), **options)
+    assert not of_run.skipped
+    values = [{row["photograph"]: row["values"] for row in e.rows} for e in (of_files, of_run)]
+    assert values[0] == values[1]
+    assert len(values[0]) == 10
