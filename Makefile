@@ -67,7 +67,7 @@ oldest: .venv-oldest/.installed .venv-oldest/numpy/.installed
 .venv-oldest/.installed: pyproject.toml oldest.txt constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --constraint constraints.txt torch
-	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,runs]" array-api-strict hypothesis pytest pytest-xdist
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,runs,zarr]" array-api-strict hypothesis pytest pytest-xdist
 	touch $@
 
 .venv-oldest/numpy/.installed: .venv-oldest/.installed

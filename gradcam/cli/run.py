@@ -61,7 +61,8 @@ def run(
         str | None, typer.Option(help='"folder": the folder says what a photograph shows.')
     ] = None,
     maps: Annotated[
-        str, typer.Option(help='"tensor", "list", or "auto": as the first photographs need.')
+        str,
+        typer.Option(help='"tensor", "list", "zarr", or "auto": as the first photographs need.'),
     ] = "auto",
     reasons: Annotated[bool, typer.Option(help="Say why a map is blank.")] = False,
     flips: Annotated[bool, typer.Option(help="The mean with the mirrored photograph.")] = False,

@@ -6,7 +6,6 @@ import bisect
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any, overload
 
@@ -20,7 +19,8 @@ from gradcam.runs import attempts
 from gradcam.runs.places import Place, opened
 from gradcam.runs.plan import About, Plan, read_about
 from gradcam.runs.reading import items
-from gradcam.runs.rows import RENAMED, Row, schema, table
+from gradcam.runs.rows import Row, columns, schema, table
+from gradcam.runs.zarrs import read_map
 
 __all__ = ["Results", "results"]
 
@@ -200,8 +200,8 @@ class Results(Sequence[Row]):
         """The rows for which `keep`, a function of these columns, is true."""
         found: list[Row] = []
         files: Sequence[str | None] = self._files if self._rows is None else [None]
-        for file_name, columns in zip(files, self._columns(names), strict=True):
-            mask = _compute().fill_null(keep(*columns), False).to_numpy(zero_copy_only=False)
+        for file_name, values in zip(files, self._columns(names), strict=True):
+            mask = _compute().fill_null(keep(*values), False).to_numpy(zero_copy_only=False)
             if mask.any():
                 rows = self._rows if file_name is None else self._in(file_name)
                 assert rows is not None
@@ -223,9 +223,13 @@ class Results(Sequence[Row]):
 
     def map(self, row: Row) -> np.ndarray:
         """The raw map (*grid) of a row, to the digits of float16."""
-        if row.values is None or row.scale is None:
+        if row.scale is None:
             raise ValueError(f'"{row.key}" has no map: {row.error}')
-        return row.values.astype(np.float32) * np.float32(row.scale)
+        values = row.values
+        if values is None:
+            assert row.index is not None  # it is in a file of maps
+            values = read_map(self._place, row.shard, row.index)
+        return values.astype(np.float32) * np.float32(row.scale)
 
     def heatmaps(
         self, key: str | Row, size: Sequence[int] | None = None, how: Scaling = "max"
@@ -322,11 +326,11 @@ class Results(Sequence[Row]):
         """All rows as a pandas data frame, with maps as NumPy arrays of their shape."""
         import pandas as pd
 
-        columns: dict[str, list[Any]] = {RENAMED.get(f.name, f.name): [] for f in fields(Row)}
+        found: dict[str, list[Any]] = {name: [] for name in columns().values()}
         for row in self:
-            for field in fields(Row):
-                columns[RENAMED.get(field.name, field.name)].append(getattr(row, field.name))
-        return pd.DataFrame(columns)
+            for field, name in columns().items():
+                found[name].append(getattr(row, field))
+        return pd.DataFrame(found)
 
 
 def _compute() -> Any:
@@ -338,24 +342,24 @@ def _compute() -> Any:
 
 def _rows(table: Any) -> list[Row]:
     """The rows of an Arrow table."""
-    import pyarrow as pa
-
-    shapes = table["shape"].to_pylist() if "shape" in table.column_names else None
-    kind = table.schema.field("map").type
-    shape = tuple(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else None
-    columns = {f.name: _values(table, RENAMED.get(f.name, f.name)) for f in fields(Row)}
+    known = {**columns(), "index": "index", "shape": "shape"}
+    found = {
+        field: _values(table, name) for field, name in known.items() if name in table.column_names
+    }
+    shapes = found.pop("shape", None)
+    own = () if shapes or "values" not in found else table.schema.field("map").type.shape
     rows = []
     for n in range(table.num_rows):
-        found = {name: values[n] for name, values in columns.items()}
-        own = shape if shapes is None else shapes[n]
-        if found["scale"] is None:  # an error
-            found["values"] = None
-        if found["values"] is not None:
-            found["values"] = np.asarray(found["values"], np.float16).reshape(own)
+        row = {field: values[n] for field, values in found.items()}
+        if row["scale"] is None:  # an error
+            row["values"] = None
+        elif "values" in row:
+            shape = own if shapes is None else shapes[n]
+            row["values"] = np.asarray(row["values"], np.float16).reshape(shape)
         for name in ("size", "peak", "box"):
-            if found[name] is not None:
-                found[name] = tuple(found[name])
-        rows.append(Row(**found))
+            if row[name] is not None:
+                row[name] = tuple(row[name])
+        rows.append(Row(**row))
     return rows
 
 

@@ -137,6 +137,17 @@ class Place:
         """A file, to be read."""
         return self._system.open(self._at(name), "rb")
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """A path on this machine to read a file from; of a store it is a copy."""
+        if self.local:
+            yield Path(self._at(name))
+            return
+        with tempfile.TemporaryDirectory(prefix="gradcam-") as folder:
+            path = Path(folder, "part")
+            patient(self._system, lambda: self._system.get_file(self._at(name), str(path)))
+            yield path
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file as a whole."""
         if self.local:

@@ -34,7 +34,7 @@ from gradcam.runs.worker import Asked, Worker
 
 __all__ = ["MapsOption", "Request", "check_sent", "planned", "seen_of"]
 
-MapsOption = Literal["auto", "tensor", "list"]
+MapsOption = Literal["auto", "tensor", "list", "zarr"]
 
 PROBED = 8
 """Photographs that are explained before a plan is written."""
@@ -215,7 +215,14 @@ def _planned(
         attempts.finished(place, PROBE)
     grids = probe.grids
     maps: MapsAs = "tensor"
-    if request.maps == "list" or (request.maps == "auto" and len(grids) > 1):
+    if request.maps == "zarr":
+        maps = "zarr"
+        if len(grids) > 1:
+            raise ValueError(
+                f'maps="zarr" needs maps of one shape, but these are {sorted(grids)}; give methods '
+                "of the input's resolution a run of their own"
+            )
+    elif request.maps == "list" or (request.maps == "auto" and len(grids) > 1):
         maps = "list"
     about = {
         "settings": dict(settings),
@@ -223,7 +230,7 @@ def _planned(
         "axes": probe.axes,
         "choice": probe.choice,
         "maps": maps,
-        "grid": sorted(grids)[0] if maps == "tensor" else (),
+        "grid": () if maps == "list" else sorted(grids)[0],
     }
     return write(place, about, replace(found, shards=chain(before, shards)))
 

@@ -16,8 +16,10 @@ from gradcam._types import Shape
 
 __all__ = ["RENAMED", "MapsAs", "Row", "columns", "schema", "table"]
 
-MapsAs: TypeAlias = Literal["tensor", "list"]
-"""How maps are kept: "tensor" is Arrow's fixed-shape tensor, "list" a list beside its shape."""
+MapsAs: TypeAlias = Literal["tensor", "list", "zarr"]
+"""How maps are kept: "tensor" is Arrow's fixed-shape tensor, "list" a list beside its shape, "zarr"
+a file of its own, in which `index` is the map's place.
+"""
 
 SCHEMA = "1"
 """The version of the files; the metadata `gradcam` of each has it."""
@@ -39,7 +41,7 @@ class Row:
     size: that of the input, which pictures are resized to. peak: the highest position, and box:
         that round the evidence, as of `Explanation.boxes`, both in pixels of the input, x first.
     blank: whether the map is 0 everywhere; reason: why, where that was asked for.
-    error: why there is no map.
+    error: why there is no map. index: the map's place in a file of maps, where there are such.
     """
 
     key: str
@@ -63,6 +65,7 @@ class Row:
     blank: bool | None = None
     reason: str | None = None
     error: str | None = None
+    index: int | None = None
 
 
 RENAMED = {"class_index": "class", "values": "map"}
@@ -71,7 +74,9 @@ RENAMED = {"class_index": "class", "values": "map"}
 
 def columns() -> dict[str, str]:
     """The fields of a row, and the columns of a file that they are."""
-    return {field.name: RENAMED.get(field.name, field.name) for field in fields(Row)}
+    found = {field.name: RENAMED.get(field.name, field.name) for field in fields(Row)}
+    del found["index"]  # where maps are in a file of their own alone
+    return found
 
 
 def schema(maps: MapsAs, grid: Shape) -> Any:
@@ -107,6 +112,9 @@ def schema(maps: MapsAs, grid: Shape) -> Any:
     arrow = [pa.field(name, kinds[field]) for field, name in columns().items()]
     if maps == "list":
         arrow.append(pa.field("shape", pa.list_(pa.int32())))
+    if maps == "zarr":
+        arrow = [field for field in arrow if field.name != "map"]
+        arrow.append(pa.field("index", pa.int32()))
     return pa.schema(arrow, metadata={b"gradcam": SCHEMA.encode()})
 
 
@@ -116,6 +124,8 @@ def table(rows: Sequence[Row], kind: Any) -> Any:
 
     arrays = []
     for field, name in columns().items():
+        if name not in kind.names:
+            continue
         found = [getattr(row, field) for row in rows]
         if field == "values":
             arrays.append(_maps(found, kind.field(name).type))
@@ -124,6 +134,8 @@ def table(rows: Sequence[Row], kind: Any) -> Any:
     if "shape" in kind.names:
         shapes = [None if row.values is None else row.values.shape for row in rows]
         arrays.append(pa.array(shapes, kind.field("shape").type))
+    if "index" in kind.names:
+        arrays.append(pa.array([row.index for row in rows], pa.int32()))
     return pa.Table.from_arrays(arrays, schema=kind)
 
 

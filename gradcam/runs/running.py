@@ -79,7 +79,9 @@ def run(
     columns: of a Parquet source, where they are not found: {"image": ..., "label": ..., "key":
         ...}.
     maps: "tensor" where all have one shape, "list" where they differ, or for readers that do not
-        know Arrow's tensors. "auto" looks at the first photographs.
+        know Arrow's tensors, "zarr" for maps of the input's resolution, such as those of
+        "full-grad": a zip file of a Zarr array for each shard. "auto" looks at the first
+        photographs, and takes one of the first two.
     reasons: also say why a map is blank; a few more passes for each batch that has one.
     engine: "local", or "ray" with `address` of a cluster, or none to start one here.
     workers: processes that share the work, each with a model of its own; 0 is this process alone.
@@ -102,7 +104,7 @@ def run(
     ):
         check_whole(name, value, least)
     _check_choice("engine", engine, ("local", "ray"))
-    _check_choice("maps", maps, ("auto", "tensor", "list"))
+    _check_choice("maps", maps, ("auto", "tensor", "list", "zarr"))
     _check_choice("confidence", confidence, ("softmax", "sigmoid", "outputs"))
     mine = share_of(share)
     is_arrays = not isinstance(source, (str, os.PathLike))

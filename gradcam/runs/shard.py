@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -16,6 +17,7 @@ from gradcam.runs.reading import Columns, Item, Seen, ahead, items, load
 from gradcam.runs.rows import Row, schema, table
 from gradcam.runs.sources import Shard
 from gradcam.runs.worker import Worker
+from gradcam.runs.zarrs import maps_part, written_to
 
 __all__ = ["Outcome", "StoppedError", "Task", "run_shard"]
 
@@ -81,12 +83,15 @@ def _write(task: Task, shard: Shard, attempt: Attempt) -> None:
     about = task.about
     kind = schema(about.maps, about.grid)
     waiting: list[Row] = []
-    with (
-        task.place.writing(part(shard.number)) as path,
-        pq.ParquetWriter(path, kind, compression="zstd") as writer,
-    ):
+    with ExitStack() as stack:
+        # Entered first, so that it is the last one to be in its place.
+        path = stack.enter_context(task.place.writing(part(shard.number)))
+        moved: Callable[[Sequence[Row]], list[Row]] = list
+        if about.maps == "zarr":
+            moved = _moving(stack, task, shard.number)
+        writer = stack.enter_context(pq.ParquetWriter(path, kind, compression="zstd"))
         for rows in _rows(task, shard, attempt):
-            waiting += [_fitting(row, about) for row in rows]
+            waiting += moved([_fitting(row, about) for row in rows])
             while len(waiting) >= ROWS:
                 writer.write_table(table(waiting[:ROWS], kind))
                 del waiting[:ROWS]
@@ -96,6 +101,28 @@ def _write(task: Task, shard: Shard, attempt: Attempt) -> None:
                 raise StoppedError
         if waiting:
             writer.write_table(table(waiting, kind))
+
+
+def _moving(stack: ExitStack, task: Task, number: int) -> Callable[[Sequence[Row]], list[Row]]:
+    """A function that moves the maps of rows to the shard's file of maps."""
+    path = stack.enter_context(task.place.writing(maps_part(number)))
+    add = stack.enter_context(written_to(path, task.about.grid))
+    count = 0
+
+    def move(rows: Sequence[Row]) -> list[Row]:
+        nonlocal count
+        found = []
+        maps = []
+        for row in rows:
+            if row.values is not None:
+                maps.append(row.values)
+                row = replace(row, values=None, index=count)
+                count += 1
+            found.append(row)
+        add(maps)
+        return found
+
+    return move
 
 
 def _rows(task: Task, shard: Shard, attempt: Attempt) -> Iterator[list[Row]]:

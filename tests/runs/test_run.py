@@ -596,3 +596,45 @@ def test_results_are_evaluated_as_a_folder_is(folder, tmp_path):
     values = [{row["photograph"]: row["values"] for row in e.rows} for e in (of_files, of_run)]
     assert values[0] == values[1]
     assert len(values[0]) == 10
+
+
+def test_maps_of_the_inputs_resolution_in_zarr(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    ).eval()
+    inputs = np.random.default_rng(0).random((5, 3, 12, 16), np.float32)
+    inputs[3] = np.nan
+    found = gradcam.run(
+        model, inputs, tmp_path / "out", method="full-grad", maps="zarr", shard_size=2, layer="2"
+    )
+    kept = [0, 1, 2, 4]
+    e = gradcam.explain(model, torch.tensor(inputs[kept]), "2", method="full-grad").numpy()
+    assert e.maps.shape == (4, 12, 16)
+    assert [row.index for row in found] == [0, 1, 0, None, 0]
+    for n, row in zip(kept, found.filter(lambda row: row.error is None), strict=True):
+        np.testing.assert_allclose(
+            found.map(row), e.maps[kept.index(n)], atol=5e-4 * np.abs(e.maps).max()
+        )
+        assert found.heatmaps(row).shape == (12, 16)
+    assert "map" not in found.to_arrow().column_names
+    store = zarr.storage.ZipStore(tmp_path / "out" / "maps" / "part-00000000.zip", mode="r")
+    assert zarr.open_array(store, mode="r").shape == (2, 12, 16)
+    store.close()
+    with pytest.raises(ValueError, match='maps="zarr" needs maps of one shape'):
+        gradcam.run(
+            model,
+            inputs,
+            tmp_path / "two",
+            layer="2",
+            method=["full-grad", "grad-cam"],
+            maps="zarr",
+        )
