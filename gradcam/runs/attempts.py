@@ -9,7 +9,7 @@ shard has failed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from gradcam.runs.places import Place
@@ -24,6 +24,7 @@ __all__ = [
     "note",
     "retry",
     "stopped",
+    "tidy",
 ]
 
 PLAIN = 2
@@ -103,6 +104,18 @@ def given_up(place: Place) -> list[int]:
         if attempt is not None and attempt.given_up:
             found.append(number)
     return found
+
+
+def tidy(place: Place, is_done: Callable[[int], bool]) -> None:
+    """Remove what processes left that were killed when their shard was just done."""
+    for name in place.names(FOLDER):
+        text, _, ending = name.rpartition(".")
+        if ending not in ("json", "lock") or not text.lstrip("-").isdecimal():
+            continue
+        if is_done(int(text)):
+            with place.holding(f"{FOLDER}/{text}.lock", wait=False) as mine:
+                if mine:
+                    finished(place, int(text))
 
 
 def retry(place: Place) -> None:

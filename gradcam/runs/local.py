@@ -195,7 +195,8 @@ class _Crew:
         self._shares: list[list[int]] = []
         for index in range(workers):
             own = list(numbers[index::workers])
-            others = [n for n in numbers if n not in set(own)] if local else []
+            known = set(own)
+            others = [n for n in numbers if n not in known] if local else []
             self._shares.append(own + others)
         self._deaths = [0] * workers
         self._members: dict[Any, tuple[int, Any]] = {}

@@ -160,7 +160,8 @@ class Place:
     def writing(self, name: str) -> Iterator[Path]:
         """A path on this machine to write to; the file is in its place when the block has ended.
 
-        Where the block raises, nothing is left.
+        Where the block raises, nothing is left. What a process that was killed leaves is written
+        over by the next one: the caller holds the file's shard.
         """
         if not self.local:
             with tempfile.TemporaryDirectory(prefix="gradcam-") as folder:
@@ -170,7 +171,7 @@ class Place:
             return
         self._make_parent(name)
         path = Path(self._at(name))
-        partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+        partial = path.with_name(f"{path.name}{PARTIAL}")
         try:
             yield partial
             with partial.open("rb+") as file:
@@ -194,16 +195,6 @@ class Place:
         """Remove a file, where there is one."""
         with contextlib.suppress(FileNotFoundError):
             patient(self._system, lambda: self._system.rm_file(self._at(name)))
-
-    def sweep(self, folder: str) -> None:
-        """Remove what processes that were killed have left half written there.
-
-        Only while nobody else writes: the caller holds the run.
-        """
-        if self.local:
-            for name in self.names(folder):
-                if name.endswith(PARTIAL):
-                    self.remove(f"{folder}/{name}")
 
     @contextmanager
     def holding(self, name: str, wait: bool) -> Iterator[bool]:

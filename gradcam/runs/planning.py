@@ -26,7 +26,7 @@ from gradcam.metrics.subject import Confidence
 from gradcam.runs import attempts
 from gradcam.runs.attempts import Attempt
 from gradcam.runs.places import Place, opened
-from gradcam.runs.plan import About, read_about, write
+from gradcam.runs.plan import About, part, read_about, write
 from gradcam.runs.reading import Columns, Item, Seen, items, load
 from gradcam.runs.rows import MapsAs
 from gradcam.runs.sources import Listing, Source, listing
@@ -103,6 +103,7 @@ def planned(request: Request, model: Any = None) -> tuple[About, Asked]:
         if about is None:
             found = listing(request.source, request.shard_size, request.labels)
             about = _planned(place, found, Worker(model, asked), settings, request)
+        attempts.tidy(place, lambda number: number == PROBE or place.has(part(number)))
     return about, replace(asked, layer=_pinned(about.layers, asked.layer))
 
 
@@ -209,6 +210,8 @@ def _planned(
         before = []
         while not probe.enough and (shard := next(shards, None)) is not None:
             before.append(shard)
+            if request.columns and shard.kind != "parquet":
+                raise ValueError("`columns` are those of Parquet files, but the source is none")
             probe.look(items(shard, found.root, request.source, request.columns))
         probe.check()
     finally:

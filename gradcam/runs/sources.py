@@ -65,6 +65,10 @@ def listing(source: Source, size: int, labels: str | None = None) -> Listing:
     """
     if labels not in (None, "folder"):
         raise ValueError(f'`labels` must be None or "folder", but is {labels!r}')
+    if labels and (not isinstance(source, (str, os.PathLike)) or str(source).endswith(".txt")):
+        raise ValueError(
+            '`labels` is "folder", but this source says itself what its photographs show'
+        )
     if not isinstance(source, (str, os.PathLike)):
         return Listing("", _described(source), _of_arrays(source, size))
     text = os.fspath(source)
@@ -83,6 +87,11 @@ def listing(source: Source, size: int, labels: str | None = None) -> Listing:
             'by a glob, such as "*.tar"'
         )
     kind = kinds.pop()
+    if labels and kind != "files":
+        raise ValueError(
+            f'`labels` is "folder", but `source` {text} holds no files in folders; its labels are '
+            "those that it has itself"
+        )
     if kind == "tar":
         shards = _of_tars(names)
     elif kind == "parquet":
@@ -135,7 +144,7 @@ def _walk(folder: str) -> Iterator[str]:
                 kept.append(name)
         folders[:] = kept
         for name in files:
-            yield os.path.join(place, name)
+            yield f"{place}/{name}".replace(os.sep, "/")
 
 
 def _kind(name: str) -> Kind | None:

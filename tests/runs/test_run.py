@@ -388,6 +388,7 @@ def test_a_folder_that_holds_something_else_is_kept(folder, tmp_path):
         ({"maps": "zip"}, "`maps` must be"),
         ({"share": "4/4"}, '`share` must be "i/n" with i from 0 to n - 1'),
         ({"labels": "file"}, '`labels` must be None or "folder"'),
+        ({"columns": {"image": "x"}}, "`columns` are those of Parquet files"),
         ({"method": []}, "`method` is empty"),
         ({"method": "grad-kam"}, "grad-kam"),
         ({"target": "blue"}, "blue"),
