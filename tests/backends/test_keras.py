@@ -210,6 +210,7 @@ def test_the_same_on_keras_torch_backend():
     names = (
         "backends/test_backends",
         "backends/test_keras",
+        "backends/test_interrupts",
         "explaining/test_smoothing",
         "explaining/test_concepts",
     )
