@@ -74,7 +74,8 @@ def nnx() -> Subject:
             return self.head(self.drop(nnx.relu(self.norm(self.conv(x)))).mean((1, 2)))
 
     net, x = Net(nnx.Rngs(0)), jax.numpy.asarray(X)
-    running = nnx.view(net, deterministic=True, use_running_average=True)
+    running = nnx.clone(net)
+    running.eval()
     jitted = nnx.jit(lambda net, x: net(x))
     own = {"eager": lambda: running(x), "jit": lambda: jitted(running, x)}
 
