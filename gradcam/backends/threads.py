@@ -69,9 +69,12 @@ class _ThreadState:
     """The values of each `threading.local` of the libraries, and of JAX's settings."""
 
     def __init__(self) -> None:
-        locals_, self._settings = _places(len(sys.modules))
+        places, self._settings = _places(len(sys.modules))
         self._values = [setting.get_local() for setting in self._settings]
-        self._locals = [(local, dict(vars(local))) for local in locals_]
+        self._locals = []
+        for module, name in places:
+            local = getattr(module, name)
+            self._locals.append((local, dict(vars(local))))
         self._contents = []
         for _, values in self._locals:
             for value in values.values():
@@ -99,24 +102,25 @@ class _ThreadState:
 
 
 @functools.lru_cache(1)
-def _places(_: int) -> tuple[list[threading.local], list[Any]]:
-    """Every `threading.local` of the loaded libraries, and JAX's settings, which are of C++.
+def _places(_: int) -> tuple[list[tuple[ModuleType, str]], list[Any]]:
+    """Where each `threading.local` of the loaded libraries is, which `keras.utils.clear_session`
+    makes anew; and JAX's settings, which are of C++.
 
     They are looked for again when other modules have been loaded.
     """
     config = sys.modules.get("jax._src.config")
     kind: Any = getattr(getattr(config, "config_ext", None), "Config", ())
-    locals_: dict[int, threading.local] = {}
+    places: dict[int, tuple[ModuleType, str]] = {}
     settings: dict[int, Any] = {}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in _LIBRARIES or not isinstance(module, ModuleType):
+    for library, module in list(sys.modules.items()):
+        if library.partition(".")[0] not in _LIBRARIES or not isinstance(module, ModuleType):
             continue
-        for value in list(vars(module).values()):
+        for name, value in list(vars(module).items()):
             if isinstance(value, threading.local):
-                locals_[id(value)] = value
+                places.setdefault(id(value), (module, name))
             elif isinstance(value, kind):
                 settings[id(value)] = value
-    return list(locals_.values()), list(settings.values())
+    return list(places.values()), list(settings.values())
 
 
 def _transfer_guard() -> Any:

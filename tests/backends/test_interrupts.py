@@ -106,3 +106,20 @@ def test_what_the_user_has_set_around_a_call_stays():
         with pytest.raises(BoomError):
             gradcam.explain(subject.model, subject.inputs, subject.layer, target)
         assert process() == before
+
+
+def test_what_keras_keeps_is_restored_after_its_session_was_cleared():
+    keras = pytest.importorskip("keras")
+    subject = LIBRARIES["keras"]()
+    for _ in range(2):  # all modules are loaded
+        gradcam.explain(subject.model, subject.inputs, subject.layer, 1)
+    keras.utils.clear_session()
+
+    def target(outputs):
+        keras.StatelessScope().__enter__()  # and Ctrl-C at the start of its `__exit__`
+        raise KeyboardInterrupt
+
+    before = process()
+    with pytest.raises(KeyboardInterrupt):
+        gradcam.explain(subject.model, subject.inputs, subject.layer, target)
+    assert process() == before
