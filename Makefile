@@ -72,7 +72,7 @@ oldest: .venv-oldest/.installed .venv-oldest/numpy/.installed
 
 .venv-oldest/numpy/.installed: .venv-oldest/.installed
 	$(PYTHON) -m venv .venv-oldest/numpy
-	sed 's/^numpy==.*/numpy==1.26.0/' oldest.txt > .venv-oldest/numpy/oldest.txt
+	sed 's/^numpy==.*/numpy==1.26.0/; s/^scipy==.*/scipy==1.11.1/' oldest.txt > .venv-oldest/numpy/oldest.txt
 	.venv-oldest/numpy/bin/pip install --quiet --constraint constraints.txt torch
 	.venv-oldest/numpy/bin/pip install --quiet --constraint .venv-oldest/numpy/oldest.txt --editable ".[cli,torch]" array-api-strict hypothesis pytest pytest-xdist scikit-image
 	touch $@

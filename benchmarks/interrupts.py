@@ -3,24 +3,13 @@
     python -m benchmarks.interrupts --tries 3000            # at random instants, by a timer
     python -m benchmarks.interrupts --every 1               # at each instant, one after the other
 
-Python runs a signal's handler when a Python function starts, when a C function has returned, and at
-the end of a loop's turn. A profiler is called at the first two of these, and raises there: so the
-instants are counted, and the same in every run.
-
 After each try the state of the process is compared with that before, the hooks that are left are
 told from all other changes, and the user's own next calls are compared with those before.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import random
-import signal
-import sys
-import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +19,7 @@ import torch.utils.checkpoint
 from torch.utils import _python_dispatch
 
 import gradcam
+from benchmarks import instants
 from gradcam.backends.torch.sessions import EAGER, NO_FASTPATH, SAME_RANDOM_STATE, Session
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -110,66 +100,6 @@ def hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-# ------------------------------------------------------------------------------------ the instants
-
-
-def anywhere(function: str) -> bool:
-    return True
-
-
-class Interrupted:
-    """Raises KeyboardInterrupt at the n-th instant of the calls that it wraps.
-
-    counts: whether the instants of a Python function of this name are among them.
-    """
-
-    def __init__(self, n: int | None = None, counts: Callable[[str], bool] = anywhere) -> None:
-        self.left = n
-        self.counts = counts
-        self.seen = 0
-
-    def _event(self, frame: Any, event: str, _: Any) -> None:
-        code = frame.f_code
-        if event not in ("call", "c_return") or code.co_filename == __file__:
-            return
-        if not self.counts(code.co_name):
-            return
-        self.seen += 1
-        if self.left is not None and self.seen > self.left:
-            sys.setprofile(None)
-            raise KeyboardInterrupt
-
-    def __call__(self, call: Callable[[], Any]) -> bool:
-        """Whether the interrupt struck."""
-        sys.setprofile(self._event)
-        try:
-            call()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.setprofile(None)
-        return False
-
-
-class Timer:
-    """Raises KeyboardInterrupt after so many seconds, as Ctrl-C does."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def __call__(self, call: Callable[[], Any]) -> bool:
-        """Whether the interrupt struck."""
-        try:
-            signal.setitimer(signal.ITIMER_REAL, self.seconds)
-            try:
-                call()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except KeyboardInterrupt:
-            return True
-        return False
-
-
 def left_behind(
     model: torch.nn.Module, call: Callable[[], Any], interrupt: Callable[..., bool]
 ) -> Iterator[str]:
@@ -190,44 +120,11 @@ def left_behind(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tries", type=int, default=3000, help="by a timer")
-    parser.add_argument("--every", type=int, default=0, help="each n-th instant instead")
-    parser.add_argument("--only", help="one of the calls")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    found: Counter[str] = Counter()
-    chosen = {name: pair for name, pair in calls().items() if options.only in (None, name)}
-    tries = 0
-    if options.every:
-        for name, (model, call) in chosen.items():
-            call()
-            counted = Interrupted()
-            counted(call)
-            for n in range(0, counted.seen, options.every):
-                tries += 1
-                for what in left_behind(model, call, Interrupted(n)):
-                    found[f"{name}: {what}"] += 1
-            print(name, counted.seen, "instants", flush=True)
-    else:
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        draw = random.Random(0)
-        seconds = {}
-        for name, (_, call) in chosen.items():
-            call()
-            start = time.perf_counter()
-            call()
-            seconds[name] = time.perf_counter() - start
-        while tries < options.tries:
-            name = draw.choice(list(chosen))
-            interrupt = Timer(draw.uniform(1e-5, seconds[name]))
-            ways = list(left_behind(*chosen[name], interrupt))
-            tries += "not interrupted" not in ways
-            for what in ways:
-                found[f"{name}: {what}"] += 1
-    print(tries, "tries")
-    for what, count in found.most_common():
-        print(count, what)
+    trials = {
+        name: (call, functools.partial(left_behind, model, call))
+        for name, (model, call) in calls().items()
+    }
+    instants.main(__doc__.splitlines()[0], trials)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,8 @@ def _resnet50() -> Any:
             self.reduce = conv_norm(n_in, width, 1)
             self.filter = conv_norm(width, width, 3, stride)
             self.expand = conv_norm(width, 4 * width, 1)
-            self.shortcut = None
-            if n_in != 4 * width or stride != 1:
-                self.shortcut = conv_norm(n_in, 4 * width, 1, stride)
+            fits = n_in == 4 * width and stride == 1
+            self.shortcut = None if fits else conv_norm(n_in, 4 * width, 1, stride)
 
         def __call__(self, x: Any) -> Any:
             y = self.expand(nnx.relu(self.filter(nnx.relu(self.reduce(x)))))

@@ -37,7 +37,10 @@ def _our_frames() -> list[FrameType]:
 
 def _is_wrapper(frame: FrameType) -> bool:
     """Whether it is that of `backends.entry`, round the function that the user called."""
-    return _is_between(frame) or frame.f_globals["__name__"] == "gradcam.backends.environment"
+    return _is_between(frame) or frame.f_globals["__name__"] in _WRAPPERS
+
+
+_WRAPPERS = {"gradcam.backends.environment", "gradcam.backends.threads"}
 
 
 def _is_between(frame: FrameType) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from gradcam._types import Array
+from gradcam.backends.threads import undisturbed
 
 __all__ = ["MemoryMeter", "default_array", "devices", "entry", "memory_meter", "versions"]
 
@@ -182,7 +183,8 @@ def entry(call: Callable[P, T]) -> Callable[P, T]:
     """The same, by which users come in.
 
     It is no part of a program that the user compiles where it is called, and the arrays that it
-    moves between host and device it means to move.
+    moves between host and device it means to move. What frameworks keep for this thread is
+    restored if it raises.
     """
 
     @functools.wraps(call)
@@ -190,7 +192,7 @@ def entry(call: Callable[P, T]) -> Callable[P, T]:
         found: Callable[P, T] = call
         for framework, module in _loaded():
             found = framework.entered(module, found)
-        return found(*args, **kwargs)
+        return undisturbed(found)(*args, **kwargs)
 
     run._torchdynamo_disable = True  # type: ignore[attr-defined]
     return run

@@ -210,6 +210,8 @@ def test_the_same_on_keras_torch_backend():
     names = (
         "backends/test_backends",
         "backends/test_keras",
+        "backends/test_interrupts",
+        "backends/test_training",
         "explaining/test_smoothing",
         "explaining/test_concepts",
     )

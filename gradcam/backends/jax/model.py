@@ -233,12 +233,13 @@ def run_program(
     """`function(model, inputs, target, *arrays)`, compiled once for each program and shape."""
     model = JaxModel(program.run, values, program.channels_first, program.sharded)
     target = targets.join(indices, program.target)
-    # tracers do not say where an array lies; array math asks this variable
-    token = SHARDED.set(program.sharded)
+    outer = SHARDED.get()
     try:
+        # tracers do not say where an array lies; array math asks this variable
+        SHARDED.set(program.sharded)
         return program.function(model, inputs, target, *arrays)
     finally:
-        SHARDED.reset(token)
+        SHARDED.set(outer)
 
 
 def is_sharded(inputs: Inputs) -> bool:

@@ -34,11 +34,12 @@ def current() -> Tap | None:
 @contextlib.contextmanager
 def active(tap: Tap) -> Iterator[None]:
     """Make `tap` the current one of this thread for as long as the context lasts."""
-    token = _current.set(tap)
+    outer = _current.get()
     try:
+        _current.set(tap)
         yield
     finally:
-        _current.reset(token)
+        _current.set(outer)
 
 
 def tapped(

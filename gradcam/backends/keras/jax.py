@@ -17,7 +17,7 @@ import functools
 import operator
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,19 +112,24 @@ class _Run:
         model = self.model()
         assert model is not None
         args, kwargs = call_arguments(model, inputs)
-        with _PATCHING, contextlib.ExitStack() as stack:
-            affine: set[int] = set()
-            if isinstance(tap, Biases):
-                affine = {id(layer) for _, layer in affine_layers(model)}
-            patched = set()
-            for path, layer in named_layers(model):
-                if id(layer) not in patched:
-                    patched.add(id(layer))
-                    restore = _restored(layer, vars(layer).get("call"))
-                    object.__setattr__(layer, "call", _tapped(path, layer, id(layer) in affine))
-                    stack.callback(restore)
-            with active(tap):
-                return model.stateless_call(*values, *args, **kwargs)[0]
+        affine: set[int] = set()
+        if isinstance(tap, Biases):
+            affine = {id(layer) for _, layer in affine_layers(model)}
+        own: dict[int, tuple[Any, Any]] = {}
+        with _PATCHING:
+            try:
+                try:
+                    for path, layer in named_layers(model):
+                        if id(layer) not in own:
+                            own[id(layer)] = layer, vars(layer).get("call")
+                            patch = _tapped(path, layer, id(layer) in affine)
+                            object.__setattr__(layer, "call", patch)
+                    with active(tap):
+                        return model.stateless_call(*values, *args, **kwargs)[0]
+                finally:
+                    _restore(own.values())
+            finally:
+                _restore(own.values())  # for an interrupt may have struck the first time
 
 
 def _attributes(model: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -151,13 +156,10 @@ def _tapped(path: str, layer: Any, is_affine: bool) -> Callable[..., Any]:
     return tapped
 
 
-def _restored(layer: Any, own: Any) -> Callable[[], None]:
-    """A function that gives the instance its own `call` back, or removes it if it had none."""
-
-    def restore() -> None:
-        if own is None:
+def _restore(own: Iterable[tuple[Any, Any]]) -> None:
+    """Give each instance its own `call` back, or remove it if it had none. Twice is as once."""
+    for layer, call in own:
+        if call is not None:
+            object.__setattr__(layer, "call", call)
+        elif "call" in vars(layer):
             object.__delattr__(layer, "call")
-        else:
-            object.__setattr__(layer, "call", own)
-
-    return restore

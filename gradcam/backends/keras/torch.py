@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
+
+import keras  # type: ignore[import-untyped]
+import torch
 
 from gradcam._types import Inputs, Outputs
 from gradcam.backends.errors import unknown_layer
@@ -32,8 +36,18 @@ def _layer(model: Any, path: str) -> Any:
 
 
 def _call(model: Any, inputs: Inputs) -> Outputs:
+    """The outputs; what the model assigns to its variables is dropped, as on JAX.
+
+    With `training=True` among the inputs, every pass draws the same, and the generators are left as
+    they were.
+    """
     args, kwargs = call_arguments(model, inputs)
-    return model(*args, **kwargs)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(keras.StatelessScope())
+        if kwargs.get("training"):
+            devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+            stack.enter_context(torch.random.fork_rng(range(devices)))
+        return model(*args, **kwargs)
 
 
 def _affine(model: Any) -> Iterator[AffineLayer]:

@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradcam  # noqa: E402
+from benchmarks.instants import Interrupted  # noqa: E402
 from benchmarks.interrupts import (  # noqa: E402
     IMAGES,
-    Interrupted,
     calls,
     hooks,
     left_behind,
