@@ -15,7 +15,7 @@ from networks import Network, flax_network
 from zoo import random_weights
 
 from gradcam import backends
-from gradcam.evaluation.identity import identity
+from gradcam.identity import identity
 
 BATCH = 32
 

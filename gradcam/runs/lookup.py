@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import importlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -277,18 +278,37 @@ class Results(Sequence[Row]):
     def _plan(self) -> Plan:
         return Plan(self._place)
 
-    def overlays(
-        self, key: str | Row, photograph: Any = None, alpha: float = 0.6, colormap: str = COLORMAP
-    ) -> list[Any]:
-        """The maps of a photograph in colour over it, as PIL images, one for each row.
+    def seen(
+        self, row: Row | str, view: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The part of a photograph that the network saw, RGB uint8 (H, W, 3).
 
-        photograph: as the network saw it; else the centre, as the size of the input says. See
-        `Explanation.overlay`.
+        view: the classifier's, which the run does not keep. Without it, a ValueError where the
+            network saw the photograph through one of your own.
+        """
+        name = self.about.settings.get("view")
+        if view is None and name is not None and name.startswith("gradcam."):
+            module, _, function = name.rpartition(".")
+            view = getattr(importlib.import_module(module), function)
+        if view is None and name is not None:
+            raise ValueError(
+                f"the network saw photographs through {name}; pass view=classifier.view"
+            )
+        photograph = self.photograph(row)
+        return photograph if view is None else np.asarray(view(photograph))
+
+    def overlays(
+        self,
+        key: str | Row,
+        view: Callable[[np.ndarray], np.ndarray] | None = None,
+        alpha: float = 0.6,
+        colormap: str = COLORMAP,
+    ) -> list[Any]:
+        """The maps of a photograph in colour over what the network saw of it, as PIL images, one
+        for each row. See `seen` and `Explanation.overlay`.
         """
         rows = [key] if isinstance(key, Row) else list(self.of(key))
-        if photograph is None:
-            photograph = self.photograph(rows[0])
-        picture = overlay.photographs([photograph], 1)[0]
+        picture = overlay.photographs([self.seen(rows[0], view)], 1)[0]
         found = []
         for row in rows:
             heat = self.heatmaps(row, picture.shape[:2])

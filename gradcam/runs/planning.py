@@ -166,10 +166,13 @@ def _settings(model: Any, asked: Asked) -> dict[str, Any]:
         )
     named = by_name([with_parameters(one, {}, "gradcam.run") for one in asked.methods])
     layer = asked.layer
+    classifier = unwrap(model)[1]
+    view = None if classifier is None else classifier.view
     return {
         "gradcam": versions()["gradcam"],
         "model": name_of(unwrap(model)[0]),
         "weights": who.digest,
+        "view": None if view is None else f"{view.__module__}.{name_of(view)}",
         "layer": list(layer) if isinstance(layer, (list, tuple)) else layer,
         "methods": {name: identity(chosen).digest for name, chosen in named.items()},
         "target": _told(asked.target),

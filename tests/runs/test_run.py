@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -162,6 +163,15 @@ def test_a_map_that_does_not_fit_the_files_is_an_error_that_says_what_to_do(tmp_
     )
 
 
+def test_the_pictures_of_the_default_view_need_no_view(folder, tmp_path):
+    from gradcam.pictures.images import crop
+
+    model = dataclasses.replace(models.model(), view=crop)
+    found = gradcam.run(model, folder, tmp_path / "out")
+    np.testing.assert_array_equal(found.seen(found[0]), crop(found.photograph(found[0])))
+    assert found.overlays(found[0])[0].size == (224, 224)
+
+
 # ------------------------------------------------------------------------------------------ sources
 
 
@@ -217,7 +227,17 @@ def test_every_kind_of_source_gives_the_same_maps(folder, tmp_path):
             assert all(row.label_class is not None for row in found), name
         if name != "arrays" and name != "pictures":
             assert (found.photograph(found[7]) == np.asarray(Image.open(paths[7]))).all(), name
-            assert found.overlays(found[7])[0].size == (32, 24)
+            picture = found.overlays(found[7], models.view)[0]
+            assert picture.size == (20, 16)
+            e = gradcam.explain(
+                models.model(), models.preprocess([found.seen(found[7], models.view)])
+            )
+            exact = e.overlay([found.seen(found[7], models.view)])[0]
+            assert np.abs(np.asarray(picture, float) - np.asarray(exact, float)).max() <= 2
+            with pytest.raises(
+                ValueError, match=r"saw photographs through runs.models.view; pass view="
+            ):
+                found.overlays(found[7])
 
 
 def test_a_parquet_source_by_its_columns(folder, tmp_path):
