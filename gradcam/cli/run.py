@@ -76,7 +76,7 @@ def run(
     threads: Annotated[int, typer.Option(min=0, help="That read ahead, in each process.")] = 2,
     engine: Annotated[str, typer.Option(help='"local", or "ray".')] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
-    share: Annotated[
+    shard: Annotated[
         str | None,
         typer.Option(
             help='"i/n": every n-th shard from the i-th; "env": as torchrun or SLURM says.'
@@ -116,7 +116,7 @@ def run(
                 engine=cast(Any, engine),
                 workers=workers,
                 threads=threads,
-                share=share,
+                shard=shard,
                 address=address,
                 retry=retry,
                 smoothing=smoothing,

@@ -241,6 +241,8 @@ class Results(Sequence[Row]):
         if isinstance(key, Row):
             raw = self.map(key)
             shown = tuple(size or key.size or raw.shape)
+            if len(shown) != raw.ndim:  # a guided map has channels
+                shown = raw.shape
             resized = map_math.resize(raw[None], shown)
             scaled: np.ndarray = np.asarray(map_math.scale(resized, raw.ndim, how))[0]
             return scaled

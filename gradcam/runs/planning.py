@@ -17,11 +17,10 @@ from gradcam._faults import FAULTS
 from gradcam._types import LayerLike, Shape
 from gradcam._warnings import warn
 from gradcam.backends import versions
-from gradcam.explaining.explainer import Explainer, by_name
+from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.prepare import layer_paths, unwrap
 from gradcam.identity import identity, name_of
-from gradcam.methods.parameters import with_parameters
 from gradcam.metrics.subject import Confidence
 from gradcam.runs import attempts
 from gradcam.runs.attempts import Attempt
@@ -30,7 +29,7 @@ from gradcam.runs.plan import About, part, read_about, write
 from gradcam.runs.reading import Columns, Item, Seen, items, load
 from gradcam.runs.rows import MapsAs
 from gradcam.runs.sources import Listing, Source, listing
-from gradcam.runs.worker import Asked, Worker
+from gradcam.runs.worker import BESIDE, Asked, Worker, divided, named
 
 __all__ = ["MapsOption", "Request", "check_sent", "planned", "seen_of"]
 
@@ -135,8 +134,9 @@ def _asked(model: Any, request: Request) -> Asked:
     methods = (request.method,) if _is_one(request.method) else tuple(request.method)
     if not methods:
         raise ValueError("`method` is empty; pass a name from gradcam.METHODS, or several")
-    by_name([with_parameters(one, {}, "gradcam.run") for one in methods])
-    for one in methods:
+    cams, _ = divided(methods)
+    named(cams)
+    for one in cams or ("grad-cam",):
         Explainer(model, layer, one, **request.options)
     return Asked(
         layer,
@@ -164,7 +164,9 @@ def _settings(model: Any, asked: Asked) -> dict[str, Any]:
             f"({', '.join(who.unknown)}): a run that goes on with another of these is not refused",
             UserWarning,
         )
-    named = by_name([with_parameters(one, {}, "gradcam.run") for one in asked.methods])
+    cams, guided = divided(asked.methods)
+    methods = {name: identity(chosen).digest for name, chosen in named(cams).items()}
+    methods.update({name: name for name in guided})
     layer = asked.layer
     classifier = unwrap(model)[1]
     view = None if classifier is None else classifier.view
@@ -174,7 +176,7 @@ def _settings(model: Any, asked: Asked) -> dict[str, Any]:
         "weights": who.digest,
         "view": None if view is None else f"{view.__module__}.{name_of(view)}",
         "layer": list(layer) if isinstance(layer, (list, tuple)) else layer,
-        "methods": {name: identity(chosen).digest for name, chosen in named.items()},
+        "methods": methods,
         "target": _told(asked.target),
         "options": {name: _told(value) for name, value in sorted(asked.options.items())},
         "confidence": asked.confidence,
@@ -286,7 +288,9 @@ class _Probe:
         except FAULTS as error:
             self.failure = error
             return
-        for explanation in explanations.values():
+        for name, explanation in explanations.items():
+            if name == BESIDE:
+                continue
             ndim = explanation.scores.ndim
             self.grids.add(tuple(int(n) for n in explanation.maps.shape[ndim:]))
             named = explanation.layer

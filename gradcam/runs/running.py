@@ -54,7 +54,7 @@ def run(
     engine: Engine = "local",
     workers: int = 0,
     threads: int = 2,
-    share: str | None = None,
+    shard: str | None = None,
     address: str | None = None,
     retry: bool = False,
     progress: Progress | Watch = False,
@@ -73,7 +73,8 @@ def run(
         that fsspec knows; or arrays that can be indexed, or pairs of an array and its label.
     target: None (each one's top class), a class or its name, several in a list of one list,
         `gradcam.targets.TopClass(k)`, or a function of the outputs.
-    method: one, or several, each of which has its own rows.
+    method: one, or several, each of which has its own rows; "guided-backprop" and
+        "guided-grad-cam" too, whose maps have the input's channels.
     shard_size: files or arrays in a shard; a tar file and a row group are one each.
     labels: "folder" where the folder that a file is in says what it shows.
     columns: of a Parquet source, where they are not found: {"image": ..., "label": ..., "key":
@@ -86,7 +87,7 @@ def run(
     engine: "local", or "ray" with `address` of a cluster, or none to start one here.
     workers: processes that share the work, each with a model of its own; 0 is this process alone.
     threads: that read and decode ahead of the model, in each process.
-    share: "1/4" works on every fourth shard from the second on; "env" reads which from torchrun's
+    shard: "1/4" works on every fourth shard from the second on; "env" reads which from torchrun's
         or SLURM's variables.
     retry: try again what was given up because it killed its process three times.
     options: those of `gradcam.Explainer`, such as `smoothing`, `relu` or `layout`.
@@ -106,7 +107,7 @@ def run(
     _check_choice("engine", engine, ("local", "ray"))
     _check_choice("maps", maps, ("auto", "tensor", "list", "zarr"))
     _check_choice("confidence", confidence, ("softmax", "sigmoid", "outputs"))
-    mine = share_of(share)
+    mine = share_of(shard)
     is_arrays = not isinstance(source, (str, os.PathLike))
     alone = not workers and engine == "local"
     if is_arrays and not alone:
@@ -172,16 +173,16 @@ def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be {', '.join(map(repr, known))}, but is {value!r}")
 
 
-def share_of(share: str | None) -> tuple[int, int]:
+def share_of(shard: str | None) -> tuple[int, int]:
     """Which shards are worked on here: i of n.
 
-    share: "i/n", or "env" for torchrun's RANK and WORLD_SIZE, or SLURM's SLURM_PROCID and
+    shard: "i/n", or "env" for torchrun's RANK and WORLD_SIZE, or SLURM's SLURM_PROCID and
     SLURM_NTASKS, or of an array of jobs SLURM_ARRAY_TASK_ID, _MIN and _COUNT.
     """
-    if share is None:
+    if shard is None:
         return 0, 1
-    text = share
-    if share == "env":
+    text = shard
+    if shard == "env":
         names = os.environ
         if "RANK" in names and "WORLD_SIZE" in names:
             text = f"{names['RANK']}/{names['WORLD_SIZE']}"
@@ -192,12 +193,12 @@ def share_of(share: str | None) -> tuple[int, int]:
             text = f"{names['SLURM_PROCID']}/{names['SLURM_NTASKS']}"
         else:
             raise ValueError(
-                '`share` is "env", but neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and '
+                '`shard` is "env", but neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and '
                 "SLURM_NTASKS (srun) are set"
             )
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()) or not int(index) < int(count):
-        raise ValueError(f'`share` must be "i/n" with i from 0 to n - 1, or "env", but is {text!r}')
+        raise ValueError(f'`shard` must be "i/n" with i from 0 to n - 1, or "env", but is {text!r}')
     return int(index), int(count)
 
 

@@ -17,6 +17,7 @@ from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer, by_name
 from gradcam.explaining.explanation import Explanation
+from gradcam.explaining.guided import guided_backprop, guided_grad_cam
 from gradcam.explaining.naming import class_table
 from gradcam.explaining.prepare import unwrap
 from gradcam.inputs import first_array
@@ -29,7 +30,12 @@ from gradcam.runs.reading import Seen, described
 from gradcam.runs.rows import Row
 from gradcam.targets.outputs import class_scores
 
-__all__ = ["Asked", "Worker"]
+__all__ = ["BESIDE", "Asked", "Worker", "divided", "named"]
+
+GUIDED = ("guided-backprop", "guided-grad-cam")
+"""What is asked for as a method, but is a gradient at the input."""
+BESIDE = "<beside>"
+"""The explanation that guided maps take their outputs from, which is no row."""
 
 THRESHOLD = 0.15
 """Of boxes, as a share of the maximum: that of `Explanation.boxes`."""
@@ -48,6 +54,17 @@ class Asked:
     batch: int
 
 
+def divided(methods: Iterable[MethodLike]) -> tuple[tuple[MethodLike, ...], tuple[str, ...]]:
+    """The methods that an explainer takes, and the guided ones."""
+    guided = tuple(m for m in methods if isinstance(m, str) and m in GUIDED)
+    return tuple(m for m in methods if m not in guided), guided
+
+
+def named(methods: Iterable[MethodLike]) -> dict[str, Any]:
+    """The methods that an explainer takes, by name."""
+    return by_name([with_parameters(method, {}, "gradcam.run") for method in methods])
+
+
 class Worker:
     """Explains photographs as the network sees them.
 
@@ -57,10 +74,13 @@ class Worker:
     def __init__(self, model: Any, asked: Asked) -> None:
         self._asked = asked
         self._user_model, self._classifier = unwrap(model)
+        self._model = model
+        self._cams, self._guided = divided(asked.methods)
         # One method by itself may choose its layers in its own way, as those of attention do.
-        self._explainer = Explainer(model, asked.layer, asked.methods[0], **asked.options)
-        chosen = [with_parameters(method, {}, "gradcam.run") for method in asked.methods]
-        self._names = tuple(by_name(chosen))
+        # Guided maps have no outputs, which Grad-CAM's explanation then has.
+        first = self._cams[0] if self._cams else "grad-cam"
+        self._explainer = Explainer(model, asked.layer, first, **asked.options)
+        self._names = tuple(named(self._cams))
         self._classes: dict[str, int | None] = {}
 
     @property
@@ -83,9 +103,31 @@ class Worker:
             inputs = self._inputs(filled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
-            if len(self._names) == 1:
-                return {self._names[0]: self._explainer(inputs, self._asked.target)}
-            return self._explainer.compare(inputs, self._asked.target, self._asked.methods)
+            if len(self._names) > 1:
+                found = self._explainer.compare(inputs, self._asked.target, self._cams)
+            else:
+                name = self._names[0] if self._names else BESIDE
+                found = {name: self._explainer(inputs, self._asked.target)}
+            for name in self._guided:
+                found[name] = self._guided_map(name, inputs, next(iter(found.values())))
+            return found
+
+    def _guided_map(self, name: str, inputs: Inputs, beside: Explanation) -> Explanation:
+        """Maps (N, *input) or (N, K, *input), with the input's channels."""
+        target = self._asked.target
+        if name == "guided-backprop":
+            guided = guided_backprop(self._user_model, inputs, target)
+        else:
+            options = self._asked.options
+            guided = guided_grad_cam(self._model, inputs, self._asked.layer, target, **options)
+        return replace(
+            beside,
+            maps=guided.gradients,
+            scores=guided.scores,
+            target=guided.target,
+            method=name,
+            size=None,
+        )
 
     def _inputs(self, pictures: Sequence[Any]) -> Inputs:
         if self._classifier is not None and self._classifier.preprocess is not None:
@@ -132,6 +174,7 @@ class Worker:
         probabilities, top = self._confidences(first.outputs)
         labels = first.labels
         rows: list[list[Row]] = []
+        plain.pop(BESIDE, None)
         for n, one in enumerate(group):
             start = Row(one.key, shard, one.sample, one.label, self._label_class(one.label))
             if top is not None:
@@ -174,7 +217,7 @@ class Worker:
                 name=name,
                 score=float(score),
                 probability=probability,
-                **_of_map(values, size),
+                **_of_map(values, size, method in GUIDED),
             )
 
     def _confidences(self, outputs: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -217,8 +260,11 @@ def _failed(shard: int, one: Seen, error: str) -> Row:
     return Row(one.key, shard, one.sample, one.label, error=error)
 
 
-def _of_map(values: Array, size: Shape | None) -> dict[str, Any]:
-    """What a row says of one raw map (*grid) of an input of `size`."""
+def _of_map(values: Array, size: Shape | None, guided: bool) -> dict[str, Any]:
+    """What a row says of one raw map (*grid) of an input of `size`.
+
+    A guided map has the input's channels, and neither peak nor box.
+    """
     raw = np.asarray(values, np.float64)
     scale = float(np.abs(raw).max())
     relative = raw / scale if scale else raw
@@ -231,7 +277,7 @@ def _of_map(values: Array, size: Shape | None) -> dict[str, Any]:
         "size": tuple(shown),
         "blank": not scale,
     }
-    if heat.any():
+    if heat.any() and not guided:
         found["peak"] = tuple(int(n) for n in reversed(peak))
         found["box"] = tuple(int(n) for n in largest_box(heat, THRESHOLD))
     return found

@@ -406,7 +406,7 @@ def test_a_folder_that_holds_something_else_is_kept(folder, tmp_path):
         ({"batch": 0}, "`batch` must be at least 1"),
         ({"engine": "spark"}, "`engine` must be 'local', 'ray', but is 'spark'"),
         ({"maps": "zip"}, "`maps` must be"),
-        ({"share": "4/4"}, '`share` must be "i/n" with i from 0 to n - 1'),
+        ({"shard": "4/4"}, '`shard` must be "i/n" with i from 0 to n - 1'),
         ({"labels": "file"}, '`labels` must be None or "folder"'),
         ({"columns": {"image": "x"}}, "`columns` are those of Parquet files"),
         ({"method": []}, "`method` is empty"),
@@ -425,7 +425,7 @@ def test_arguments_that_fit_nothing(options, message, folder, tmp_path):
 def test_shares_are_disjoint_and_together_are_all(folder, tmp_path):
     out = tmp_path / "out"
     for index in range(3):
-        gradcam.run(models.model(), folder, out, shard_size=2, share=f"{index}/3")
+        gradcam.run(models.model(), folder, out, shard_size=2, shard=f"{index}/3")
         assert len(list((out / "rows").iterdir())) == [2, 4, 5][index]
     assert len(gradcam.results(out)) == 10
 
@@ -500,7 +500,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 import gradcam
 from runs import models
-gradcam.run(models.model(), sys.argv[2], sys.argv[3], shard_size=5, share="1/2")
+gradcam.run(models.model(), sys.argv[2], sys.argv[3], shard_size=5, shard="1/2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     gradcam.run(models.model(), sys.argv[2], sys.argv[3], shard_size=5)
@@ -650,6 +650,30 @@ def test_maps_of_the_inputs_resolution_in_zarr(tmp_path):
     store = zarr.storage.ZipStore(tmp_path / "out" / "maps" / "part-00000000.zip", mode="r")
     assert zarr.open_array(store, mode="r").shape == (2, 12, 16)
     store.close()
+    guided = gradcam.run(
+        model,
+        inputs[:3],
+        tmp_path / "guided",
+        method=["guided-grad-cam", "guided-backprop"],
+        maps="zarr",
+        target=[[0, 2]],
+        layer="2",
+    )
+    assert [(row.method, row.target) for row in guided[:4]] == [
+        ("guided-grad-cam", 0),
+        ("guided-grad-cam", 1),
+        ("guided-backprop", 0),
+        ("guided-backprop", 1),
+    ]
+    x = torch.tensor(inputs[:3])
+    g = gradcam.guided_grad_cam(model, x, "2", [[0, 2]]).numpy().gradients
+    b = gradcam.guided_backprop(model, x, [[0, 2]]).numpy().gradients
+    for n in range(3):
+        for k, exact in enumerate((g[n, 0], g[n, 1], b[n, 0], b[n, 1])):
+            found_map = guided.map(guided[4 * n + k])
+            np.testing.assert_allclose(found_map, exact, atol=5e-4 * np.abs(exact).max())
+    assert guided[0].box is None
+    assert guided[0].probability is not None
     with pytest.raises(ValueError, match='maps="zarr" needs maps of one shape'):
         gradcam.run(
             model,
