@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import importlib
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -110,11 +109,19 @@ class Results(Sequence[Row]):
     def _in(self, name: str) -> list[Row]:
         """The rows of a file; the last one that was read is kept."""
         if getattr(self, "_last", ("",))[0] != name:
-            import pyarrow.parquet as pq
-
-            with self._place.open(name) as file:
-                self._last = (name, _rows(pq.read_table(io.BytesIO(file.read()))))
+            self._last = (name, _rows(self._table(name)))
         return self._last[1]
+
+    def _table(self, name: str, columns: Sequence[str] | None = None) -> Any:
+        """A file of rows, or some of its columns, as an Arrow table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = self._place.read(name)
+        if data is None:
+            raise FileNotFoundError(f"{self._place}/{name}: is missing")
+        # Arrow's threads may abort a process that ends soon after they have read (26.0.1).
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
 
     def _of(self, rows: Sequence[Row]) -> Results:
         return Results(self._place, self.about, rows)
@@ -186,15 +193,13 @@ class Results(Sequence[Row]):
 
     def _columns(self, names: Sequence[str]) -> Iterator[list[Any]]:
         """These columns of each file, without the others being read."""
-        import pyarrow.parquet as pq
 
         if self._rows is not None:
             table = self.to_arrow()
             yield [table[name].combine_chunks() for name in names]
             return
         for file_name in self._files:
-            with self._place.open(file_name) as file:
-                table = pq.read_table(file, columns=list(names))
+            table = self._table(file_name, list(names))
             yield [table[name] for name in names]
 
     def _where(self, names: Sequence[str], keep: Callable[..., Any]) -> Results:
@@ -332,14 +337,10 @@ class Results(Sequence[Row]):
     def to_arrow(self) -> Any:
         """All rows as an Arrow table."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if self._rows is not None:
             return table(self._rows, schema(self.about.maps, self.about.grid))
-        parts = []
-        for name in self._files:
-            with self._place.open(name) as file:
-                parts.append(pq.read_table(io.BytesIO(file.read())))
+        parts = [self._table(name) for name in self._files]
         if not parts:
             return table([], schema(self.about.maps, self.about.grid))
         return pa.concat_tables(parts)

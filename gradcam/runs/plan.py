@@ -12,7 +12,6 @@ layers and its preprocessing (`gradcam.identity`).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -172,12 +171,13 @@ class Plan:
 
     @cached_property
     def _file(self) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         data = self._place.read(PLAN)
         if data is None:
             raise FileNotFoundError(f"{self._place}/{PLAN}: is missing")
-        return pq.ParquetFile(io.BytesIO(data))
+        return pq.ParquetFile(pa.BufferReader(data))
 
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
@@ -186,7 +186,7 @@ class Plan:
         """The shard of that number."""
         group, index = divmod(number, GROUP)
         if self._last is None or self._last[0] != group:
-            rows = self._file.read_row_group(group).to_pylist()
+            rows = self._file.read_row_group(group, use_threads=False).to_pylist()
             self._last = (group, [_shard(row) for row in rows])
         return self._last[1][index]
 

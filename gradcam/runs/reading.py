@@ -238,13 +238,16 @@ def _rows(path: str, shard: Shard, columns: Columns) -> Iterator[Item]:
     name = shard.names[0]
     system, at = resolved(path)
     with patient(system, lambda: system.open(at, "rb")) as file:
-        table = pq.ParquetFile(file)
+        # Read in this thread: Arrow's may abort a process that ends soon after (26.0.1).
+        table = pq.ParquetFile(file, pre_buffer=False)
         before = sum(table.metadata.row_group(n).num_rows for n in range(shard.group))
         chosen = _columns(table.schema_arrow, columns, name)
         names = _class_names(table.schema_arrow, chosen.get("label"))
         wanted = list(dict.fromkeys(chosen.values()))
         sample = 0
-        batches = table.iter_batches(ROWS, row_groups=[shard.group], columns=wanted)
+        batches = table.iter_batches(
+            ROWS, row_groups=[shard.group], columns=wanted, use_threads=False
+        )
         try:
             for batch in batches:
                 for row in batch.to_pylist():

@@ -79,3 +79,24 @@ def photographs(folder, count, size=(24, 32)):
         Image.fromarray(values).save(path)
         paths.append(path)
     return paths
+
+
+def _once(name):
+    """True in the first process that asks, of all that share the folder."""
+    try:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def terminating_view(photograph):
+    """Green photographs ask the run to end, once: this process, or the one that watches it."""
+    if photograph[..., 1].mean() > photograph[..., 0].mean() and _once("terminated"):
+        watched = os.environ.get("WATCHED")
+        os.kill(os.getppid() if watched else os.getpid(), signal.SIGTERM)
+    return view(photograph)
+
+
+def terminating():
+    return gradcam.Classifier(gradcam.Split(features, head), preprocess, terminating_view, LABELS)
