@@ -109,7 +109,7 @@ class Results(Sequence[Row]):
     def _in(self, name: str) -> list[Row]:
         """The rows of a file; the last one that was read is kept."""
         if getattr(self, "_last", ("",))[0] != name:
-            self._last = (name, _rows(self._table(name)))
+            self._last = (name, read(self._table(name)))
         return self._last[1]
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> Any:
@@ -361,41 +361,3 @@ def _compute() -> Any:
     import pyarrow.compute
 
     return pyarrow.compute
-
-
-def _rows(table: Any) -> list[Row]:
-    """The rows of an Arrow table."""
-    known = {**columns(), "index": "index", "shape": "shape"}
-    found = {
-        field: _values(table, name) for field, name in known.items() if name in table.column_names
-    }
-    shapes = found.pop("shape", None)
-    own = () if shapes or "values" not in found else table.schema.field("map").type.shape
-    rows = []
-    for n in range(table.num_rows):
-        row = {field: values[n] for field, values in found.items()}
-        if row["scale"] is None:  # an error
-            row["values"] = None
-        elif "values" in row:
-            shape = own if shapes is None else shapes[n]
-            row["values"] = np.asarray(row["values"], np.float16).reshape(shape)
-        for name in ("size", "peak", "box"):
-            if row[name] is not None:
-                row[name] = tuple(row[name])
-        rows.append(Row(**row))
-    return rows
-
-
-def _values(table: Any, name: str) -> list[Any]:
-    import pyarrow as pa
-
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if isinstance(column.type, pa.FixedShapeTensorType):
-        flat = column.storage.values.to_numpy(zero_copy_only=False)
-        length = int(np.prod(column.type.shape))
-        offset = column.storage.offset
-        block = flat[offset * length : (offset + len(column)) * length].reshape(-1, length)
-        return list(block)
-    return list(column.to_pylist())

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradcam._types import Shape
 
-__all__ = ["RENAMED", "MapsAs", "Row", "columns", "schema", "table"]
+__all__ = ["MapsAs", "Row", "columns", "read", "schema", "table"]
 
 MapsAs: TypeAlias = Literal["tensor", "list", "zarr"]
 """How maps are kept: "tensor" is Arrow's fixed-shape tensor, "list" a list beside its shape, "zarr"
@@ -153,3 +153,41 @@ def _maps(found: Sequence[np.ndarray | None], kind: Any) -> Any:
             block[n] = values.reshape(-1)
     storage = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), length)
     return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def read(table: Any) -> list[Row]:
+    """The rows of an Arrow table that came from such a file."""
+    known = {**columns(), "index": "index", "shape": "shape"}
+    found = {
+        field: _values(table, name) for field, name in known.items() if name in table.column_names
+    }
+    shapes = found.pop("shape", None)
+    own = () if shapes or "values" not in found else table.schema.field("map").type.shape
+    rows = []
+    for n in range(table.num_rows):
+        row = {field: values[n] for field, values in found.items()}
+        if row["scale"] is None:  # an error
+            row["values"] = None
+        elif "values" in row:
+            shape = own if shapes is None else shapes[n]
+            row["values"] = np.asarray(row["values"], np.float16).reshape(shape)
+        for name in ("size", "peak", "box"):
+            if row[name] is not None:
+                row[name] = tuple(row[name])
+        rows.append(Row(**row))
+    return rows
+
+
+def _values(table: Any, name: str) -> list[Any]:
+    import pyarrow as pa
+
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        flat = column.storage.values.to_numpy(zero_copy_only=False)
+        length = int(np.prod(column.type.shape))
+        offset = column.storage.offset
+        block = flat[offset * length : (offset + len(column)) * length].reshape(-1, length)
+        return list(block)
+    return list(column.to_pylist())
