@@ -64,6 +64,8 @@ def run_shard(task: Task, number: int) -> Outcome:
         if place.has(part(number)):
             return "was done"
         attempt = attempts.begin(place, number)
+        if attempt.deaths:
+            place.sweep(part(number))
         if attempt.given_up:
             return "failed"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 from PIL import Image
@@ -79,3 +80,12 @@ def photographs(folder, count, size=(24, 32)):
         Image.fromarray(values).save(path)
         paths.append(path)
     return paths
+
+
+def slow_view(photograph):
+    time.sleep(0.05)
+    return view(photograph)
+
+
+def slow():
+    return gradcam.Classifier(gradcam.Split(features, head), preprocess, slow_view, LABELS)
