@@ -96,9 +96,9 @@ def run(
     chosen: Any = TopClass(top) if top else None
     if target:
         chosen = class_indices(load(model, framework), target)
-    smoothing = None
+    options: dict[str, Any] = {}
     if flips or noise:
-        smoothing = gradcam.Smoothing(flips=flips, noise=noise, samples=samples)
+        options["smoothing"] = gradcam.Smoothing(flips=flips, noise=noise, samples=samples)
     with _watched() as watch:
         try:
             results = gradcam.run(
@@ -119,8 +119,8 @@ def run(
                 shard=shard,
                 address=address,
                 retry=retry,
-                smoothing=smoothing,
                 progress=watch,
+                **options,
             )
         except StoppedError:
             problem("run again, and it goes on where it was", "stopped", "yellow")

@@ -27,10 +27,10 @@ from gradcam.runs.reading import Columns, described
 from gradcam.runs.shard import StoppedError, Task, run_shard
 from gradcam.runs.worker import Asked, Worker
 
-__all__ = ["Job", "Watch", "in_child", "in_processes", "loop", "pending", "task_of"]
+__all__ = ["DEATHS", "Job", "Watch", "in_child", "in_processes", "loop", "pending", "task_of"]
 
 DEATHS = 3
-"""Of a process, one after the other, before it has done anything: it is not started again."""
+"""Of a process, one after the other, before it has a model: it is not started again."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class _Crew:
             if self._deaths[index] >= DEATHS:
                 raise RuntimeError(
                     f"a process of the run died {DEATHS} times (exit code {process.exitcode}) "
-                    "before it had explained a batch; see what it printed, or run with workers=0"
+                    "before it had made the model; see what it printed, or run with workers=0"
                 ) from None
             if not self._watch.stop():
                 self._start(index)
@@ -279,7 +279,9 @@ def _member(job: Job, numbers: Sequence[int], pipe: Any) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        loop(task_of(job), numbers, watch)
+        task = task_of(job)
+        watch.tell(0, 0)  # what it dies of now, it dies of in a shard: `attempts` ends that
+        loop(task, numbers, watch)
     except StoppedError:
         pipe.send(("stopped",))
         return

@@ -19,7 +19,7 @@ from gradcam.runs import attempts
 from gradcam.runs.places import Place, opened
 from gradcam.runs.plan import About, Plan, read_about
 from gradcam.runs.reading import items
-from gradcam.runs.rows import Row, columns, schema, table
+from gradcam.runs.rows import Row, columns, read, schema, table
 from gradcam.runs.zarrs import read_map
 
 __all__ = ["Results", "results"]

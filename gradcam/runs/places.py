@@ -8,31 +8,54 @@ not answer is asked again for about a minute.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gradcam._files import PARTIAL, held, not_written, write_whole
 
-__all__ = ["Place", "StoreError", "is_local", "opened", "patient", "resolved"]
+__all__ = ["Place", "StoreError", "file_of", "is_local", "opened", "patient", "resolved"]
 
 R = TypeVar("R")
 
-WAITS = (0.5, 1, 2, 4, 8, 16, 32)
-"""Seconds before a store that did not answer is asked again."""
-
-SURE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
-"""What another try would not change."""
+WAITS = (0.5, 1, 2, 4, 8)
+"""Seconds before a store that did not answer is asked again; then always the last."""
+PATIENCE = 60.0
+"""Seconds after which it is not asked again. Its package may have tried for long in each."""
 
 LOCAL = ("file", "local")
 
 
 class StoreError(Exception):
     """A store did not answer: nothing is known of what was asked for."""
+
+
+SURE = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    ImportError,
+    MemoryError,
+    StoreError,
+)
+"""What another try would not change."""
+
+NO_ACCESS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "DefaultCredentialsError",
+    "ClientAuthenticationError",
+)
+"""What packages of stores raise where they find no keys; by name, as none is imported here."""
 
 
 def resolved(url: str | os.PathLike[str]) -> tuple[Any, str]:
@@ -60,25 +83,87 @@ def is_local(system: Any) -> bool:
 def patient(system: Any, ask: Callable[[], R]) -> R:
     """The answer of a file system; a store that fails is asked again, this machine is not.
 
-    Raises `StoreError` where a store does not answer for about a minute.
+    Raises `StoreError` where a store does not answer for about a minute, and PermissionError where
+    there are no keys for it.
     """
     if is_local(system):
         return ask()
-    for wait in (*WAITS, None):
+    until = time.monotonic() + PATIENCE
+    for wait in chain(WAITS, repeat(WAITS[-1])):
         try:
             return ask()
         except SURE:
             raise
         except Exception as error:  # each store has its own kinds of errors
-            if wait is None:
-                kinds = system.protocol
-                name = kinds if isinstance(kinds, str) else kinds[0]
+            kinds = system.protocol
+            name = kinds if isinstance(kinds, str) else kinds[0]
+            kind = type(error).__name__
+            if kind in NO_ACCESS:
+                raise PermissionError(f"{name}: no access to the store ({error})") from error
+            if time.monotonic() + wait > until:
                 raise StoreError(
-                    f"{name}: the store does not answer ({type(error).__name__}: {error}); run "
-                    "again, and it goes on where it was"
+                    f"{name}: the store does not answer ({kind}: {error}); run again, and it goes "
+                    "on where it was"
                 ) from error
-            time.sleep(wait)
+        time.sleep(wait)
     raise AssertionError
+
+
+def file_of(system: Any, path: str) -> Any:
+    """A file, to be read; `patient` in a store."""
+    return system.open(path, "rb") if is_local(system) else _Stored(system, path)
+
+
+class _Stored(io.RawIOBase):
+    """A file in a store, which is opened again where reading fails, and read on."""
+
+    def __init__(self, system: Any, path: str) -> None:
+        super().__init__()
+        self._system = system
+        self._path = path
+        self._file: Any = None
+        self._at = 0
+        patient(system, self._opened)
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            self._file = self._system.open(self._path, "rb")
+        return self._file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}
+        if whence == os.SEEK_END:
+            start[whence] = int(patient(self._system, self._opened).size)
+        self._at = start[whence] + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        def asked() -> bytes:
+            file = self._opened()
+            try:
+                file.seek(self._at)
+                return bytes(file.read(-1 if size is None else size))
+            except Exception:
+                self._file = None
+                raise
+
+        data = patient(self._system, asked)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
 
 def opened(url: str | os.PathLike[str]) -> Place:
@@ -129,13 +214,17 @@ class Place:
 
         def asked() -> bool:
             self._system.invalidate_cache()
-            return bool(self._system.exists(self._at(name)))
+            self._system.info(self._at(name))  # `exists` may take any error for a no
+            return True
 
-        return patient(self._system, asked)
+        try:
+            return patient(self._system, asked)
+        except FileNotFoundError:
+            return False
 
     def open(self, name: str) -> Any:
         """A file, to be read."""
-        return self._system.open(self._at(name), "rb")
+        return file_of(self._system, self._at(name))
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:

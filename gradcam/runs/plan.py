@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from gradcam._files import PARTIAL
 from gradcam._types import Shape
 from gradcam.runs.places import Place
 from gradcam.runs.rows import MapsAs
@@ -75,8 +76,9 @@ def read_about(place: Place, settings: Mapping[str, Any] | None = None) -> About
     """
     data = place.read(ABOUT)
     if data is None:
-        others = place.names() - {"run.lock", "attempts"}
-        if others and not others <= {PLAN, f"{PLAN}.part", f"{ABOUT}.part"}:
+        # A run that was killed before it had a plan has left no more than these.
+        begun = {"run.lock", "attempts", PLAN}
+        if any(name not in begun and not name.endswith(PARTIAL) for name in place.names()):
             raise ValueError(f"`out` {place} is not empty, and holds no run; choose another folder")
         return None
     try:

@@ -21,7 +21,7 @@ import numpy as np
 from gradcam._arrays import to_numpy
 from gradcam._faults import FAULTS
 from gradcam.pictures.images import endings, read, read_bytes
-from gradcam.runs.places import StoreError, is_local, patient, resolved
+from gradcam.runs.places import file_of, is_local, patient, resolved
 from gradcam.runs.sources import Shard
 
 __all__ = ["Columns", "Item", "Seen", "ahead", "described", "items", "load"]
@@ -176,7 +176,7 @@ def _members(path: str, name: str) -> Iterator[Item]:
     system, at = resolved(path)
     try:
         with (
-            patient(system, lambda: system.open(at, "rb")) as file,
+            file_of(system, at) as file,
             tarfile.open(fileobj=file, mode="r|*") as tar,
         ):
             for member in tar:
@@ -194,8 +194,6 @@ def _members(path: str, name: str) -> Iterator[Item]:
                 assert content is not None  # it is a file
                 parts[f".{ending.lower()}"] = content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and not is_local(system):
-            raise StoreError(f"{path}: the store does not answer ({error})") from error
         for item in _sample(sample, name, base, parts):
             sample += 1
             yield item
@@ -237,7 +235,7 @@ def _rows(path: str, shard: Shard, columns: Columns) -> Iterator[Item]:
     assert shard.group is not None
     name = shard.names[0]
     system, at = resolved(path)
-    with patient(system, lambda: system.open(at, "rb")) as file:
+    with file_of(system, at) as file:
         # Read in this thread: Arrow's may abort a process that ends soon after (26.0.1).
         table = pq.ParquetFile(file, pre_buffer=False)
         before = sum(table.metadata.row_group(n).num_rows for n in range(shard.group))
@@ -258,8 +256,6 @@ def _rows(path: str, shard: Shard, columns: Columns) -> Iterator[Item]:
                     yield Item(sample, shown(key), label, _of_cell(row[chosen["image"]], key))
                     sample += 1
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and not is_local(system):
-                raise StoreError(f"{path}: the store does not answer ({error})") from error
             why = ValueError(f"{name}: row group {shard.group} cannot be read ({error})")
             for rest in range(sample, shard.items or sample + 1):
                 yield Item(rest, shown(f"{name}#{before + rest}"), None, _Failure(why))

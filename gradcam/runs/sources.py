@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 from gradcam.pictures.images import endings
-from gradcam.runs.places import is_local, patient, resolved
+from gradcam.runs.places import file_of, is_local, patient, resolved
 
 __all__ = ["Kind", "Listing", "Shard", "Source", "batched", "listing"]
 
@@ -114,13 +114,14 @@ def _names(text: str) -> tuple[str, list[str]]:
     match = RANGE.search(path)
     if match:
         return _parent(system, path), [_base(name) for name in _in_range(path, match)]
-    if not is_local(system) or not os.path.exists(path):
-        if GLOB.search(path):
-            found = patient(system, lambda: system.glob(path))
-            return "", sorted(_full(system, name) for name in found if _kind(name))
-        if not patient(system, lambda: system.exists(path)):
-            raise FileNotFoundError(f"`source` {text}: there is no such file or folder")
-    if patient(system, lambda: system.isdir(path)):
+    if GLOB.search(path) and not (is_local(system) and os.path.exists(path)):
+        found = patient(system, lambda: system.glob(path))
+        return "", sorted(_full(system, name) for name in found if _kind(name))
+    # `exists` may take any error of a store for a no.
+    is_folder = patient(system, lambda: system.isdir(path))
+    if not is_folder and not patient(system, lambda: system.exists(path)):
+        raise FileNotFoundError(f"`source` {text}: there is no such file or folder")
+    if is_folder:
         path = path.rstrip("/")
         found = _walk(path) if is_local(system) else patient(system, lambda: system.find(path))
         below = [str(name)[len(path) + 1 :] for name in found]
@@ -216,7 +217,7 @@ def _of_row_groups(root: str, names: Sequence[str]) -> Iterator[Shard]:
 def _footer(system: Any, path: str) -> Any:
     import pyarrow.parquet as pq
 
-    with patient(system, lambda: system.open(path, "rb")) as file:
+    with file_of(system, path) as file:
         try:
             return pq.read_metadata(file)
         except (ValueError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 from PIL import Image
@@ -100,3 +101,12 @@ def terminating_view(photograph):
 
 def terminating():
     return gradcam.Classifier(gradcam.Split(features, head), preprocess, terminating_view, LABELS)
+
+
+def slow_view(photograph):
+    time.sleep(0.05)
+    return view(photograph)
+
+
+def slow():
+    return gradcam.Classifier(gradcam.Split(features, head), preprocess, slow_view, LABELS)
