@@ -33,6 +33,8 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Of the core: that an actor's arguments would be lost with this process, and the run is, too.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # A thread of Ray Data that outlives Ray would start or find another.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 MEMORY = 256 * 2**20
@@ -77,11 +79,13 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": address}
-    if not (address or os.environ.get("RAY_ADDRESS")):
+    if not address:
         # Workers find modules where this process finds them.
         path = os.pathsep.join(name or os.getcwd() for name in sys.path)
         options = {
+            "address": "local",  # without it Ray takes any cluster that this machine is part of
             "include_dashboard": False,
             "object_store_memory": MEMORY,
             "runtime_env": {"env_vars": {"PYTHONPATH": path}},
@@ -130,7 +134,7 @@ def _run(ray: Any, job: Job, numbers: Sequence[int], workers: int, watch: Watch)
         return _watch(ray, board, lines, watch)
     finally:
         ended.set()
-        thread.join(PATIENCE)
+        thread.join(PATIENCE / 3)
 
 
 def _board(ray: Any) -> Any:
@@ -179,14 +183,9 @@ def _watch(ray: Any, board: Any, lines: queue.Queue[Any], watch: Watch) -> list[
     while True:
         if until is None and (hindered or watch.stop()):
             until = time.monotonic() + PATIENCE
-        photographs, errors, busy, births = ray.get(board.look.remote(until is not None))
+        photographs, errors, busy = ray.get(board.look.remote(until is not None))
         if photographs:
             watch.tell(photographs, errors)
-        if births > DEATHS:
-            raise RuntimeError(
-                f"an actor of the run died {DEATHS} times before it had made the model; see Ray's "
-                "logs, or run with engine='local'"
-            )
         if until is not None and (not busy or time.monotonic() > until):
             if hindered:
                 raise RuntimeError(hindered)
@@ -196,8 +195,10 @@ def _watch(ray: Any, board: Any, lines: queue.Queue[Any], watch: Watch) -> list[
         except queue.Empty:
             continue
         if line is None:
-            photographs, errors, *_ = ray.get(board.look.remote(False))
+            photographs, errors, _ = ray.get(board.look.remote(False))
             watch.tell(photographs, errors)
+            if hindered:
+                raise RuntimeError(hindered)
             return taken
         if isinstance(line, Exception):
             raise RuntimeError(f"Ray: {described(line)}") from line
@@ -220,10 +221,11 @@ class _Board:
         self._busy: set[str] = set()
         self._births: Counter[str] = Counter()
 
-    def born(self, actor: str) -> None:
-        """An actor is there, for the first time or again, and has no model yet."""
+    def born(self, actor: str) -> int:
+        """An actor is there, for the first time or again; how often it was without a model."""
         self._births[actor] += 1
         self._busy.discard(actor)
+        return self._births[actor]
 
     def made(self, actor: str) -> None:
         """It has its model: what it dies of now, it dies of in a shard."""
@@ -245,14 +247,12 @@ class _Board:
         """A shard is done, or left."""
         self._busy.discard(actor)
 
-    def look(self, stop: bool) -> tuple[int, int, int, int]:
-        """Photographs and errors that are new, actors at work, and the most births of one without a
-        model. stop: have them end.
-        """
+    def look(self, stop: bool) -> tuple[int, int, int]:
+        """Photographs and errors that are new, and how many actors work. stop: have them end."""
         self._stopping = self._stopping or stop
         new = (self._photographs, self._errors)
         self._photographs = self._errors = 0
-        return *new, len(self._busy), max(self._births.values(), default=0)
+        return *new, len(self._busy)
 
 
 class _Actor:
@@ -265,11 +265,16 @@ class _Actor:
         self._board = board
         self._name = ray.get_runtime_context().get_actor_id()
         self._goes_on = True
-        self._ask("born", self._name)
         self._hindered = ""
+        if self._ask("born", self._name) > DEATHS:
+            self._hindered = (
+                f"an actor of the run died {DEATHS} times before it had made the model; see Ray's "
+                "logs, or run with engine='local'"
+            )
+            return
         try:
             self._task = replace(task_of(job), stop=lambda: not self._goes_on, tell=self._tell)
-        except (*FAULTS, StoreError, ImportError) as error:
+        except (*FAULTS, StoreError, ImportError, MemoryError) as error:
             self._hindered = described(error)
         self._ask("made", self._name)
 

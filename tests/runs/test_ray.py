@@ -45,7 +45,7 @@ def expected(folder, tmp_path_factory):
     return gradcam.run("runs.models:model", folder, out / "out", shard_size=SIZE).to_arrow()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     """Ray on two nodes of one processor each, which notices soon that a node has died."""
     names = {
@@ -158,19 +158,29 @@ def test_a_photograph_that_kills_workers_and_a_shard_that_was_given_up_end(
     assert not leftovers(out)
 
 
+def test_a_factory_that_kills_every_actor_ends_the_run(cluster, folder, tmp_path):
+    with pytest.raises(RuntimeError, match="an actor of the run died 3 times before it had made"):
+        run("deadly_factory", folder, tmp_path / "out", engine="ray", address=cluster.address)
+
+
+# The last one with this cluster, which has one node afterwards.
 def test_a_worker_and_then_a_node_that_die_cost_nothing(cluster, folder, expected, tmp_path):
     out = tmp_path / "out"
 
-    def kill():
-        import psutil
+    killed = []
 
-        for process in psutil.process_iter(["name", "cmdline"]):
-            if any("MapWorker" in part for part in process.info["cmdline"] or ()):
+    def kill():
+        import psutil  # which Ray brings along
+
+        raylet = cluster.head_node.all_processes["raylet"][0].process.pid
+        for process in psutil.Process(raylet).children(recursive=True):
+            if any("MapWorker" in part for part in process.cmdline()):
                 process.kill()
-                break
+                killed.append(process.pid)
         cluster.remove_node(cluster.second, allow_graceful=False)
 
     found = run("slow", folder, out, engine="ray", address=cluster.address, progress=at(20, kill))
+    assert len(killed) == 1
     assert found.to_arrow() == expected
     assert not leftovers(out)
 
