@@ -237,8 +237,8 @@ JOBS: dict[str, tuple[Callable[[Path, Path], set[str]], int]] = {
     "driver": (driver, TRIES),
     "ray-deadly": (ray_deadly, 1),
     "ray-node": (node, 3),
-    "ray-then-local": (ray_then_local, 3),
-    "local-then-ray": (local_then_ray, 3),
+    "ray-then-local": (ray_then_local, 2),
+    "local-then-ray": (local_then_ray, 2),
 }
 
 
