@@ -61,13 +61,13 @@ foreign: .venv-foreign/.installed
 
 # torch itself is the one of constraints.txt, since no older build for the CPU is to be had
 oldest: .venv-oldest/.installed .venv-oldest/numpy/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=0 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/backends tests/explaining tests/methods tests/metrics tests/runs tests/test_functions.py
+	XLA_FLAGS=--xla_backend_optimization_level=0 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/backends tests/explaining tests/methods tests/metrics tests/runs/test_run.py tests/test_functions.py
 	.venv-oldest/numpy/bin/python -m pytest -n 2 --dist loadfile tests/methods tests/metrics tests/test_maps.py tests/test_layouts.py tests/pictures tests/backends/torch/test_variants.py
 
 .venv-oldest/.installed: pyproject.toml oldest.txt constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --constraint constraints.txt torch
-	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,runs,zarr]" array-api-strict hypothesis pytest pytest-xdist
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,runs,zarr]" "click<8.2" "pyparsing<3.3" array-api-strict hypothesis pandas pytest pytest-xdist
 	touch $@
 
 .venv-oldest/numpy/.installed: .venv-oldest/.installed
