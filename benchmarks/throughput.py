@@ -6,10 +6,19 @@ The loop reads and decodes with as many threads, makes the same batches of 32 an
 forward pass. Both are timed in turn from their first batch on: before it a run hashes the weights,
 lists the source and looks at the first photographs, once. Prints medians of the ratios: of images a
 second, and of images per second of the processors' time, which other programs disturb less.
+
+    python benchmarks/throughput.py --workers [--networks demo]
+
+Two worker processes beside one, each with one thread for the model: images a second, and per second
+of the processors' time with the start of the processes.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
+import resource
 import tempfile
 import time
 from collections import deque
@@ -26,6 +35,7 @@ import gradcam
 from gradcam import backends
 from gradcam._arrays import to_numpy
 from gradcam.pictures.images import read
+from gradcam.runs import Factory
 from gradcam.runs.local import Watch
 from gradcam.zoo import efficientnet_lite0, imagenet
 from gradcam.zoo.demo import photograph
@@ -143,19 +153,47 @@ def row(name: str, framework: str, count: int, threads: int, repeats: int) -> li
     return [name, framework, *(f"{rate:.1f}" for rate in rates), *ratios]
 
 
+def workers_row(name: str, framework: str, count: int, repeats: int) -> list[str]:
+    """Two worker processes beside one."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    model = Factory(functools.partial(classifier, name, framework))
+    with tempfile.TemporaryDirectory() as folder:
+        photographs(Path(folder), count)
+        taken = np.empty((repeats, 2, 2))
+        for turn, workers in itertools.product(range(repeats), (1, 2)):
+            clock, before = Clock(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            watch = Watch(tell=lambda photographs, errors, clock=clock: clock.batch_done())
+            options: dict[str, Any] = {"batch": 16, "shard_size": 16, "threads": 1}
+            with tempfile.TemporaryDirectory() as out:
+                gradcam.run(model, folder, out, workers=workers, progress=watch, **options)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            taken[turn, workers - 1] = clock.read()[0], used
+    ratios = [str(Quartiles.of(taken[:, 0, of] / taken[:, 1, of])) for of in (0, 1)]
+    rates = (count - 16) / np.median(taken[..., 0], axis=0)
+    return [name, framework, *(f"{rate:.1f}" for rate in rates), *ratios]
+
+
 def main() -> None:
     parser = argument_parser(__doc__, repeats=7)
     parser.add_argument("--networks", nargs="+", default=["demo", "resnet50"])
     parser.add_argument("--frameworks", nargs="+", default=["torch", "jax"])
     parser.add_argument("--photographs", type=int, default=288)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", action="store_true")
     options = parser.parse_args()
-    head = ("network", "framework", "loop, images/s", "gradcam.run", "ratio", "of processor time")
+    sides = (
+        ("one worker, images/s", "two") if options.workers else ("loop, images/s", "gradcam.run")
+    )
+    head = ("network", "framework", *sides, "ratio", "of processor time")
     rows = []
     for name in options.networks:
         for framework in options.frameworks:
             count, threads = options.photographs, options.threads
-            rows.append(row(name, framework, count, threads, options.repeats))
+            if options.workers:
+                rows.append(workers_row(name, framework, count, options.repeats))
+            else:
+                rows.append(row(name, framework, count, threads, options.repeats))
             print(*rows[-1], flush=True)
     print("\n".join(table(head, rows)))
 

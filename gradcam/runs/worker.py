@@ -101,6 +101,7 @@ class Worker:
             # Filled up: a batch of another size would be compiled anew.
             filled = [*pictures, *[pictures[-1]] * (self._asked.batch - count)]
             inputs = self._inputs(filled)
+        inputs = backends.spread(backends.adapt(self._user_model, inputs), inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
             if len(self._names) > 1:

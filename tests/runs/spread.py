@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradcam
-from gradcam.backends.jax import JaxModel, model
+from gradcam.backends.jax import model
 
 random = np.random.default_rng(0)
 KERNEL = random.normal(size=(3, 3, 3, 6)).astype(np.float32)

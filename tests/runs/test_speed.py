@@ -22,6 +22,7 @@ pytest.importorskip("PIL")
 from runs import models
 
 from gradcam.runs import local, plan, shard
+from gradcam.runs.places import Place
 
 TESTS = Path(__file__).parent.parent
 
@@ -83,17 +84,13 @@ def test_rows_in_memory_are_those_of_one_write(folder, tmp_path, monkeypatch):
     assert lengths == [8] * 7 + [4]
 
 
-def test_of_the_plan_one_group_of_shards_is_in_memory(folder, tmp_path, monkeypatch):
-    gradcam.run(models.model(), folder, tmp_path / "out", shard_size=1)
+def test_the_plan_is_never_read_as_a_whole(folder, tmp_path, monkeypatch):
     read = []
-    whole = local.Place.read
-
-    def reading(self, name):
-        read.append(name)
-        return whole(self, name)
-
-    monkeypatch.setattr(local.Place, "read", reading)
-    gradcam.run(models.model(), folder, tmp_path / "out", shard_size=1)
+    whole = Place.read
+    monkeypatch.setattr(Place, "read", lambda self, name: read.append(name) or whole(self, name))
+    found = gradcam.run(models.model(), folder, tmp_path / "out", shard_size=1)
+    assert found.about.shards == 60
+    assert plan.ABOUT in read
     assert plan.PLAN not in read
 
 
