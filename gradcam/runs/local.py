@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from multiprocessing import connection, get_context
 from typing import Any
 
@@ -319,6 +320,11 @@ def _gpus() -> list[str]:
     named = os.environ.get(GPUS)
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
+    return _all_gpus()
+
+
+@cache
+def _all_gpus() -> list[str]:
     try:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):

@@ -192,26 +192,28 @@ class Plan:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self._place}/{PLAN}: is missing") from error
 
-    def _group(self, number: int, columns: Sequence[str] | None = None) -> Any:
+    def _groups(self, groups: Iterable[int], columns: Sequence[str] | None = None) -> Any:
+        """Row groups as an Arrow table: of a plan of many shards the memory holds some."""
         import pyarrow.parquet as pq
 
         with self._open() as file:
+            # Read in this thread: Arrow's may abort a process that ends soon after (26.0.1).
             plan = pq.ParquetFile(file, metadata=self._metadata, pre_buffer=False)
-            return plan.read_row_group(number, columns, use_threads=False)
+            return plan.read_row_groups(list(groups), columns, use_threads=False)
 
     def __len__(self) -> int:
         return int(self._metadata.num_rows)
 
     def items(self) -> list[int | None]:
         """How many photographs each shard has."""
-        groups = range(self._metadata.num_row_groups)
-        return [n for group in groups for n in self._group(group, ["items"])["items"].to_pylist()]
+        found = self._groups(range(self._metadata.num_row_groups), ["items"])
+        return list(found["items"].to_pylist())
 
     def shard(self, number: int) -> Shard:
-        """The shard of that number; of the plan its row group alone is read."""
+        """The shard of that number."""
         group, index = divmod(number, GROUP)
         if self._last is None or self._last[0] != group:
-            self._last = (group, self._group(group))
+            self._last = (group, self._groups([group]))
         return _shard(self._last[1].slice(index, 1).to_pylist()[0])
 
 

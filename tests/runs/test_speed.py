@@ -23,6 +23,8 @@ from runs import models
 
 from gradcam.runs import local, plan, shard
 from gradcam.runs.places import Place
+from gradcam.runs.reading import items
+from gradcam.runs.sources import Shard
 
 TESTS = Path(__file__).parent.parent
 
@@ -68,6 +70,17 @@ def test_pictures_in_memory_are_a_few_batches_however_large_the_shard(folder, tm
         assert alive.most <= 3 * 4 + 1, name
     gc.collect()
     assert alive.now == 0
+
+
+def test_of_a_tar_file_no_list_of_its_members_is_kept(folder, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(folder, "photos")
+    del tar
+    whole = Shard(0, "tar", (str(tmp_path / "all.tar"),))
+    for count, _ in enumerate(items(whole, "")):
+        members = sum(isinstance(held, tarfile.TarInfo) for held in gc.get_objects())
+        assert members <= 3, count
+    assert count == 59
 
 
 def test_rows_in_memory_are_those_of_one_write(folder, tmp_path, monkeypatch):
