@@ -5,6 +5,7 @@
 # make zoo     capture against plain autograd, on all of torchvision's classifiers
 # make bench   the price of an explanation, beside other libraries'; benchmarks/README.md
 # make growth  how it grows with the problem
+# make throughput  a run over a data set beside a plain loop, and its memory; benchmarks/README.md
 # make choices what may make it cheaper, and what that changes; docs/speed.md
 # make measures  metrics beside other libraries'; docs/evaluation.md
 # make study   which methods point where they should; docs/which-method.md
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo foreign oldest bench growth choices measures study format clean
+.PHONY: demo docs test check networks zoo foreign oldest bench growth throughput choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -86,6 +87,11 @@ bench: .venv-bench/.bench
 
 growth: .venv-bench/.bench
 	.venv-bench/bin/python benchmarks/growth.py
+
+throughput: $(VENV)/.installed
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/throughput.py --workers --networks demo
+	$(BIN)/python benchmarks/run_memory.py
 
 choices: .venv-bench/.bench
 	.venv-bench/bin/python benchmarks/choices.py

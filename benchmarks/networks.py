@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from resnet import flax_resnet50
 from zoo import random_weights  # importing zoo lets torchvision be imported on a CPU build
 
 from gradcam.zoo import efficientnet_lite0
@@ -60,56 +61,4 @@ def flax_network(name: str) -> Network:
         net = efficientnet_lite0("jax")
         return Network(name, net.model, str(net.layer))
     assert name == "resnet50"
-    return Network(name, _resnet50(), "stages/3")
-
-
-def _resnet50() -> Any:
-    """ResNet-50 in flax.nnx, with torchvision's strides and random weights.
-
-    He et al. 2015, https://arxiv.org/abs/1512.03385
-    """
-    from flax import nnx
-
-    rngs = nnx.Rngs(0)
-
-    def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nnx.Module:
-        conv = nnx.Conv(
-            n_in, n_out, (kernel, kernel), stride, padding=kernel // 2, use_bias=False, rngs=rngs
-        )
-        return nnx.Sequential(conv, nnx.BatchNorm(n_out, use_running_average=True, rngs=rngs))
-
-    class Bottleneck(nnx.Module):
-        def __init__(self, n_in: int, width: int, stride: int) -> None:
-            self.reduce = conv_norm(n_in, width, 1)
-            self.filter = conv_norm(width, width, 3, stride)
-            self.expand = conv_norm(width, 4 * width, 1)
-            fits = n_in == 4 * width and stride == 1
-            self.shortcut = None if fits else conv_norm(n_in, 4 * width, 1, stride)
-
-        def __call__(self, x: Any) -> Any:
-            y = self.expand(nnx.relu(self.filter(nnx.relu(self.reduce(x)))))
-            if self.shortcut is not None:
-                x = self.shortcut(x)
-            return nnx.relu(y + x)
-
-    class ResNet50(nnx.Module):
-        def __init__(self) -> None:
-            self.stem = conv_norm(3, 64, 7, 2)
-            stages = []
-            n_in = 64
-            for width, depth, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-                blocks = [Bottleneck(n_in, width, stride)]
-                n_in = 4 * width
-                for _ in range(depth - 1):
-                    blocks.append(Bottleneck(n_in, width, 1))
-                stages.append(nnx.Sequential(*blocks))
-            self.stages = nnx.List(stages)
-            self.fc = nnx.Linear(n_in, 1000, rngs=rngs)
-
-        def __call__(self, x: Any) -> Any:
-            x = nnx.max_pool(nnx.relu(self.stem(x)), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-            for stage in self.stages:
-                x = stage(x)
-            return self.fc(x.mean((1, 2)))
-
-    return ResNet50()
+    return Network(name, flax_resnet50(), "stages/3")

@@ -7,6 +7,7 @@ device, and inside `jax.jit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ def relu(maps: Array) -> Array:
     return xp.where(maps < 0, xp.zeros_like(maps), maps)
 
 
+@lru_cache(maxsize=64)
 def _interpolation(n_in: int, n_out: int) -> np.ndarray:
     """Linear interpolation as a matrix (n_out, n_in): half-pixel centres, edges clamped.
 
@@ -43,6 +45,7 @@ def _interpolation(n_in: int, n_out: int) -> np.ndarray:
     rows = np.arange(n_out)
     matrix[rows, left] += 1 - weight
     matrix[rows, np.minimum(left + 1, n_in - 1)] += weight
+    matrix.setflags(write=False)  # the next caller is given the same one
     return matrix
 
 

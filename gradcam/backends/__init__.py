@@ -19,6 +19,7 @@ from gradcam.backends.environment import (
     devices,
     entry,
     memory_meter,
+    spread,
     versions,
 )
 from gradcam.backends.split import Split
@@ -36,6 +37,7 @@ __all__ = [
     "entry",
     "layer_path",
     "memory_meter",
+    "spread",
     "versions",
 ]
 

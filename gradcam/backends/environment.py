@@ -7,6 +7,7 @@ function of it gets that module, and nothing is imported here.
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from gradcam._types import Array
+from gradcam._types import Array, Inputs
 from gradcam.backends.threads import undisturbed
+from gradcam.inputs import first_array
+from gradcam.model import HasState, Model
 
-__all__ = ["MemoryMeter", "default_array", "devices", "entry", "memory_meter", "versions"]
+__all__ = ["MemoryMeter", "default_array", "devices", "entry", "memory_meter", "spread", "versions"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class Framework:
     meter: (module, array) -> the memory meter of the accelerator that the array is on; None for
         another array or the host.
     entered: (module, call) -> the call, undisturbed by settings of the user's own.
+    spread: (module, model, inputs) -> the inputs, their samples divided among the devices.
     """
 
     module: str
@@ -53,6 +57,7 @@ class Framework:
     devices: Callable[[Any], list[str]] = lambda module: []
     meter: Callable[[Any, Array], MemoryMeter | None] = lambda module, array: None
     entered: Callable[[Any, Callable[..., Any]], Callable[..., Any]] = lambda module, call: call
+    spread: Callable[[Any, Model, Inputs], Inputs] = lambda module, model, inputs: inputs
 
 
 def _torch_devices(torch: Any) -> list[str]:
@@ -119,9 +124,27 @@ def _jax_meter(jax: Any, array: Array) -> MemoryMeter | None:
     )
 
 
+def _jax_spread(jax: Any, model: Model, inputs: Inputs) -> Inputs:
+    devices = jax.local_devices()
+    arrays = jax.tree.leaves(inputs)
+    if len(devices) == 1 or not all(isinstance(array, jax.Array) for array in arrays):
+        return inputs
+    if isinstance(model, HasState):
+        arrays += model.state()[1].values()
+    samples = len(first_array(inputs))
+    if any(getattr(array, "committed", False) for array in arrays) or any(
+        array.shape[:1] != (samples,) for array in jax.tree.leaves(inputs)
+    ):
+        return inputs
+    # As many devices as divide the samples; JAX copies the weights to each.
+    mesh = jax.sharding.Mesh(np.array(devices[: math.gcd(samples, len(devices))]), ("samples",))
+    spec = jax.sharding.PartitionSpec("samples")
+    return jax.device_put(inputs, jax.sharding.NamedSharding(mesh, spec))
+
+
 FRAMEWORKS = (
     Framework("torch", "torch", _torch_devices, _torch_meter, _torch_uncompiled),
-    Framework("jax", "jax", _jax_devices, _jax_meter, _jax_unguarded),
+    Framework("jax", "jax", _jax_devices, _jax_meter, _jax_unguarded, _jax_spread),
     Framework("flax", "flax"),
     Framework("equinox", "equinox"),
     Framework("haiku", "dm-haiku"),
@@ -177,6 +200,16 @@ def default_array(values: np.ndarray) -> Array:
         if framework.module == "jax":
             return module.numpy.asarray(values)
     return values
+
+
+def spread(model: Model, inputs: Inputs) -> Inputs:
+    """The inputs, their samples divided among this process's devices, where a framework can.
+
+    As they are where there is one device alone, and where they or the weights are bound to some.
+    """
+    for framework, module in _loaded():
+        inputs = framework.spread(module, model, inputs)
+    return inputs
 
 
 def entry(call: Callable[P, T]) -> Callable[P, T]:

@@ -57,11 +57,17 @@ def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:
         return np.zeros(2 * heat.ndim, dtype=np.int64)
     labelled: Any = ndimage.label(heat >= threshold)
     segments, count = labelled
-    # label 0 is the background
-    cells = np.bincount(segments.ravel(), minlength=count + 1)[1:]
-    slices = ndimage.find_objects(segments)[int(np.argmax(cells))]
-    edges = np.array([[axis.start, axis.stop] for axis in reversed(slices)], dtype=np.int64)
-    return edges.T.reshape(-1)
+    largest = 1  # label 0 is the background
+    if count != 1:
+        cells = np.bincount(segments.ravel(), minlength=count + 1)
+        largest += int(np.argmax(cells[1:]))
+    inside = segments == largest
+    edges = []
+    for axis in reversed(range(heat.ndim)):
+        others = tuple(n for n in range(heat.ndim) if n != axis)
+        along = np.flatnonzero(inside.any(others))
+        edges.append((along[0], along[-1] + 1))
+    return np.array(edges, dtype=np.int64).T.reshape(-1)
 
 
 def iou(a: Any, b: Any) -> float:

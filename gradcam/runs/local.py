@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from multiprocessing import connection, get_context
 from typing import Any
 
@@ -31,6 +33,8 @@ __all__ = ["DEATHS", "Job", "Watch", "in_child", "in_processes", "loop", "pendin
 
 DEATHS = 3
 """Of a process, one after the other, before it has a model: it is not started again."""
+
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ class _Crew:
         ours, theirs = self._context.Pipe()
         arguments = (self._job, self._shares[index], theirs)
         process = self._context.Process(target=_member, args=arguments, daemon=True)
-        with _cores(len(self._shares)):
+        with _cores(len(self._shares)), _gpu(index, len(self._shares)):
             process.start()
         theirs.close()
         self._members[ours] = (index, process)
@@ -295,11 +299,49 @@ def _member(job: Job, numbers: Sequence[int], pipe: Any) -> None:
 def _cores(workers: int) -> Iterator[None]:
     """Processes that are started in the block share the cores rather than fight for them."""
     name = "OMP_NUM_THREADS"
+    share = max(1, (os.cpu_count() or 1) // workers)
+    with _environment(name, os.environ.get(name, str(share))):
+        yield
+
+
+@contextmanager
+def _gpu(index: int, workers: int) -> Iterator[None]:
+    """Of several processes, the one that is started in the block sees one of several GPUs alone."""
+    gpus = _gpus() if workers > 1 else []
+    if len(gpus) < 2:
+        yield
+        return
+    with _environment(GPUS, gpus[index % len(gpus)]):
+        yield
+
+
+def _gpus() -> list[str]:
+    """NVIDIA's GPUs that this process may use, by the names that CUDA has for them."""
+    named = os.environ.get(GPUS)
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return _all_gpus()
+
+
+@cache
+def _all_gpus() -> list[str]:
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = [line for line in told.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(n) for n in range(len(lines))]
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable has this value in the block, for processes that are started there."""
     before = os.environ.get(name)
-    if before is None:
-        os.environ[name] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
             os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

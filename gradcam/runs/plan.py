@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -131,12 +131,19 @@ def _write_shards(place: Place, shards: Iterable[Shard]) -> tuple[int, int | Non
     import pyarrow.parquet as pq
 
     kind = _schema()
+    pool = pa.system_memory_pool()  # Arrow's own keeps what it once had
     count = 0
     items: int | None = 0
-    with place.writing(PLAN) as path, pq.ParquetWriter(path, kind, compression="zstd") as writer:
+    with (
+        place.writing(PLAN) as path,
+        pq.ParquetWriter(path, kind, compression="zstd", memory_pool=pool) as writer,
+    ):
         for some in batched(shards, GROUP):
             rows = [_row(shard) for shard in some]
-            writer.write_table(pa.Table.from_pylist(rows, kind))
+            columns = [
+                pa.array([row[f.name] for row in rows], f.type, memory_pool=pool) for f in kind
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=kind))
             count += len(some)
             for shard in some:
                 items = None if items is None or shard.items is None else items + shard.items
@@ -161,7 +168,8 @@ def _schema() -> Any:
 
 def _row(shard: Shard) -> dict[str, Any]:
     names = [name.encode("utf-8", "surrogateescape") for name in shard.names]
-    return {**asdict(shard), "names": names, "labels": shard.labels}
+    own = {name: getattr(shard, name) for name in ("number", "kind", "labels", "group", "items")}
+    return {**own, "names": names}
 
 
 class Plan:
@@ -169,28 +177,44 @@ class Plan:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._last: tuple[int, list[Shard]] | None = None
+        self._last: tuple[int, Any] | None = None
 
     @cached_property
-    def _file(self) -> Any:
-        import pyarrow as pa
+    def _metadata(self) -> Any:
         import pyarrow.parquet as pq
 
-        data = self._place.read(PLAN)
-        if data is None:
-            raise FileNotFoundError(f"{self._place}/{PLAN}: is missing")
-        return pq.ParquetFile(pa.BufferReader(data))
+        with self._open() as file:
+            return pq.read_metadata(file)
+
+    def _open(self) -> Any:
+        try:
+            return self._place.open(PLAN)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self._place}/{PLAN}: is missing") from error
+
+    def _groups(self, groups: Iterable[int], columns: Sequence[str] | None = None) -> Any:
+        """Row groups as an Arrow table: of a plan of many shards the memory holds some."""
+        import pyarrow.parquet as pq
+
+        with self._open() as file:
+            # Read in this thread: Arrow's may abort a process that ends soon after (26.0.1).
+            plan = pq.ParquetFile(file, metadata=self._metadata, pre_buffer=False)
+            return plan.read_row_groups(list(groups), columns, use_threads=False)
 
     def __len__(self) -> int:
-        return int(self._file.metadata.num_rows)
+        return int(self._metadata.num_rows)
+
+    def items(self) -> list[int | None]:
+        """How many photographs each shard has."""
+        found = self._groups(range(self._metadata.num_row_groups), ["items"])
+        return list(found["items"].to_pylist())
 
     def shard(self, number: int) -> Shard:
         """The shard of that number."""
         group, index = divmod(number, GROUP)
         if self._last is None or self._last[0] != group:
-            rows = self._file.read_row_group(group, use_threads=False).to_pylist()
-            self._last = (group, [_shard(row) for row in rows])
-        return self._last[1][index]
+            self._last = (group, self._groups([group]))
+        return _shard(self._last[1].slice(index, 1).to_pylist()[0])
 
 
 def _shard(row: Mapping[str, Any]) -> Shard:

@@ -180,6 +180,7 @@ def _members(path: str, name: str) -> Iterator[Item]:
             tarfile.open(fileobj=file, mode="r|*") as tar,
         ):
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would hold all that were read
                 if not member.isfile():
                     continue
                 folder, slash, last = member.name.rpartition("/")

@@ -204,10 +204,8 @@ def share_of(shard: str | None) -> tuple[int, int]:
 
 def _tally(place: Place, about: About, numbers: Sequence[int]) -> Tally:
     """How much there is to do here."""
-    total: int | None = None
-    if about.items is not None:
-        total = 0
-        plan = Plan(place)
-        for number in numbers:
-            total += plan.shard(number).items or 0
+    total = about.items
+    if total is not None and len(numbers) < about.shards:
+        items = Plan(place).items()
+        total = sum(items[number] or 0 for number in numbers)
     return Tally(total=total, shards=len(numbers))

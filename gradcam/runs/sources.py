@@ -124,7 +124,7 @@ def _names(text: str) -> tuple[str, list[str]]:
     if is_folder:
         path = path.rstrip("/")
         found = _walk(path) if is_local(system) else patient(system, lambda: system.find(path))
-        below = [str(name)[len(path) + 1 :] for name in found]
+        below = (str(name)[len(path) + 1 :] for name in found)
         return _full(system, path), sorted(name for name in below if _kind(name))
     if _kind(path) is None:
         raise ValueError(
@@ -136,16 +136,29 @@ def _names(text: str) -> tuple[str, list[str]]:
 def _walk(folder: str) -> Iterator[str]:
     """The files below a folder of this machine; folders that are links once, also in a circle."""
     seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        kept = []
-        for name in folders:
-            real = os.path.realpath(os.path.join(place, name))
-            if real not in seen:
-                seen.add(real)
-                kept.append(name)
-        folders[:] = kept
-        for name in files:
-            yield f"{place}/{name}".replace(os.sep, "/")
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        try:
+            entries = os.scandir(place)
+        except OSError:  # one that may not be read
+            continue
+        with entries:
+            # Not os.walk: it would hold a second list of a folder's names.
+            for entry in entries:
+                path = f"{place}/{entry.name}".replace(os.sep, "/")
+                if not _is_folder(entry):
+                    yield path
+                elif (real := os.path.realpath(path)) not in seen:
+                    seen.add(real)
+                    waiting.append(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _kind(name: str) -> Kind | None:

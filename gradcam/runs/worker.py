@@ -101,6 +101,7 @@ class Worker:
             # Filled up: a batch of another size would be compiled anew.
             filled = [*pictures, *[pictures[-1]] * (self._asked.batch - count)]
             inputs = self._inputs(filled)
+        inputs = backends.spread(backends.adapt(self._user_model, inputs), inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
             if len(self._names) > 1:
@@ -173,52 +174,20 @@ class Worker:
         first = next(iter(plain.values()))
         probabilities, top = self._confidences(first.outputs)
         labels = first.labels
-        rows: list[list[Row]] = []
         plain.pop(BESIDE, None)
+        tables = {method: _Table.of(method, explanation) for method, explanation in plain.items()}
+        rows: list[list[Row]] = []
         for n, one in enumerate(group):
             start = Row(one.key, shard, one.sample, one.label, self._label_class(one.label))
             if top is not None:
                 index = int(top[n])
                 start = replace(start, top_class=index, top_name=_label(labels, index))
             rows.append([])
-            for method, explanation in plain.items():
-                rows[-1] += self._of_method(start, method, explanation, n, probabilities)
+            for method, columns in tables.items():
+                rows[-1] += columns.rows(replace(start, method=method), n, probabilities)
         if self._asked.reasons:
             return _with_reasons(rows, explanations)
         return rows
-
-    def _of_method(
-        self,
-        start: Row,
-        method: str,
-        explanation: Explanation,
-        n: int,
-        probabilities: np.ndarray | None,
-    ) -> Iterator[Row]:
-        scores = to_numpy(explanation.scores)
-        columns = scores.reshape(len(scores), -1)
-        maps = explanation.maps
-        maps = maps.reshape(*columns.shape, *maps.shape[scores.ndim :])
-        classes = None
-        if explanation.target is not None and not callable(explanation.target):
-            classes = class_table(explanation.target, scores.shape)
-        size = explanation.size
-        names = explanation.names()[n]
-        for k, (name, score, values) in enumerate(zip(names, columns[n], maps[n], strict=True)):
-            index = None if classes is None else int(classes[n, k])
-            probability = None
-            if index is not None and probabilities is not None:
-                probability = float(probabilities[n, index])
-            yield replace(
-                start,
-                target=k,
-                method=method,
-                class_index=index,
-                name=name,
-                score=float(score),
-                probability=probability,
-                **_of_map(values, size, method in GUIDED),
-            )
 
     def _confidences(self, outputs: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
         """(N, classes) probabilities, and (N,) top classes; None where the outputs have no
@@ -252,6 +221,52 @@ class Worker:
             return None
 
 
+@dataclass(frozen=True)
+class _Table:
+    """What an explanation says of N samples and K targets.
+
+    names: N lists of K. classes, scores: (N, K); no classes where something else is explained.
+    maps: (N, K, *grid). size: of the input. guided: whether they are guided maps.
+    """
+
+    names: Sequence[Sequence[str]]
+    classes: np.ndarray | None
+    scores: np.ndarray
+    maps: np.ndarray
+    size: Shape | None
+    guided: bool
+
+    @classmethod
+    def of(cls, method: str, explanation: Explanation) -> _Table:
+        scores = to_numpy(explanation.scores)
+        columns = scores.reshape(len(scores), -1)
+        maps = to_numpy(explanation.maps)
+        maps = maps.reshape(*columns.shape, *maps.shape[scores.ndim :])
+        classes = None
+        if explanation.target is not None and not callable(explanation.target):
+            classes = class_table(explanation.target, scores.shape)
+        names = explanation.names()
+        return cls(names, classes, columns, maps, explanation.size, method in GUIDED)
+
+    def rows(self, start: Row, n: int, probabilities: np.ndarray | None) -> Iterator[Row]:
+        """The rows of sample n; probabilities (N, classes)."""
+        of_sample = zip(self.names[n], self.scores[n], self.maps[n], strict=True)
+        for k, (name, score, values) in enumerate(of_sample):
+            index = None if self.classes is None else int(self.classes[n, k])
+            probability = None
+            if index is not None and probabilities is not None:
+                probability = float(probabilities[n, index])
+            yield replace(
+                start,
+                target=k,
+                class_index=index,
+                name=name,
+                score=float(score),
+                probability=probability,
+                **_of_map(values, self.size, self.guided),
+            )
+
+
 def _label(labels: Sequence[str] | None, index: int) -> str | None:
     return labels[index] if labels is not None and index < len(labels) else None
 
@@ -269,15 +284,20 @@ def _of_map(values: Array, size: Shape | None, guided: bool) -> dict[str, Any]:
     scale = float(np.abs(raw).max())
     relative = raw / scale if scale else raw
     shown = raw.shape if size is None or len(size) != raw.ndim else size
-    heat = np.asarray(map_math.scale(map_math.resize(relative[None], shown), raw.ndim))[0]
-    peak = np.unravel_index(int(heat.argmax()), heat.shape)
     found: dict[str, Any] = {
         "values": relative.astype(np.float16),
         "scale": scale,
         "size": tuple(shown),
         "blank": not scale,
     }
-    if heat.any() and not guided:
+    if guided:
+        return found
+    resized = np.asarray(map_math.resize(relative[None], shown))[0]
+    highest = resized.max()
+    if highest > 0 and highest > resized.min():
+        # As `maps.scale` has it, but for what is negative, where there is neither peak nor box.
+        heat = resized / highest
+        peak = np.unravel_index(int(heat.argmax()), heat.shape)
         found["peak"] = tuple(int(n) for n in reversed(peak))
         found["box"] = tuple(int(n) for n in largest_box(heat, THRESHOLD))
     return found
