@@ -71,7 +71,8 @@ def resize(maps: Array, size: Sequence[int]) -> Array:
         if n_in == n_out:
             continue
         # A matrix product runs in every framework, and is differentiable in each.
-        matrix = constant(_interpolation(n_in, int(n_out)).T, like=maps)
+        # A copy: what is kept may not be written to, and PyTorch would share it.
+        matrix = constant(_interpolation(n_in, int(n_out)).copy().T, like=maps)
         maps = xp.moveaxis(matmul(xp.moveaxis(maps, axis, -1), matrix), -1, axis)
     return maps
 

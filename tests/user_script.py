@@ -221,6 +221,34 @@ def judging(net: torch.nn.Module, images: torch.Tensor, folder: Path) -> None:
     assert predict(images.numpy()).shape == (2, 5)
 
 
+def whole_data_sets(net: torch.nn.Module, images: torch.Tensor, folder: Path) -> None:
+    found: gradcam.Results = gradcam.run(
+        net,
+        images.numpy(),
+        folder / "run",
+        layer="1",
+        target=1,
+        method=["grad-cam", ("layer-cam", {"gamma": 2.0})],
+        batch=2,
+        shard_size=1,
+        labels=None,
+        columns=None,
+        maps="auto",
+        confidence="softmax",
+        reasons=True,
+        engine="local",
+        workers=0,
+        threads=1,
+        shard="0/1",
+        address=None,
+        retry=False,
+        progress=said,
+        relu=True,
+    )
+    row: gradcam.Row = gradcam.results(folder / "run").lowest("score", 1)[0]
+    assert found.heatmaps(row).shape == (16, 16)
+
+
 def main(folder: Path) -> None:
     net = model()
     images = torch.randn(2, 3, 16, 16)
@@ -228,6 +256,7 @@ def main(folder: Path) -> None:
     checking(net, images)
     arrays()
     judging(net, images, folder)
+    whole_data_sets(net, images, folder)
 
 
 if __name__ == "__main__":

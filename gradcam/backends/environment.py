@@ -50,6 +50,7 @@ class Framework:
         another array or the host.
     entered: (module, call) -> the call, undisturbed by settings of the user's own.
     spread: (module, model, inputs) -> the inputs, their samples divided among the devices.
+    compiles_frames: whether it may compile any Python frame in which its arrays are used.
     """
 
     module: str
@@ -58,6 +59,7 @@ class Framework:
     meter: Callable[[Any, Array], MemoryMeter | None] = lambda module, array: None
     entered: Callable[[Any, Callable[..., Any]], Callable[..., Any]] = lambda module, call: call
     spread: Callable[[Any, Model, Inputs], Inputs] = lambda module, model, inputs: inputs
+    compiles_frames: bool = False
 
 
 def _torch_devices(torch: Any) -> list[str]:
@@ -143,7 +145,9 @@ def _jax_spread(jax: Any, model: Model, inputs: Inputs) -> Inputs:
 
 
 FRAMEWORKS = (
-    Framework("torch", "torch", _torch_devices, _torch_meter, _torch_uncompiled),
+    Framework(
+        "torch", "torch", _torch_devices, _torch_meter, _torch_uncompiled, compiles_frames=True
+    ),
     Framework("jax", "jax", _jax_devices, _jax_meter, _jax_unguarded, _jax_spread),
     Framework("flax", "flax"),
     Framework("equinox", "equinox"),
@@ -223,9 +227,15 @@ def entry(call: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(call)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         found: Callable[P, T] = call
-        for framework, module in _loaded():
-            found = framework.entered(module, found)
-        return undisturbed(found)(*args, **kwargs)
+        loaded = _loaded()
+        for framework, module in loaded:
+            if not framework.compiles_frames:
+                found = framework.entered(module, found)
+        found = undisturbed(found)
+        for framework, module in loaded:
+            if framework.compiles_frames:  # outermost: all inside of it is a frame too
+                found = framework.entered(module, found)
+        return found(*args, **kwargs)
 
     run._torchdynamo_disable = True  # type: ignore[attr-defined]
     return run

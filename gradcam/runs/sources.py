@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from gradcam.pictures.images import endings
 from gradcam.runs.places import file_of, is_local, patient, resolved
@@ -22,7 +22,16 @@ __all__ = ["Kind", "Listing", "Shard", "Source", "batched", "listing"]
 
 Kind: TypeAlias = Literal["files", "tar", "parquet", "arrays"]
 
-Source: TypeAlias = str | os.PathLike[str] | Sequence[Any]
+
+class Arrays(Protocol):
+    """Whatever has a length and can be indexed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+Source: TypeAlias = str | os.PathLike[str] | Arrays
 """What `gradcam.run` takes: a path, a URL, or arrays."""
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

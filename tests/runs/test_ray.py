@@ -24,7 +24,11 @@ from gradcam.runs.local import Watch
 from gradcam.runs.shard import StoppedError
 
 # Ray's own, of its own options.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:os.fork",  # Ray starts its processes so, and another test may have loaded JAX
+)
 
 TESTS = Path(__file__).parents[1]
 PHOTOGRAPHS = 60

@@ -17,6 +17,8 @@ pytest.importorskip("pyarrow")
 from runs import models
 
 TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
+
 COUNT = 24
 SIZE = "4"
 
