@@ -28,23 +28,12 @@ import numpy as np
 from PIL import Image
 
 import gradcam
+from benchmarks.tiny import features, head, preprocess
 from gradcam.cli.commands import app
 
 FAULTS = ("lost", "doubled", "half-written", "left over", "other result")
 PHOTOGRAPHS = 3
 SAVES = 3
-
-
-def features(x):
-    return x[:, :, ::2, ::2]
-
-
-def head(a):
-    return np.stack([a[:, 0].mean((1, 2)), a[:, 1].mean((1, 2))], 1)
-
-
-def preprocess(photographs):
-    return np.stack(photographs).transpose(0, 3, 1, 2) / 255.0
 
 
 def model() -> gradcam.Classifier:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from gradcam._faults import described
+
 __all__ = ["made"]
 
 
@@ -21,7 +23,7 @@ def made(spec: str, faults: tuple[type[Exception], ...] = (Exception,)) -> Any:
     try:
         model = factory()
     except faults as error:
-        raise _unfit(spec, f"the function raised {_described(error)}") from error
+        raise _unfit(spec, f"the function raised {described(error)}") from error
     if model is None:
         raise _unfit(spec, "the function returned no model, but None")
     return model
@@ -29,10 +31,6 @@ def made(spec: str, faults: tuple[type[Exception], ...] = (Exception,)) -> Any:
 
 def _unfit(spec: str, problem: str) -> ValueError:
     return ValueError(f"{spec!r}: {problem}")
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _factory(spec: str) -> Callable[[], Any]:
@@ -45,7 +43,7 @@ def _factory(spec: str) -> Callable[[], Any]:
     except ImportError as error:
         raise _unfit(spec, str(error)) from error
     except Exception as error:  # the user's own module may raise anything
-        raise _unfit(spec, f"importing {name} raised {_described(error)}") from error
+        raise _unfit(spec, f"importing {name} raised {described(error)}") from error
     finally:
         sys.path.pop(0)
     factory: Callable[[], Any] | None = getattr(module, attribute, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 
-__all__ = ["FAULTS", "is_ours"]
+__all__ = ["FAULTS", "described", "is_ours"]
 
 FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, OSError)
 """What a user's model, file or photograph may raise without ending a run over many."""
@@ -23,3 +23,8 @@ def is_ours(error: BaseException) -> bool:
     is_raised = dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
     module = str(last.tb_frame.f_globals.get("__name__"))
     return module.partition(".")[0] == "gradcam" and not is_raised
+
+
+def described(error: BaseException) -> str:
+    """An error as a line of text."""
+    return f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "held", "not_written", "write_whole"]
+__all__ = ["PARTIAL", "held", "not_written", "replacing", "write_whole"]
 
 PARTIAL = ".part"
 """The ending of a file that is being written."""
@@ -74,19 +74,28 @@ def write_whole(path: Path, data: str | bytes) -> None:
     """
     if isinstance(data, str):
         data = data.encode()
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside a file to write to, which takes the file's place when the block has ended.
+
+    Where the block raises, nothing is left; an OSError of the system then names the file.
+    """
     place = Path(os.path.realpath(path))  # a link stays one
     # A new name within the folder: renaming is one step only on the same disk.
     partial = place.with_name(place.name + PARTIAL)
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(place)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise not_written(path, error) from error
         raise
 

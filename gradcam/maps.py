@@ -7,7 +7,6 @@ device, and inside `jax.jit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,6 @@ def relu(maps: Array) -> Array:
     return xp.where(maps < 0, xp.zeros_like(maps), maps)
 
 
-@lru_cache(maxsize=64)
 def _interpolation(n_in: int, n_out: int) -> np.ndarray:
     """Linear interpolation as a matrix (n_out, n_in): half-pixel centres, edges clamped.
 
@@ -45,7 +43,6 @@ def _interpolation(n_in: int, n_out: int) -> np.ndarray:
     rows = np.arange(n_out)
     matrix[rows, left] += 1 - weight
     matrix[rows, np.minimum(left + 1, n_in - 1)] += weight
-    matrix.setflags(write=False)  # the next caller is given the same one
     return matrix
 
 
@@ -71,8 +68,7 @@ def resize(maps: Array, size: Sequence[int]) -> Array:
         if n_in == n_out:
             continue
         # A matrix product runs in every framework, and is differentiable in each.
-        # A copy: what is kept may not be written to, and PyTorch would share it.
-        matrix = constant(_interpolation(n_in, int(n_out)).copy().T, like=maps)
+        matrix = constant(_interpolation(n_in, int(n_out)).T, like=maps)
         maps = xp.moveaxis(matmul(xp.moveaxis(maps, axis, -1), matrix), -1, axis)
     return maps
 

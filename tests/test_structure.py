@@ -177,8 +177,8 @@ FLOORS = [
     (
         "_types",
         "_arrays",
-        "_factories",
         "_faults",
+        "_factories",
         "_files",
         "_functions",
         "_numbers",

@@ -23,12 +23,14 @@ from gradcam.cli.options import (
     MethodOption,
     ModelOption,
     TargetOption,
+    TopOption,
+    check_classes,
 )
 from gradcam.explaining.explanation import Explanation
 from gradcam.pictures.images import endings, read
 from gradcam.runs import reading
 from gradcam.runs.reading import Item, Seen
-from gradcam.runs.worker import Asked, Worker
+from gradcam.runs.worker import Asked, Worker, same_shape
 from gradcam.targets import TopClass
 
 __all__ = ["explain", "layers", "verify"]
@@ -45,9 +47,7 @@ def explain(
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
     target: TargetOption = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")
-    ] = None,
+    top: TopOption = None,
     method: MethodOption = "grad-cam",
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")
@@ -59,10 +59,7 @@ def explain(
     and a manifest. A file that cannot be read is reported, the others are still explained, and the
     exit code is 1.
     """
-    if target and top:
-        raise typer.BadParameter(
-            "--target and --top exclude each other: name the classes, or take the highest"
-        )
+    check_classes(target, top)
     classifier = load(model, framework)
     classes: Any = class_indices(classifier, target)
     if top:
@@ -136,18 +133,9 @@ def _explained(
             if one.error is not None:
                 problem(one.error)
                 yield paths[one.sample], []
-        for group in _same_shape(some):
+        for group in same_shape(some):
             for one, saved in _saved(worker, group, paths, folder, names):
                 yield paths[one.sample], saved
-
-
-def _same_shape(some: Iterable[Seen]) -> list[list[Seen]]:
-    """The photographs that were read, with those of one shape together."""
-    groups: dict[Any, list[Seen]] = {}
-    for one in some:
-        if one.error is None:
-            groups.setdefault(one.picture.shape, []).append(one)
-    return list(groups.values())
 
 
 def _saved(

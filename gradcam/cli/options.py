@@ -18,6 +18,8 @@ __all__ = [
     "MethodsOption",
     "ModelOption",
     "TargetOption",
+    "TopOption",
+    "check_classes",
 ]
 
 
@@ -61,6 +63,9 @@ TargetOption = Annotated[
         help="A class, by index or name; several times for several. [default: the top class]",
     ),
 ]
+TopOption = Annotated[
+    int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")
+]
 MethodOption = Annotated[
     str, typer.Option("--method", help="One of `gradcam methods`.", autocompletion=_complete_method)
 ]
@@ -72,3 +77,11 @@ MethodsOption = Annotated[
         autocompletion=_complete_method,
     ),
 ]
+
+
+def check_classes(target: list[str] | None, top: int | None) -> None:
+    """Refuse --target and --top together."""
+    if target and top:
+        raise typer.BadParameter(
+            "--target and --top exclude each other: name the classes, or take the highest"
+        )

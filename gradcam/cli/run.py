@@ -23,6 +23,8 @@ from gradcam.cli.options import (
     MethodsOption,
     ModelOption,
     TargetOption,
+    TopOption,
+    check_classes,
 )
 from gradcam.runs import Factory, Results
 from gradcam.runs.local import Watch
@@ -48,9 +50,7 @@ def run(
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
     target: TargetOption = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, help="Explain each photograph's K highest classes.")
-    ] = None,
+    top: TopOption = None,
     method: MethodsOption = None,
     folder: Annotated[
         str, typer.Option("--out", "-o", help="A folder or URL; run again, it goes on.")
@@ -89,10 +89,7 @@ def run(
     Stopped or killed, it goes on where it was when it is run again. A file that cannot be read is a
     row with its error, and the exit code is 1. See docs/scale.md.
     """
-    if target and top:
-        raise typer.BadParameter(
-            "--target and --top exclude each other: name the classes, or take the highest"
-        )
+    check_classes(target, top)
     chosen: Any = TopClass(top) if top else None
     if target:
         chosen = class_indices(load(model, framework), target)

@@ -20,7 +20,7 @@ import numpy as np
 
 from gradcam import backends
 from gradcam._arrays import constant, to_numpy
-from gradcam._faults import FAULTS, is_ours
+from gradcam._faults import FAULTS, described, is_ours
 from gradcam._types import Inputs
 from gradcam.classifier import Classifier
 from gradcam.diagnosis import BlankMapWarning
@@ -240,7 +240,7 @@ def _reason(refusal: Exception) -> str:
     error = refusal
     if isinstance(refusal, ModelError):
         error = refusal.error
-    return f"{type(error).__name__}: {error}"
+    return described(error)
 
 
 def _key(subject: Subject, mask: np.ndarray | None, boxes: Sequence[Sequence[int]]) -> Row:

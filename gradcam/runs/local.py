@@ -15,17 +15,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import connection, get_context
 from typing import Any
 
-from gradcam._faults import FAULTS
+from gradcam._faults import FAULTS, described
 from gradcam._progress import Progress
 from gradcam.identity import identity
 from gradcam.runs.places import Place, StoreError, opened
 from gradcam.runs.plan import About, Plan, part
-from gradcam.runs.reading import Columns, described
+from gradcam.runs.reading import Columns
 from gradcam.runs.shard import StoppedError, Task, run_shard
 from gradcam.runs.worker import Asked, Worker
 
@@ -56,13 +56,12 @@ class Job:
 class Watch:
     """What a run is told while it goes on.
 
-    stop: whether to end after the current batch. tell: photographs and errors that are new. failed:
-    the shards that were given up, as they are. progress: how it is shown, as of `gradcam.run`.
+    stop: whether to end after the current batch. tell: photographs and errors that are new.
+    progress: how it is shown, as of `gradcam.run`.
     """
 
     stop: Callable[[], bool] = lambda: False
     tell: Callable[[int, int], None] = lambda photographs, errors: None
-    failed: set[int] = field(default_factory=set)
     progress: Progress = False
 
 
@@ -75,27 +74,22 @@ def pending(place: Place, shards: int, mine: tuple[int, int]) -> list[int]:
 
 
 def loop(task: Task, numbers: Iterable[int], watch: Watch) -> None:
-    """Shards one after the other, in this process."""
+    """Shards one after the other, in this process.
+
+    Those that another process is working on are asked for again, since it may die.
+    """
     task = replace(task, stop=watch.stop, tell=watch.tell)
-    taken = []
-    for number in numbers:
-        outcome = run_shard(task, number)
-        if outcome == "taken":
-            taken.append(number)
-        if outcome == "failed":
-            watch.failed.add(number)
-        if watch.stop():
-            raise StoppedError
-    # Those that another process was working on: it may have died since.
-    while taken and not watch.stop():
-        time.sleep(1)
-        again, taken = taken, []
-        for number in again:
-            outcome = run_shard(task, number)
-            if outcome == "taken":
+    waiting = list(numbers)
+    while waiting:
+        taken = []
+        for number in waiting:
+            if run_shard(task, number) == "taken":
                 taken.append(number)
-            if outcome == "failed":
-                watch.failed.add(number)
+            if watch.stop():
+                raise StoppedError
+        waiting = taken
+        if waiting:
+            time.sleep(1)
 
 
 def task_of(job: Job, model: Any = None) -> Task:
@@ -245,11 +239,9 @@ class _Crew:
         if kind == "told":
             self._deaths[index] = 0
             self._watch.tell(*values)
-        elif kind == "failed":
-            self._watch.failed.update(values[0])
         elif kind == "hindered":
             raise RuntimeError(values[0])
-        if kind in ("failed", "stopped"):
+        else:  # it has ended
             del self._members[pipe]
             process.join()
 
@@ -287,12 +279,11 @@ def _member(job: Job, numbers: Sequence[int], pipe: Any) -> None:
         watch.tell(0, 0)  # what it dies of now, it dies of in a shard: `attempts` ends that
         loop(task, numbers, watch)
     except StoppedError:
-        pipe.send(("stopped",))
-        return
+        pass
     except (*FAULTS, StoreError, MemoryError) as error:
         pipe.send(("hindered", described(error)))
         return
-    pipe.send(("failed", sorted(watch.failed)))
+    pipe.send(("ended",))
 
 
 @contextmanager

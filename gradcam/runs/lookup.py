@@ -53,6 +53,7 @@ class Results(Sequence[Row]):
         self._place = place
         self.about = about
         self._rows = rows
+        self._last: tuple[str, list[Row]] = ("", [])
 
     def __repr__(self) -> str:
         methods = ", ".join(self.about.settings["methods"])
@@ -108,7 +109,7 @@ class Results(Sequence[Row]):
 
     def _in(self, name: str) -> list[Row]:
         """The rows of a file; the last one that was read is kept."""
-        if getattr(self, "_last", ("",))[0] != name:
+        if self._last[0] != name:
             self._last = (name, read(self._table(name)))
         return self._last[1]
 
@@ -152,8 +153,8 @@ class Results(Sequence[Row]):
 
         A ValueError where no label is one of the model's classes: nothing is known then.
         """
-        labelled = self._where(("label_class",), lambda labels: _compute().is_valid(labels))
-        if not len(labelled):
+        labels = (column for (column,) in self._columns(("label_class",)))
+        if all(column.null_count == len(column) for column in labels):
             raise ValueError(
                 "no photograph has a label that is one of the model's classes; labels come from "
                 'the source (for folders labels="folder"), and names from the classifier\'s '
@@ -193,7 +194,6 @@ class Results(Sequence[Row]):
 
     def _columns(self, names: Sequence[str]) -> Iterator[list[Any]]:
         """These columns of each file, without the others being read."""
-
         if self._rows is not None:
             table = self.to_arrow()
             yield [table[name].combine_chunks() for name in names]

@@ -18,7 +18,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradcam._files import PARTIAL, held, not_written, write_whole
+from gradcam._files import held, not_written, replacing, write_whole
 
 __all__ = ["Place", "StoreError", "file_of", "is_local", "opened", "patient", "resolved"]
 
@@ -259,19 +259,8 @@ class Place:
                 patient(self._system, lambda: self._system.put_file(str(path), self._at(name)))
             return
         self._make_parent(name)
-        path = Path(self._at(name))
-        partial = path.with_name(f"{path.name}{PARTIAL}")
-        try:
+        with replacing(Path(self._at(name))) as partial:
             yield partial
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            if isinstance(error, OSError) and error.errno is not None:
-                raise not_written(path, error) from error
-            raise
 
     def _make_parent(self, name: str) -> None:
         parent = Path(self._at(name)).parent

@@ -6,7 +6,6 @@ maps have one shape. A process that dies of one of them is begun anew without it
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from gradcam.runs.places import Place, opened
 from gradcam.runs.plan import About, part, read_about, write
 from gradcam.runs.reading import Columns, Item, Seen, items, load
 from gradcam.runs.rows import MapsAs
-from gradcam.runs.sources import Listing, Source, listing
+from gradcam.runs.sources import Listing, Source, listing, source_name
 from gradcam.runs.worker import BESIDE, Asked, Worker, divided, named
 
 __all__ = ["MapsOption", "Request", "check_sent", "planned", "seen_of"]
@@ -87,7 +86,7 @@ def planned(request: Request, model: Any = None) -> tuple[About, Asked]:
     asked = _asked(model, request)
     settings = {
         **_settings(model, asked),
-        "source": listing_name(request.source),
+        "source": source_name(request.source),
         "shard_size": request.shard_size,
         "labels": request.labels,
         "columns": None if request.columns is None else dict(request.columns),
@@ -109,13 +108,6 @@ def planned(request: Request, model: Any = None) -> tuple[About, Asked]:
 def seen_of(place: Place) -> bytes | None:
     """What changes as the first photographs are gone through."""
     return place.read(attempts.name_of(PROBE))
-
-
-def listing_name(source: Source) -> str:
-    """What a source is called in the settings."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return f"{type(source).__name__} of {len(source) if hasattr(source, '__len__') else '?'}"
 
 
 # ---------------------------------------------------------------------------------------- settings

@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gradcam._faults import FAULTS
+from gradcam._faults import FAULTS, described
 from gradcam.runs.local import DEATHS, Job, Watch, task_of
 from gradcam.runs.places import StoreError
-from gradcam.runs.reading import described
 from gradcam.runs.shard import StoppedError, run_shard
 
 __all__ = ["in_ray"]
@@ -202,8 +201,6 @@ def _watch(ray: Any, board: Any, lines: queue.Queue[Any], watch: Watch) -> list[
             return taken
         if isinstance(line, Exception):
             raise RuntimeError(f"Ray: {described(line)}") from line
-        if line["outcome"] == "failed":
-            watch.failed.add(int(line["shard"]))
         if line["outcome"] == "taken":
             taken.append(int(line["shard"]))
         hindered = hindered or str(line["hindered"])

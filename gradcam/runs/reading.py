@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradcam._arrays import to_numpy
-from gradcam._faults import FAULTS
+from gradcam._faults import FAULTS, described
 from gradcam.pictures.images import endings, read, read_bytes
 from gradcam.runs.places import file_of, is_local, patient, resolved
-from gradcam.runs.sources import Shard
+from gradcam.runs.sources import Shard, joined
 
-__all__ = ["Columns", "Item", "Seen", "ahead", "described", "items", "load"]
+__all__ = ["Columns", "Item", "Seen", "ahead", "items", "load"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ def items(
         return _arrays(shard, source)
     if shard.kind == "files":
         return _files(shard, root)
-    path = f"{root}/{shard.names[0]}" if root else shard.names[0]
+    path = joined(root, shard.names[0])
     if shard.kind == "tar":
         return _members(path, shard.names[0])
     return _rows(path, shard, columns or {})
@@ -85,11 +85,6 @@ def load(item: Item, view: Callable[[Any], Any] | None) -> Seen:
     except FAULTS as error:
         return Seen(item.sample, item.key, item.label, error=described(error))
     return Seen(item.sample, item.key, item.label, picture)
-
-
-def described(error: BaseException) -> str:
-    """An error as a line of text."""
-    return f"{type(error).__name__}: {error}"
 
 
 def ahead(steps: Iterable[T], work: Callable[[T], R], threads: int, depth: int) -> Iterator[R]:
@@ -117,13 +112,7 @@ def ahead(steps: Iterable[T], work: Callable[[T], R], threads: int, depth: int) 
 def _files(shard: Shard, root: str) -> Iterator[Item]:
     labels = shard.labels or (None,) * len(shard.names)
     for sample, (name, label) in enumerate(zip(shard.names, labels, strict=True)):
-        yield Item(sample, shown(name), label, _Opener(_joined(root, name), name))
-
-
-def _joined(root: str, name: str) -> str:
-    if not root or "://" in name or name.startswith("/"):
-        return name
-    return f"{root}/{name}"
+        yield Item(sample, shown(name), label, _Opener(joined(root, name), name))
 
 
 def shown(name: str) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gradcam._factories import made
 from gradcam._numbers import check_whole
@@ -104,9 +104,9 @@ def run(
         ("threads", threads, 0),
     ):
         check_whole(name, value, least)
-    _check_choice("engine", engine, ("local", "ray"))
-    _check_choice("maps", maps, ("auto", "tensor", "list", "zarr"))
-    _check_choice("confidence", confidence, ("softmax", "sigmoid", "outputs"))
+    _check_choice("engine", engine, Engine)
+    _check_choice("maps", maps, MapsOption)
+    _check_choice("confidence", confidence, Confidence)
     mine = share_of(shard)
     is_arrays = not isinstance(source, (str, os.PathLike))
     alone = not workers and engine == "local"
@@ -168,7 +168,8 @@ def _same(model: Any) -> Any:
     return model
 
 
-def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    known = get_args(choices)
     if value not in known:
         raise ValueError(f"`{name}` must be {', '.join(map(repr, known))}, but is {value!r}")
 
@@ -208,4 +209,4 @@ def _tally(place: Place, about: About, numbers: Sequence[int]) -> Tally:
     if total is not None and len(numbers) < about.shards:
         items = Plan(place).items()
         total = sum(items[number] or 0 for number in numbers)
-    return Tally(total=total, shards=len(numbers))
+    return Tally(total)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from gradcam.pictures.images import endings
 from gradcam.runs.places import file_of, is_local, patient, resolved
 
-__all__ = ["Kind", "Listing", "Shard", "Source", "batched", "listing"]
+__all__ = ["Kind", "Listing", "Shard", "Source", "batched", "joined", "listing", "source_name"]
 
 Kind: TypeAlias = Literal["files", "tar", "parquet", "arrays"]
 
@@ -79,7 +79,7 @@ def listing(source: Source, size: int, labels: str | None = None) -> Listing:
             '`labels` is "folder", but this source says itself what its photographs show'
         )
     if not isinstance(source, (str, os.PathLike)):
-        return Listing("", _described(source), _of_arrays(source, size))
+        return Listing("", source_name(source), _of_arrays(source, size))
     text = os.fspath(source)
     if text.endswith(".txt"):
         return _of_text(text, size)
@@ -204,6 +204,13 @@ def _base(path: str) -> str:
     return path.rpartition("/")[2]
 
 
+def joined(root: str, name: str) -> str:
+    """The path or URL of a name below the root of a listing; one that is whole stays."""
+    if not root or "://" in name or name.startswith("/"):
+        return name
+    return f"{root}/{name}"
+
+
 def _folder(name: str) -> str | None:
     return name.split("/")[-2] if "/" in name else None
 
@@ -228,7 +235,7 @@ def _of_tars(names: Sequence[str]) -> Iterator[Shard]:
 def _of_row_groups(root: str, names: Sequence[str]) -> Iterator[Shard]:
     number = 0
     for name in names:
-        system, path = resolved(f"{root}/{name}" if root else name)
+        system, path = resolved(joined(root, name))
         about = _footer(system, path)
         for group in range(about.num_row_groups):
             items = about.row_group(group).num_rows
@@ -284,7 +291,10 @@ def _of_arrays(source: Any, size: int) -> Iterator[Shard]:
         yield Shard(number, "arrays", (str(start),), items=items)
 
 
-def _described(source: Any) -> str:
+def source_name(source: Source) -> str:
+    """What a source is called: its path, or the type and the length of arrays."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
     return f"{type(source).__name__} of {len(source) if hasattr(source, '__len__') else '?'}"
 
 

@@ -18,10 +18,9 @@ EVERY = 30.0
 
 @dataclass
 class Tally:
-    """total: photographs to do, None where that is not known. shards: files to write."""
+    """total: photographs to do, None where that is not known."""
 
     total: int | None
-    shards: int
     photographs: int = 0
     errors: int = 0
     start: float = field(default_factory=time.monotonic)

@@ -12,7 +12,7 @@ import numpy as np
 from gradcam import backends
 from gradcam import maps as map_math
 from gradcam._arrays import compiles_each_shape, constant, to_numpy
-from gradcam._faults import FAULTS, is_ours
+from gradcam._faults import FAULTS, described, is_ours
 from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam.diagnosis import BlankMapWarning
 from gradcam.explaining.explainer import Explainer, by_name
@@ -26,11 +26,11 @@ from gradcam.methods.parameters import with_parameters
 from gradcam.metrics.boxes import largest_box
 from gradcam.metrics.subject import Confidence, confidences
 from gradcam.model import MakesArrays
-from gradcam.runs.reading import Seen, described
+from gradcam.runs.reading import Seen
 from gradcam.runs.rows import Row
 from gradcam.targets.outputs import class_scores
 
-__all__ = ["BESIDE", "Asked", "Worker", "divided", "named"]
+__all__ = ["BESIDE", "Asked", "Worker", "divided", "named", "same_shape"]
 
 GUIDED = ("guided-backprop", "guided-grad-cam")
 """What is asked for as a method, but is a gradient at the input."""
@@ -65,6 +65,15 @@ def named(methods: Iterable[MethodLike]) -> dict[str, Any]:
     return by_name([with_parameters(method, {}, "gradcam.run") for method in methods])
 
 
+def same_shape(seen: Iterable[Seen]) -> list[list[Seen]]:
+    """The photographs that were read, with those of one shape together."""
+    groups: dict[Any, list[Seen]] = {}
+    for one in seen:
+        if one.error is None:
+            groups.setdefault(getattr(one.picture, "shape", None), []).append(one)
+    return list(groups.values())
+
+
 class Worker:
     """Explains photographs as the network sees them.
 
@@ -94,7 +103,7 @@ class Worker:
         return self._classifier.view if self._classifier is not None else None
 
     def explain(self, pictures: Sequence[Any]) -> dict[str, Explanation]:
-        """Each method's explanation of pictures of one shape, with NumPy arrays."""
+        """Each method's explanation of pictures of one shape; in JAX there may be more samples."""
         count = len(pictures)
         inputs = self._inputs(pictures)
         if compiles_each_shape(first_array(inputs)) and count < self._asked.batch:
@@ -142,13 +151,10 @@ class Worker:
     def rows(self, shard: int, seen: Sequence[Seen]) -> list[Row]:
         """The rows of some photographs, in their order."""
         found: dict[int, list[Row]] = {}
-        by_shape: dict[Any, list[Seen]] = {}
         for one in seen:
             if one.error is not None:
                 found[one.sample] = [_failed(shard, one, one.error)]
-            else:
-                by_shape.setdefault(getattr(one.picture, "shape", None), []).append(one)
-        for group in by_shape.values():
+        for group in same_shape(seen):
             for one, rows in zip(group, self._rows_of(shard, group), strict=True):
                 found[one.sample] = rows
         return [row for one in seen for row in found[one.sample]]

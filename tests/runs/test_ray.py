@@ -20,7 +20,6 @@ pytest.importorskip("pyarrow")
 from PIL import Image
 from runs import models
 
-from gradcam.runs.local import Watch
 from gradcam.runs.shard import StoppedError
 
 # Ray's own, of its own options.
@@ -75,19 +74,6 @@ def cluster():
 
 def run(model, folder, out, **options):
     return gradcam.run(f"runs.models:{model}", folder, out, shard_size=SIZE, **options)
-
-
-def at(photographs, do):
-    """A watch that does something once, after so many photographs."""
-    seen = 0
-
-    def tell(new, errors):
-        nonlocal seen
-        before, seen = seen, seen + new
-        if before < photographs <= seen:
-            do()
-
-    return Watch(tell=tell)
 
 
 def leftovers(out):
@@ -183,7 +169,9 @@ def test_a_worker_and_then_a_node_that_die_cost_nothing(cluster, folder, expecte
                 killed.append(process.pid)
         cluster.remove_node(cluster.second, allow_graceful=False)
 
-    found = run("slow", folder, out, engine="ray", address=cluster.address, progress=at(20, kill))
+    found = run(
+        "slow", folder, out, engine="ray", address=cluster.address, progress=models.after(20, kill)
+    )
     assert len(killed) <= 1  # on a slow machine the pool has none on this node yet
     assert found.to_arrow() == expected
     assert not leftovers(out)
@@ -192,7 +180,7 @@ def test_a_worker_and_then_a_node_that_die_cost_nothing(cluster, folder, expecte
 def test_one_engine_goes_on_where_another_was_killed(folder, expected, tmp_path):
     out = tmp_path / "out"
     ended = []
-    watch = at(20, lambda: ended.append(True))
+    watch = models.after(20, lambda: ended.append(True))
     watch.stop = lambda: bool(ended)
     with pytest.raises(StoppedError):
         run("slow", folder, out, workers=1, progress=watch)

@@ -596,10 +596,10 @@ def test_a_row_is_found_without_the_other_files_being_read(folder, tmp_path, mon
 def test_progress_says_what_is_left(folder, tmp_path):
     from gradcam.runs.tally import Tally
 
-    tally = Tally(total=100, shards=1, start=time.monotonic() - 10)
+    tally = Tally(total=100, start=time.monotonic() - 10)
     tally.add(20, 1)
     assert str(tally).startswith("20 of 100 photographs, 1 errors, 2.0 a second, 0:40 left")
-    tally = Tally(total=None, shards=1, start=time.monotonic() - 10)
+    tally = Tally(total=None, start=time.monotonic() - 10)
     tally.add(20, 0)
     assert str(tally).startswith("20 photographs, 0 errors, 2.0 a second")
 

@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 
 from gradcam.cli.commands import app
 from gradcam.runs import places
-from gradcam.runs.local import Watch
 from gradcam.runs.places import StoreError, file_of, opened, patient
 from gradcam.runs.shard import StoppedError
 
@@ -168,25 +167,12 @@ def maps(found):
     return [row.values.tolist() for row in found]
 
 
-def after(photographs, do):
-    """A watch that does something once, after so many photographs."""
-    seen = 0
-
-    def tell(new, errors):
-        nonlocal seen
-        before, seen = seen, seen + new
-        if before < photographs <= seen:
-            do()
-
-    return Watch(tell=tell)
-
-
 @pytest.mark.parametrize("kind", ["files", "tar", "parquet"])
 def test_a_run_from_a_store_to_a_store_goes_on_and_is_read_there(bucket, folder, expected, kind):
     source = fill(folder, bucket, kind)
     out = f"{bucket}/runs/out"
     ended = []
-    watch = after(12, lambda: ended.append(True))
+    watch = models.after(12, lambda: ended.append(True))
     watch.stop = lambda: bool(ended)
     with pytest.raises(StoppedError):
         gradcam.run(models.model(), source, out, shard_size=7, batch=3, progress=watch)
@@ -220,7 +206,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_row(
     # A tar file is read in many pieces.
     monkeypatch.setattr(fsspec.filesystem("s3"), "default_block_size", 4000)
     before = store.refused
-    watch = after(photographs, lambda: store.shut_for(seconds))
+    watch = models.after(photographs, lambda: store.shut_for(seconds))
     found = gradcam.run(
         models.model(), source, f"{bucket}/out", shard_size=10, batch=2, progress=watch
     )
@@ -244,7 +230,7 @@ def test_a_store_that_stays_away_is_an_error_and_the_run_goes_on_later(
             f"{bucket}/out",
             shard_size=5,
             batch=2,
-            progress=after(9, store.shut),
+            progress=models.after(9, store.shut),
         )
     arguments = [source, "-o", f"{bucket}/out", "--model", "runs.models:model", "--workers", "0"]
     result = CliRunner().invoke(app, ["run", *arguments, "--shard-size", "5"])
