@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from gradcam.explaining.axes import axes, layers
     from gradcam.explaining.combine import combine
+    from gradcam.explaining.comparison import Comparison
     from gradcam.explaining.concepts import Concepts, Words, factorise, words
     from gradcam.explaining.explainer import Explainer
     from gradcam.explaining.explanation import Explanation
@@ -55,6 +56,7 @@ __all__ = [
     "BlankMapWarning",
     "Check",
     "Classifier",
+    "Comparison",
     "Concepts",
     "Diagnosis",
     "Evaluation",
@@ -110,6 +112,7 @@ _HOME = {
     "BlankMapWarning": "diagnosis",
     "Check": "verification",
     "Classifier": "classifier",
+    "Comparison": "explaining.comparison",
     "Concepts": "explaining.concepts",
     "Diagnosis": "diagnosis",
     "Evaluation": "evaluation",

@@ -19,6 +19,7 @@ from gradcam._types import Array, Inputs, LayerLike, Shape
 from gradcam._warnings import called
 from gradcam.backends import entry
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
+from gradcam.explaining.comparison import Comparison
 from gradcam.explaining.explanation import Explanation, picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
 from gradcam.explaining.prepare import (
@@ -153,7 +154,7 @@ class Explainer:
         inputs: Inputs,
         target: TargetLike = None,
         methods: Sequence[MethodLike] = (),
-    ) -> dict[str, Explanation]:
+    ) -> Comparison:
         """Several methods, by name: all that need only activations and gradients from one forward
         and one backward pass, each of the others by itself.
 
@@ -173,7 +174,7 @@ class Explainer:
         for names in groups:
             group = replace(pipeline, methods=tuple(chosen[name] for name in names))
             explanations.update(zip(names, self._explain(prepared, group), strict=True))
-        return {name: explanations[name] for name in chosen}
+        return Comparison({name: explanations[name] for name in chosen})
 
     def _prepare(self, inputs: Inputs, target: TargetLike) -> tuple[Prepared, Pipeline]:
         layer: LayerLike = self._layers

@@ -16,14 +16,16 @@ from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, Shape
 from gradcam.backends import entry, versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
-from gradcam.explaining import loading, saving
+from gradcam.explaining import loading, looking, saving
 from gradcam.explaining.naming import map_names
 from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
 from gradcam.metrics.boxes import largest_box
-from gradcam.pictures import figure, overlay
-from gradcam.pictures.colours import COLORMAP
+from gradcam.pictures import overlay
+from gradcam.pictures.colours import ALPHA
 from gradcam.pictures.figure import png
+from gradcam.pictures.panels import Look
+from gradcam.pictures.shown import Shown
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
 
@@ -65,6 +67,7 @@ class Explanation:
     choice: LayerChoice | None = field(default=None, repr=False)
     labels: Sequence[str] | None = field(default=None, repr=False)
     _source: Source | None = field(default=None, repr=False)
+    _probabilities: np.ndarray | None = field(default=None, repr=False)
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -110,6 +113,7 @@ class Explanation:
             target=target,
             outputs=None,
             _source=None,
+            _probabilities=None if self.probabilities is None else self.probabilities[part],
         )
 
     @entry
@@ -193,48 +197,87 @@ class Explanation:
 
     # -------------------------------------------------------------------------------------- shown
 
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """The softmax of the outputs at the classes explained, (N,) or (N, K).
+
+        Outputs that are probabilities already stay as they are. None where the target is no class
+        or the outputs are not those of a classifier, (N, C).
+        """
+        if self._probabilities is not None:
+            return self._probabilities
+        return looking.probabilities(self.outputs, self.target, tuple(self.scores.shape))
+
     @entry
-    def overlay(self, photos: Any, alpha: float = 0.6, colormap: str = COLORMAP) -> list[Any]:
+    def shown(self) -> list[list[Shown]]:
+        """Each map with what a reader has to know of it: N lists of K, on the host."""
+        result = self.numpy()
+        return looking.shown(
+            result.maps,
+            result.scores,
+            result.names(),
+            result.probabilities,
+            method=result.method,
+            layer=result._layers,
+            model=result.model,
+            size=result.size,
+        )
+
+    @entry
+    def overlay(self, photos: Any, alpha: float = ALPHA, colormap: str | None = None) -> list[Any]:
         """The maps in colour over the photographs: N PIL images, or N lists of K of them.
 
         photos: one or N photographs, as file names, PIL images, or arrays (H, W, 3), (H, W) of
             uint8 or of floats in [0, 1]. Each map is resized to its photograph.
         alpha: the colour's opacity where the map is 1; where it is 0 the photograph is unchanged.
+        colormap: of matplotlib. None takes "inferno", which is as bright as the evidence is strong,
+            and "RdBu_r" for maps with evidence against the score, which is blue.
         """
-        pictures = overlay.photographs(photos, len(self.maps))
         if self._grid_ndim != 2:
             raise ValueError(
                 f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use "
                 ".figure()"
             )
+        pictures = overlay.photographs(photos, len(self.maps))
         rows = []
-        for maps, picture in zip(self._by_target(self.maps), pictures, strict=True):
-            heat = to_numpy(maps_.scale(maps_.resize(maps, picture.shape[:2]), 2))
-            rows.append([overlay.overlay(picture, plane, alpha, colormap) for plane in heat])
+        for cells, picture in zip(self.shown(), pictures, strict=True):
+            size = picture.shape[:2]
+            rows.append(
+                [overlay.overlay(picture, c.heat(size), alpha, colormap, c.signed) for c in cells]
+            )
         return self._like_scores(rows)
 
     @entry
-    def figure(self, photos: Any = None, colormap: str = COLORMAP) -> Figure:
-        """A matplotlib figure: a panel for each sample and target, with its name and score."""
-        photographs = None
-        if photos is not None:
-            photographs = overlay.photographs(photos, len(self.maps))
-        result = self.numpy()
-        titles = []
-        for names, scores in zip(self.names(), self._by_target(result.scores), strict=True):
-            row = [f"{name}  {score:.4g}" for name, score in zip(names, scores, strict=True)]
-            titles.append(row)
-        heatmaps = self._by_target(result.heatmaps())
-        return figure.figure(heatmaps, titles, photographs, colormap)
+    def figure(
+        self,
+        photos: Any = None,
+        colormap: str | None = None,
+        *,
+        joint: bool = False,
+        contours: Sequence[float] = (0.5,),
+        boxes: float | None = None,
+        mask: float | None = None,
+        together: bool = False,
+    ) -> Figure:
+        """A matplotlib figure: a row for each sample, with a panel for each target.
+
+        Each panel has the class, its score and softmax, and a bar with the map's own values. A map
+        without contrast is said to have none.
+
+        photos: as of `overlay`; for maps over one axis N signals (L,) or (C, L); over three axes
+            N volumes (D, H, W).
+        joint: whether all maps share one scale, so that their strengths can be compared.
+        contours: shares of the maximum at which lines are drawn; dashed ones are round evidence
+            against the score.
+        boxes: a share of the maximum, whose box is drawn: see `boxes()`.
+        mask: a share of the maximum, below which the photograph is dark. It replaces the colours.
+        together: whether a sample's targets are in one picture, each in its own colour.
+        """
+        look = Look(colormap, joint, tuple(contours), boxes, mask, together)
+        return looking.figure(self.shown(), photos, look)
 
     def _repr_png_(self) -> bytes:
-        return figure.png(self.figure())
-
-    def _by_target(self, array: Array) -> Array:
-        """(N, ...) for one target, or (N, K, ...), as (N, K, ...)."""
-        if self.scores.ndim == 2:
-            return array
-        return array[:, None]
+        return png(self.figure())
 
     def _like_scores(self, rows: list[list[Any]]) -> list[Any]:
         """N lists of K; for one target their N items."""
@@ -273,6 +316,7 @@ class Explanation:
             model=result.model,
             labels=result.labels,
             versions=result.versions or versions(),
+            probabilities=result.probabilities,
         )
         drawn = None
         if figure:
@@ -290,8 +334,8 @@ class Explanation:
         if photos is not None:
             return self.overlay(photos)
         rows = []
-        for heatmaps in self._by_target(self.heatmaps()):
-            rows.append([overlay.coloured(heat) for heat in heatmaps])
+        for cells in self.shown():
+            rows.append([overlay.coloured(c.heat(), signed=c.signed) for c in cells])
         return self._like_scores(rows)
 
     @classmethod
@@ -313,6 +357,7 @@ class Explanation:
             model=contents.model,
             labels=contents.labels,
             versions=contents.versions,
+            _probabilities=contents.probabilities,
         )
 
 

@@ -11,6 +11,7 @@ from gradcam import layouts
 from gradcam._progress import Progress
 from gradcam._types import Inputs, LayerLike
 from gradcam.backends import entry
+from gradcam.explaining.comparison import Comparison
 from gradcam.explaining.explainer import Explainer
 from gradcam.explaining.explanation import Explanation
 from gradcam.explaining.smoothing import Smoothing
@@ -83,7 +84,7 @@ def compare(
     check: bool = True,
     allow_training: bool = False,
     **unknown: Never,
-) -> dict[str, Explanation]:
+) -> Comparison:
     """Several methods on one layer from one forward and one backward pass: {method: Explanation}.
 
     methods: names, functions, or pairs `("layer-cam", {"gamma": 2.0})`, which are named with their

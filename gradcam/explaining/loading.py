@@ -77,6 +77,7 @@ def load(directory: Path) -> Contents:
         model=manifest.field("model", "a string", _text),
         labels=labels,
         versions=manifest.field("versions", "an object of strings", _texts_by_name),
+        probabilities=_read_probabilities(manifest, scores),
     )
 
 
@@ -225,6 +226,21 @@ def _read_scores(manifest: _Manifest) -> np.ndarray:
         return scores
 
     return manifest.field("scores", "numbers of shape (N,) or (N, K)", convert)
+
+
+def _read_probabilities(manifest: _Manifest, scores: np.ndarray) -> np.ndarray | None:
+    """None where the manifest is of a version that did not keep them."""
+    if manifest.fields.get("probabilities") is None:
+        return None
+
+    def convert(value: Any) -> np.ndarray:
+        found = _array(value, _real, np.dtype(np.float64))
+        if found.shape != scores.shape or not ((found >= 0) & (found <= 1)).all():
+            raise ValueError
+        return found
+
+    expected = f"null or numbers from 0 to 1 of shape {scores.shape}"
+    return manifest.field("probabilities", expected, convert)
 
 
 def _read_maps(path: Path, manifest: _Manifest, scores: np.ndarray) -> np.ndarray:

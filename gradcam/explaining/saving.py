@@ -66,6 +66,7 @@ class Contents:
     model: str
     labels: Sequence[str] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    probabilities: np.ndarray | None = None
 
 
 def save(
@@ -275,6 +276,9 @@ def _manifest(
         "target": target,
         "names": contents.names,
         "scores": _json_numbers(contents.scores.tolist()),
+        "probabilities": None
+        if contents.probabilities is None
+        else contents.probabilities.tolist(),
         "shape": contents.maps.shape,
         "size": heatmaps.shape[contents.scores.ndim :],
         "input_size": contents.size,

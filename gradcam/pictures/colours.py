@@ -1,4 +1,4 @@
-"""The colour of a map's values."""
+"""The colours of a map's values."""
 
 from __future__ import annotations
 
@@ -6,19 +6,52 @@ import numpy as np
 
 from gradcam.pictures.extras import required
 
-__all__ = ["COLORMAP", "colours"]
+__all__ = ["ALPHA", "CLASSES", "COLORMAP", "SIGNED", "colormap_for", "colours", "tint"]
 
-COLORMAP = "rainbow"
-"""The colour map of overlays and figures where the user names none."""
+COLORMAP = "inferno"
+"""Of maps from 0 up: as bright as the evidence is strong, to every eye and in grey."""
+
+SIGNED = "RdBu_r"
+"""Of maps with evidence for and against: red and blue away from white at 0."""
+
+ALPHA = 0.7
+"""The opacity of the strongest evidence over a photograph."""
+
+CLASSES = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#0072b2")
+"""Colours of classes in one picture, which colour-blind people can tell apart (Okabe and Ito)."""
 
 
-def colours(heat: np.ndarray, colormap: str = COLORMAP) -> np.ndarray:
-    """Values in [0, 1] as RGB in [0, 1], (...) -> (..., 3), by a colour map of matplotlib."""
+def colormap_for(colormap: str | None, signed: bool) -> str:
+    """The colour map that the user named, or else the one for these values."""
+    if colormap is not None:
+        return colormap
+    return SIGNED if signed else COLORMAP
+
+
+def colours(heat: np.ndarray, colormap: str | None = None, signed: bool = False) -> np.ndarray:
+    """Values as RGB in [0, 1], (...) -> (..., 3), by a colour map of matplotlib.
+
+    heat: in [0, 1]; with `signed` in [-1, 1].
+    """
     matplotlib = required("matplotlib", "matplotlib")
-    if colormap not in matplotlib.colormaps:
+    name = colormap_for(colormap, signed)
+    if name not in matplotlib.colormaps:
         raise ValueError(
-            f'`colormap` "{colormap}" is none of matplotlib\'s; try "rainbow", "viridis" or '
-            '"inferno"'
+            f'`colormap` "{name}" is none of matplotlib\'s; try "inferno", "viridis" or "rainbow"'
         )
-    rgba = np.asarray(matplotlib.colormaps[colormap](heat))
+    if signed:
+        heat = (heat + 1) / 2
+    rgba = np.asarray(matplotlib.colormaps[name](heat))
     return rgba[..., :3]
+
+
+def tint(
+    heat: np.ndarray, alpha: float = ALPHA, colormap: str | None = None, signed: bool = False
+) -> np.ndarray:
+    """Values as RGBA in [0, 1], (...) -> (..., 4), to lie over a photograph.
+
+    The opacity is `alpha` times the square root of the magnitude: where it is 0 the photograph is
+    unchanged, and the root keeps faint evidence visible.
+    """
+    opacity = alpha * np.sqrt(np.abs(heat))
+    return np.concatenate([colours(heat, colormap, signed), opacity[..., None]], axis=-1)

@@ -1,17 +1,19 @@
-"""A figure of maps: a row of panels for each sample, a column for each target."""
+"""Maps as a matplotlib figure: rows of panels, each with its name and its own scale."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gradcam.maps import resize, scale
-from gradcam.pictures.colours import COLORMAP
+from gradcam.pictures import curves, volumes
+from gradcam.pictures.colours import CLASSES, colormap_for, colours, tint
 from gradcam.pictures.extras import required
-from gradcam.pictures.overlay import overlay
+from gradcam.pictures.panels import Cell, Look, Row
+from gradcam.pictures.shown import Shown, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,69 +21,277 @@ if TYPE_CHECKING:
 
 __all__ = ["figure", "png"]
 
+WIDTH = 2.9
+"""Inches of a panel, without its colour bar."""
 
-def figure(
-    heatmaps: np.ndarray,
-    titles: Sequence[Sequence[str]],
-    photographs: Sequence[np.ndarray] | None = None,
-    colormap: str = COLORMAP,
-) -> Figure:
-    """A matplotlib figure with N rows of K panels, after the photograph where there is one.
+LINES: tuple[Literal["solid", "dashed", "dotted", "dashdot"], ...] = (
+    "solid",
+    "dashed",
+    "dotted",
+    "dashdot",
+)
+"""Of several classes in one picture, so that they differ in grey too."""
 
-    heatmaps: (N, K, *size) in [0, 1]. A map over one axis is drawn as a curve. Of a map over three
-        or more, the plane with the most heat is shown.
-    titles: N lists of K.
-    photographs: N arrays (H, W, 3) in [0, 1]; maps over two axes are laid over them.
+
+def figure(rows: Sequence[Row], title: str = "", look: Look | None = None) -> Figure:
+    """A matplotlib figure with a row of panels for each of `rows`, after its photograph.
+
+    Maps over one axis are drawn as curves, over three as slices through their peak.
     """
-    samples, targets = heatmaps.shape[:2]
-    columns = targets
-    if photographs is not None:
-        columns += 1
-    drawn: Figure = required("matplotlib.figure", "matplotlib").Figure(
-        figsize=(3.2 * columns, 3.5 * samples), layout="constrained"
-    )
-    for n, row in enumerate(drawn.subplots(samples, columns, squeeze=False)):
-        for panel in row:
-            panel.set_axis_off()
-        photograph = None
-        if photographs is not None:
-            photograph = photographs[n]
-            row[0].imshow(photograph)
-        for panel, heat, title in zip(row[-targets:], heatmaps[n], titles[n], strict=True):
-            _draw_map(panel, heat, photograph, colormap)
-            panel.set_title(title, fontsize=9)
+    look = look or Look()
+    _check(look)
+    ndim = rows[0].cells[0].shown.values.ndim
+    if ndim == 1:
+        drawn = curves.figure(rows, look)
+    elif ndim == 2:
+        drawn = _Grid(rows, look).drawn
+    else:
+        drawn = volumes.figure(rows, look)
+    if title:
+        drawn.suptitle(title, fontsize=10, wrap=True)
+    note = _note(rows, look, ndim)
+    if note:
+        drawn.supxlabel(note, fontsize=7, color="0.3", wrap=True)
     return drawn
 
 
-def _draw_map(panel: Axes, heat: np.ndarray, photograph: np.ndarray | None, colormap: str) -> None:
-    if heat.ndim == 1:
-        _draw_curve(panel, heat)
-        return
-    plane = _hottest_plane(heat)
-    if photograph is None:
-        panel.imshow(plane, cmap=colormap, vmin=0, vmax=1)
-        return
-    # resizing lowers the maximum: scale again
-    resized = scale(resize(plane, photograph.shape[:2]), 2)
-    panel.imshow(overlay(photograph, resized, colormap=colormap))
+def _note(rows: Sequence[Row], look: Look, ndim: int) -> str:
+    """In words, what the lines, boxes and bars of a figure are."""
+    parts = []
+    if ndim == 2:
+        if look.contours:
+            shares = ", ".join(f"{100 * share:.3g} %" for share in look.contours)
+            parts.append(f"lines at {shares} of each map's maximum")
+            if any(cell.shown.signed for row in rows for cell in row.cells):
+                parts.append("dashed and blue: evidence against")
+        if look.boxes is not None:
+            parts.append(f"box at {100 * look.boxes:.3g} %")
+        if look.mask is not None:
+            parts.append(f"dark below {100 * look.mask:.3g} % of each map's maximum")
+        elif look.together:
+            parts.append("opacity: share of the maximum")
+    if look.mask is None and not (look.together and ndim == 2):
+        scale = "one scale for all maps" if look.joint else "each map's own scale"
+        parts.append(f"values in the method's own unit, {scale}")
+    return "; ".join(parts)
 
 
-def _draw_curve(panel: Axes, heat: np.ndarray) -> None:
-    panel.set_axis_on()
-    panel.fill_between(np.arange(len(heat)), heat, step="mid", color="tab:red", alpha=0.6)
-    panel.set_ylim(0, 1)
+def _check(look: Look) -> None:
+    shares = {"contours": look.contours, "boxes": [look.boxes], "mask": [look.mask]}
+    for name, values in shares.items():
+        for share in values:
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"`{name}` is a share of the maximum, in (0, 1], but is {share}")
+    if look.mask is not None and look.together:
+        raise ValueError("`mask` and `together` exclude each other: a mask is of one map")
 
 
-def _hottest_plane(heat: np.ndarray) -> np.ndarray:
-    """(..., H, W) -> (H, W): along each leading axis, the slice with the most heat."""
-    while heat.ndim > 2:
-        totals = heat.reshape(len(heat), -1).sum(axis=1)
-        heat = heat[int(np.argmax(totals))]
-    return heat
+@dataclass
+class _Grid:
+    """The figure of maps over two axes, while it is drawn."""
+
+    rows: Sequence[Row]
+    look: Look
+    drawn: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows, look = self.rows, self.look
+        self.extent = None
+        if look.joint:
+            sizes = [(cell, _size(row, cell)) for row in rows for cell in row.cells]
+            self.extent = max(cell.shown.extent(size) for cell, size in sizes)
+        cells = 1 if look.together else max(len(row.cells) for row in rows)
+        first = any(row.photograph is not None for row in rows)
+        heights = [WIDTH * _aspect(row) + 0.75 for row in rows]
+        bars = 0.0 if look.together or look.mask is not None else 0.75
+        self.drawn = required("matplotlib.figure", "matplotlib").Figure(
+            figsize=(first * WIDTH + cells * (WIDTH + bars), sum(heights) + 0.5),
+            layout="constrained",
+        )
+        grid = self.drawn.subplots(
+            len(rows), first + cells, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )
+        for row, panels in zip(rows, grid, strict=True):
+            for panel in panels:
+                panel.set_axis_off()
+            self._draw_row(row, list(panels), first)
+
+    def _draw_row(self, row: Row, panels: list[Axes], has_photographs: bool) -> None:
+        if has_photographs:
+            panel = panels.pop(0)
+            if row.photograph is not None:
+                panel.imshow(row.photograph)
+            panel.set_title(row.name, fontsize=9)
+        elif row.name:
+            panels[0].text(
+                -0.04,
+                0.5,
+                row.name,
+                transform=panels[0].transAxes,
+                rotation=90,
+                ha="right",
+                va="center",
+                fontsize=9,
+            )
+        if self.look.together:
+            self._draw_together(row, panels[0])
+            return
+        for cell, panel in zip(row.cells, panels, strict=False):
+            self._draw_cell(row, cell, panel)
+
+    def _draw_cell(self, row: Row, cell: Cell, panel: Axes) -> None:
+        shown, look = cell.shown, self.look
+        size = _size(row, cell)
+        panel.set_title(cell.title, fontsize=9)
+        if shown.fault:
+            _say(panel, row.photograph, size, shown.fault)
+            return
+        heat = shown.heat(size, self.extent)
+        own = shown.heat(size)
+        if look.mask is not None:
+            _draw_mask(panel, row.photograph, own, look.mask)
+        else:
+            if row.photograph is None:
+                panel.imshow(colours(heat, look.colormap, shown.signed))
+            else:
+                panel.imshow(row.photograph)
+                panel.imshow(tint(heat, colormap=look.colormap, signed=shown.signed))
+            self._draw_bar(panel, shown, size)
+        _draw_contours(panel, own, look.contours)
+        if cell.box is not None:
+            _draw_box(panel, cell.box, size, shown)
+
+    def _draw_bar(self, panel: Axes, shown: Shown, size: Sequence[int]) -> None:
+        """The colours with the raw values that they stand for."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        high = self.extent if self.extent is not None else shown.extent(size)
+        low = -high if shown.signed else 0.0
+        scale = ScalarMappable(Normalize(low, high), colormap_for(self.look.colormap, shown.signed))
+        bar = self.drawn.colorbar(scale, ax=panel, shrink=0.8, pad=0.02, aspect=16)
+        ticks = np.linspace(low, high, 5 if shown.signed else 3)
+        bar.set_ticks(list(ticks), labels=[number(float(tick)) for tick in ticks])
+        bar.ax.tick_params(labelsize=7)
+
+    def _draw_together(self, row: Row, panel: Axes) -> None:
+        from matplotlib.colors import to_rgb
+        from matplotlib.lines import Line2D
+
+        size = _size(row, row.cells[0])
+        if row.photograph is not None:
+            panel.imshow(row.photograph)
+        else:
+            panel.imshow(np.ones((*size, 3)))
+        entries = []
+        for k, cell in enumerate(row.cells):
+            colour = CLASSES[k % len(CLASSES)]
+            style = LINES[k % len(LINES)]
+            label = cell.title
+            if cell.shown.fault:
+                label += f"\n({cell.shown.fault})"
+            else:
+                heat = np.maximum(cell.shown.heat(size, self.extent), 0)
+                filled = np.empty((*size, 4))
+                filled[..., :3] = to_rgb(colour)
+                filled[..., 3] = 0.55 * heat
+                panel.imshow(filled)
+                _draw_contours(panel, cell.shown.heat(size), self.look.contours, colour, style)
+            if cell.box is not None:
+                _draw_box(panel, cell.box, size, cell.shown, colour)
+            entries.append(Line2D([], [], color=colour, linestyle=style, linewidth=3, label=label))
+        panel.legend(
+            handles=entries,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.01),
+            fontsize=8,
+            frameon=False,
+            handlelength=3,
+        )
+
+
+def _size(row: Row, cell: Cell) -> tuple[int, ...]:
+    if row.photograph is not None:
+        return tuple(int(n) for n in row.photograph.shape[:2])
+    return tuple(cell.shown.size or cell.shown.values.shape)
+
+
+def _aspect(row: Row) -> float:
+    """Height over width of a row's panels, within what a page can show."""
+    height, width = _size(row, row.cells[0])
+    return min(max(height / width, 0.25), 3.0)
+
+
+def _say(panel: Axes, photograph: np.ndarray | None, size: Sequence[int], text: str) -> None:
+    """A panel that says in words why it shows no map."""
+    if photograph is not None:
+        panel.imshow(0.4 * photograph + 0.6)
+    else:
+        panel.imshow(np.full((*size, 3), 0.93))
+    panel.text(
+        0.5,
+        0.5,
+        text.replace(": ", ":\n"),
+        transform=panel.transAxes,
+        ha="center",
+        va="center",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "0.5"},
+    )
+
+
+def _draw_mask(
+    panel: Axes, photograph: np.ndarray | None, heat: np.ndarray, threshold: float
+) -> None:
+    seen = photograph if photograph is not None else np.ones((*heat.shape, 3))
+    panel.imshow(np.where((heat >= threshold)[..., None], seen, 0.2 * seen))
+
+
+def _draw_contours(
+    panel: Axes,
+    heat: np.ndarray,
+    shares: Sequence[float],
+    colour: str = "white",
+    style: str = "solid",
+) -> None:
+    """Lines round the evidence; round that against the score dashed, so that grey tells too."""
+    for share in shares:
+        for sign, line in ((1, style), (-1, "dashed")):
+            level = share * sign
+            if heat.min() < level < heat.max():
+                # The dark line below shows the light one on a light photograph.
+                panel.contour(heat, [level], colors="black", linewidths=2.4, linestyles=line)
+                panel.contour(heat, [level], colors=colour, linewidths=1.2, linestyles=line)
+
+
+def _draw_box(
+    panel: Axes,
+    box: Sequence[int],
+    size: Sequence[int],
+    shown: Shown,
+    colour: str = "white",
+) -> None:
+    """The corners are in pixels of the input, which the photograph may show at another size."""
+    from matplotlib.patches import Rectangle
+
+    of = shown.size or shown.values.shape
+    across, down = size[1] / of[1], size[0] / of[0]
+    x0, y0, x1, y1 = box
+    for line, width in (("black", 3.0), (colour, 1.5)):
+        panel.add_patch(
+            Rectangle(
+                (x0 * across - 0.5, y0 * down - 0.5),
+                (x1 - x0) * across,
+                (y1 - y0) * down,
+                fill=False,
+                edgecolor=line,
+                linewidth=width,
+            )
+        )
 
 
 def png(drawn: Figure, dpi: int = 100) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """A figure as the bytes of a PNG file, with nothing cut off."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=dpi)
+    drawn.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

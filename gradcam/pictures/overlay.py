@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam.pictures.colours import COLORMAP, colours
+from gradcam.pictures.colours import ALPHA, colours, tint
 from gradcam.pictures.extras import required
 from gradcam.pictures.images import read
 
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["coloured", "overlay", "photographs"]
 
 
-def coloured(heat: np.ndarray, colormap: str = COLORMAP) -> Image:
-    """A map (H, W) in [0, 1] in colour, without a photograph."""
-    return _image(colours(heat, colormap))
+def coloured(heat: np.ndarray, colormap: str | None = None, signed: bool = False) -> Image:
+    """A map (H, W) in [0, 1] in colour, without a photograph; with `signed` in [-1, 1]."""
+    return _image(colours(heat, colormap, signed))
 
 
 def overlay(
-    photograph: np.ndarray, heat: np.ndarray, alpha: float = 0.6, colormap: str = COLORMAP
+    photograph: np.ndarray,
+    heat: np.ndarray,
+    alpha: float = ALPHA,
+    colormap: str | None = None,
+    signed: bool = False,
 ) -> Image:
-    """A photograph (H, W, 3) in [0, 1] under a map (H, W) in [0, 1].
+    """A photograph (H, W, 3) in [0, 1] under a map (H, W) in [0, 1], or with `signed` in [-1, 1].
 
-    The colour's opacity is `alpha` times the square root of the heat. Where the heat is 0 the
-    photograph is unchanged.
+    The opacity is that of `colours.tint`: where the heat is 0 the photograph is unchanged.
     """
-    opacity = alpha * np.sqrt(heat)[..., None]  # the root keeps faint evidence visible
-    return _image((1 - opacity) * photograph + opacity * colours(heat, colormap))
+    layer = tint(heat, alpha, colormap, signed)
+    opacity = layer[..., 3:]
+    return _image((1 - opacity) * photograph + opacity * layer[..., :3])
 
 
 def _image(rgb: np.ndarray) -> Image:

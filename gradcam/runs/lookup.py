@@ -14,7 +14,7 @@ import numpy as np
 from gradcam import maps as map_math
 from gradcam.maps import Scaling
 from gradcam.pictures import overlay
-from gradcam.pictures.colours import COLORMAP
+from gradcam.pictures.colours import ALPHA
 from gradcam.runs import attempts
 from gradcam.runs.places import Place, opened
 from gradcam.runs.plan import About, Plan, read_about
@@ -308,8 +308,8 @@ class Results(Sequence[Row]):
         self,
         key: str | Row,
         view: Callable[[np.ndarray], np.ndarray] | None = None,
-        alpha: float = 0.6,
-        colormap: str = COLORMAP,
+        alpha: float = ALPHA,
+        colormap: str | None = None,
     ) -> list[Any]:
         """The maps of a photograph in colour over what the network saw of it, as PIL images, one
         for each row. See `seen` and `Explanation.overlay`.

@@ -163,6 +163,7 @@ def _fitting(row: Row, about: About) -> Row:
     return replace(
         row,
         values=None,
+        scale=None,
         error=f"its map is {_by(row.values.shape)}, but the run's are {_by(about.grid)}; run "
         'again, to another folder, with maps="list"',
     )

@@ -114,7 +114,9 @@ class Worker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BlankMapWarning)  # rows say so
             if len(self._names) > 1:
-                found = self._explainer.compare(inputs, self._asked.target, self._cams)
+                found: dict[str, Explanation] = self._explainer.compare(
+                    inputs, self._asked.target, self._cams
+                )
             else:
                 name = self._names[0] if self._names else BESIDE
                 found = {name: self._explainer(inputs, self._asked.target)}

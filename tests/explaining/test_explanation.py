@@ -109,7 +109,7 @@ def test_an_overlay_leaves_the_photograph_where_there_is_no_evidence():
     pixels = np.asarray(image)
     assert image.size == (40, 40)
     np.testing.assert_array_equal(pixels[-5:, -5:], 200)
-    assert np.abs(pixels[:5, :5].astype(int) - 200).max() > 50
+    assert np.abs(pixels[:5, :5].astype(int) - 200).max() > 30
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_figures_have_a_panel_for_each_sample_and_target():
     with_photos = e.figure(photos())
     assert len([a for a in with_photos.axes if a.images]) == 2 * (3 + 1)
     titles = [a.get_title() for a in with_photos.axes]
-    assert "a  0" in titles
-    assert "c  5" in titles
-    assert len(e.figure().axes) == 6
+    assert "a\nscore 0" in titles
+    assert "c\nscore 5" in titles
+    assert len([a for a in e.figure().axes if a.images]) == 6
     assert e._repr_png_().startswith(b"\x89PNG")
 
 

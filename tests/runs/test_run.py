@@ -161,6 +161,8 @@ def test_a_map_that_does_not_fit_the_files_is_an_error_that_says_what_to_do(tmp_
         'its map is 6 x 12, but the run\'s are 6 x 8; run again, to another folder, with maps="list"'
         in (found.errors()[0].error)
     )
+    with pytest.raises(ValueError, match=r'"z/red/000\.png" has no map: its map is 6 x 12'):
+        found.map(found.errors()[0])
 
 
 def test_the_pictures_of_the_default_view_need_no_view(folder, tmp_path):

@@ -1,0 +1,141 @@
+"""An explanation as what is shown of it: each map with its words and numbers, and the figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradcam._arrays import to_numpy
+from gradcam._types import Array, Shape
+from gradcam.explaining.naming import class_table
+from gradcam.metrics.boxes import largest_box
+from gradcam.metrics.subject import confidences
+from gradcam.pictures import figure as drawing
+from gradcam.pictures.overlay import photographs
+from gradcam.pictures.panels import Cell, Look, Row
+from gradcam.pictures.shown import Shown
+from gradcam.targets.outputs import class_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["compared", "figure", "probabilities", "sample_names", "shown", "signals"]
+
+
+def probabilities(outputs: Any, target: Any, shape: Shape) -> np.ndarray | None:
+    """The softmax of a model's outputs at the classes explained, in the shape of the scores.
+
+    Outputs that are probabilities already stay as they are. None where the target is no class, or
+    the outputs are not those of a classifier.
+    """
+    if outputs is None or target is None or callable(target):
+        return None
+    try:
+        scores: Array = class_scores(outputs)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return None
+    table = to_numpy(scores).astype(np.float64)
+    classes = class_table(target, shape)
+    if table.shape[0] != shape[0] or table.shape[-1] < 2 or not np.isfinite(table).all():
+        return None
+    is_distribution = (table >= 0).all() and np.allclose(table.sum(-1), 1, atol=1e-3)
+    if not is_distribution:
+        table = confidences(table, "softmax")
+    return np.take_along_axis(table, classes.astype(np.int64), axis=-1).reshape(shape)
+
+
+def shown(
+    maps: np.ndarray,
+    scores: np.ndarray,
+    names: Sequence[Sequence[str]],
+    shares: np.ndarray | None,
+    **origin: Any,
+) -> list[list[Shown]]:
+    """N lists of K maps, from the fields of an explanation.
+
+    shares: the probabilities. origin: the method, layer, model and size of all of them.
+    """
+    grid = maps.shape[scores.ndim :]
+    count = len(names)
+    flat = maps.reshape(count, -1, *grid)
+    points = scores.reshape(count, -1)
+    parts = None if shares is None else shares.reshape(count, -1)
+    rows = []
+    for n, row in enumerate(names):
+        cells = []
+        for k, name in enumerate(row):
+            share = None if parts is None else float(parts[n, k])
+            cells.append(Shown(flat[n, k], name, float(points[n, k]), share, **origin))
+        rows.append(cells)
+    return rows
+
+
+def sample_names(photos: Any, count: int) -> list[str]:
+    """What each sample is called: its photograph's file, or its number."""
+    given = [photos] if isinstance(photos, (str, os.PathLike)) else photos
+    if isinstance(given, (list, tuple)) and all(isinstance(p, (str, os.PathLike)) for p in given):
+        return [Path(photo).name for photo in given]
+    return [""] if count == 1 else [f"sample {n}" for n in range(count)]
+
+
+def signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
+    """What each sample's maps are laid over: photographs, signals (L,) or (C, L), or volumes.
+
+    Raises ValueError for another number of them, or of axes.
+    """
+    if photos is None:
+        return None
+    if ndim == 2:
+        return photographs(photos, count)
+    found = [to_numpy(item).astype(np.float64) for item in photos]
+    if len(found) != count:
+        raise ValueError(
+            f"`photos` has {len(found)}, but the explanation has {count} samples; pass one for each"
+        )
+    for item in found:
+        if not ndim <= item.ndim <= ndim + 1:
+            raise ValueError(
+                f"`photos` of maps over {ndim} axes must have as many, but one has the shape "
+                f"{item.shape}"
+            )
+    return found
+
+
+def figure(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> Figure:
+    """A row for each sample, a panel for each target."""
+    over = signals(photos, len(table), table[0][0].values.ndim)
+    names = sample_names(photos, len(table))
+    rows = []
+    for n, cells in enumerate(table):
+        row = [Cell(cell, cell.caption, _box(cell, look)) for cell in cells]
+        rows.append(Row(names[n], row, None if over is None else over[n]))
+    return drawing.figure(rows, table[0][0].origin, look)
+
+
+def compared(tables: Mapping[str, Sequence[Sequence[Shown]]], photos: Any, look: Look) -> Figure:
+    """A row for each sample and target, a column for each method."""
+    first = next(iter(tables.values()))
+    over = signals(photos, len(first), first[0][0].values.ndim)
+    names = sample_names(photos, len(first))
+    rows: list[Row] = []
+    for n, cells in enumerate(first):
+        for k, cell in enumerate(cells):
+            row = []
+            for method, table in tables.items():
+                title = method if not rows else ""
+                row.append(Cell(table[n][k], title, _box(table[n][k], look)))
+            name = "\n".join(part for part in (names[n], cell.caption) if part)
+            rows.append(Row(name, row, None if over is None else over[n]))
+    where = {(cell.model, cell.layer) for table in tables.values() for cell in table[0]}
+    title = "; ".join(f"{model} at {layer!r}" for model, layer in sorted(where))
+    return drawing.figure(rows, title, look)
+
+
+def _box(cell: Shown, look: Look) -> Sequence[int] | None:
+    if look.boxes is None or cell.fault:
+        return None
+    return [int(n) for n in largest_box(np.maximum(cell.heat(), 0), look.boxes)]
