@@ -4,8 +4,12 @@ Each module takes arrays, names and numbers, and knows nothing of models or expl
 
     images.py   a photograph file -> RGB array
     colours.py  values in [0, 1] -> RGB: where a map's colour is chosen
+    shown.py    a map with its name, score and scale, and what it says in words
     overlay.py  a map over a photograph -> Pillow image
-    figure.py   maps, titles, photographs -> matplotlib figure
+    web.py      a map over a photograph -> images for a page
+    panels.py   what a figure is made of, and how it is to look
+    figure.py   rows of maps with titles, bars, lines and boxes -> matplotlib figure
+    curves.py, volumes.py   the same over one axis, and over three
     charts.py   rows of intervals -> matplotlib figure
     extras.py   imports matplotlib, Pillow and SciPy when a picture is asked for
 """
