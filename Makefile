@@ -68,14 +68,14 @@ oldest: .venv-oldest/.installed .venv-oldest/numpy/.installed
 .venv-oldest/.installed: pyproject.toml oldest.txt constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --constraint constraints.txt torch
-	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,runs,zarr]" "click<8.2" "pyparsing<3.3" array-api-strict hypothesis pandas pytest pytest-xdist
+	.venv-oldest/bin/pip install --quiet --constraint oldest.txt --editable ".[demo,equinox,haiku,keras,medical,runs,zarr]" "click<8.2" "pyparsing<3.3" array-api-strict hypothesis pandas pytest pytest-xdist
 	touch $@
 
 .venv-oldest/numpy/.installed: .venv-oldest/.installed
 	$(PYTHON) -m venv .venv-oldest/numpy
 	sed 's/^numpy==.*/numpy==1.26.0/; s/^scipy==.*/scipy==1.11.1/' oldest.txt > .venv-oldest/numpy/oldest.txt
 	.venv-oldest/numpy/bin/pip install --quiet --constraint constraints.txt torch
-	.venv-oldest/numpy/bin/pip install --quiet --constraint .venv-oldest/numpy/oldest.txt --editable ".[cli,torch]" array-api-strict hypothesis pytest pytest-xdist scikit-image
+	.venv-oldest/numpy/bin/pip install --quiet --constraint .venv-oldest/numpy/oldest.txt --editable ".[cli,medical,torch]" array-api-strict hypothesis pytest pytest-xdist scikit-image
 	touch $@
 
 bench: .venv-bench/.bench

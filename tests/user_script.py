@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -187,11 +188,36 @@ def results(explanation: gradcam.Explanation, folder: Path) -> None:
     explanation.numpy().heatmaps(size=(8, 8), how="minmax", joint=True)
     explanation.boxes(threshold=0.2, size=(16, 16))
     explanation.overlay(list(photos), alpha=0.5, colormap="viridis")
-    explanation.figure(list(photos), colormap="viridis")
+    explanation.figure(list(photos), colormap="viridis", joint=True, contours=(0.25, 0.5))
+    explanation.figure(list(photos), boxes=0.15, mask=0.5, together=False)
+    shares: np.ndarray | None = explanation.probabilities
+    assert shares is None or shares.shape == tuple(explanation.scores.shape)
+    assert explanation.shown()[0][0].caption
     explanation.save(folder / "saved", list(photos), overwrite=True)
     loaded = gradcam.Explanation.load(folder / "saved")
     diagnosis: gradcam.Diagnosis = loaded.diagnose()
     assert isinstance(diagnosis.reasons, tuple)
+
+
+def other_shapes(folder: Path) -> None:
+    line = gradcam.Explanation(np.eye(3)[:1], np.ones(1))
+    assert "good" in str(line.over_words(["a", "good", "film"], sample=0, target=0))
+    solid = gradcam.Explanation(np.ones((1, 2, 4, 4)) * np.arange(4), np.ones(1))
+    volume = np.zeros((4, 8, 8))
+    solid.film(
+        folder / "film.gif",
+        photo=volume,
+        sample=0,
+        target=0,
+        axis=0,
+        per_second=8.0,
+        colormap=None,
+    )
+    if importlib.util.find_spec("nibabel"):
+        import nibabel
+
+        scan = nibabel.Nifti1Image(volume, np.eye(4))
+        solid.nifti(folder / "map.nii.gz", scan, sample=0, target=0, axes=(0, 1, 2))
 
 
 def judging(net: torch.nn.Module, images: torch.Tensor, folder: Path) -> None:
@@ -253,6 +279,7 @@ def main(folder: Path) -> None:
     net = model()
     images = torch.randn(2, 3, 16, 16)
     results(explaining(net, images), folder)
+    other_shapes(folder)
     checking(net, images)
     arrays()
     judging(net, images, folder)

@@ -20,7 +20,8 @@ from gradcam._warnings import called
 from gradcam.backends import entry
 from gradcam.diagnosis import Source, not_finite, reference, warn_blank
 from gradcam.explaining.comparison import Comparison
-from gradcam.explaining.explanation import Explanation, picture_size
+from gradcam.explaining.explanation import Explanation
+from gradcam.explaining.looking import picture_size
 from gradcam.explaining.pipeline import ChosenMethod, Pipeline, Runs
 from gradcam.explaining.prepare import (
     Prepared,

@@ -21,18 +21,18 @@ from gradcam.explaining.naming import map_names
 from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
 from gradcam.metrics.boxes import largest_box
-from gradcam.pictures import overlay
 from gradcam.pictures.colours import ALPHA
 from gradcam.pictures.figure import png
 from gradcam.pictures.panels import Look
 from gradcam.pictures.shown import Shown
+from gradcam.pictures.words import WordMap
 from gradcam.space.axes import LayerAxes
 from gradcam.space.choice import LayerChoice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "picture_size"]
+__all__ = ["Explanation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ class Explanation:
     def _size(self, size: Sequence[int] | None) -> Shape:
         """`size`, or else the input's, or the maps' grid where the input has other axes."""
         if size is not None:
-            return picture_size(size, self._grid_ndim, self.axes)
+            return looking.picture_size(size, self._grid_ndim, self.axes)
         if self.size is not None and len(self.size) == self._grid_ndim:
             return self.size
         return tuple(int(n) for n in self.maps.shape[-self._grid_ndim :])
@@ -238,14 +238,7 @@ class Explanation:
                 f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use "
                 ".figure()"
             )
-        pictures = overlay.photographs(photos, len(self.maps))
-        rows = []
-        for cells, picture in zip(self.shown(), pictures, strict=True):
-            size = picture.shape[:2]
-            rows.append(
-                [overlay.overlay(picture, c.heat(size), alpha, colormap, c.signed) for c in cells]
-            )
-        return self._like_scores(rows)
+        return self._like_scores(looking.overlays(self.shown(), photos, alpha, colormap))
 
     @entry
     def figure(
@@ -275,6 +268,47 @@ class Explanation:
         """
         look = Look(colormap, joint, tuple(contours), boxes, mask, together)
         return looking.figure(self.shown(), photos, look)
+
+    @entry
+    def over_words(self, tokens: Sequence[str], sample: int = 0, target: int = 0) -> WordMap:
+        """A map over one axis with the token of each position, to print or show in a notebook.
+
+        tokens: those of the model's tokeniser, one for each position.
+        """
+        return looking.over_words(self.shown(), tokens, sample, target)
+
+    @entry
+    def film(
+        self,
+        path: str | os.PathLike[str],
+        photo: Any = None,
+        sample: int = 0,
+        target: int = 0,
+        axis: int = 0,
+        per_second: float = 8.0,
+        colormap: str | None = None,
+    ) -> Path:
+        """Write a map over three axes as a film along one: a .gif, or a .mp4 (extra `video`).
+
+        photo: the volume (D, H, W), or the frames (T, H, W) or (T, H, W, 3) in [0, 1].
+        """
+        return looking.film(self.shown(), path, photo, sample, target, axis, per_second, colormap)
+
+    @entry
+    def nifti(
+        self,
+        path: str | os.PathLike[str],
+        scan: Any,
+        sample: int = 0,
+        target: int = 0,
+        axes: Sequence[int] = (0, 1, 2),
+    ) -> Path:
+        """Write a raw map over three axes as NIfTI, at the scan's size and with its affine.
+
+        scan: the file that the input was made of, or a nibabel image. axes: for each of the input's
+            axes, the axis of the scan that it shows. Needs the extra `medical`.
+        """
+        return looking.nifti(self.shown(), path, scan, sample, target, axes)
 
     def _repr_png_(self) -> bytes:
         return png(self.figure())
@@ -333,10 +367,7 @@ class Explanation:
             return []
         if photos is not None:
             return self.overlay(photos)
-        rows = []
-        for cells in self.shown():
-            rows.append([overlay.coloured(c.heat(), signed=c.signed) for c in cells])
-        return self._like_scores(rows)
+        return self._like_scores(looking.coloured(self.shown()))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Explanation:
@@ -359,21 +390,3 @@ class Explanation:
             versions=contents.versions,
             _probabilities=contents.probabilities,
         )
-
-
-def picture_size(
-    size: Sequence[int], ndim: int, axes: LayerAxes | tuple[LayerAxes, ...] | None
-) -> Shape:
-    """The size that a user gave for pictures of maps over `ndim` axes: for each axis a number, or
-    for each axis of a frame where the maps have frames.
-    """
-    layer = axes[0] if isinstance(axes, tuple) else axes
-    allowed = {ndim} if layer is None else {ndim, len(layer.layout.grid)}
-    if len(size) not in allowed:
-        raise ValueError(
-            f"`size` must have a number for each of the {ndim} axes of the maps, but is "
-            f"{tuple(size)}"
-        )
-    for length in size:
-        check_whole("size", length)
-    return tuple(int(n) for n in size)

@@ -10,20 +10,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradcam._arrays import to_numpy
+from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Shape
 from gradcam.explaining.naming import class_table
 from gradcam.metrics.boxes import largest_box
 from gradcam.metrics.subject import confidences
+from gradcam.pictures import animation, overlay
 from gradcam.pictures import figure as drawing
-from gradcam.pictures.overlay import photographs
+from gradcam.pictures.nifti import write_nifti
 from gradcam.pictures.panels import Cell, Look, Row
 from gradcam.pictures.shown import Shown
+from gradcam.pictures.words import WordMap, word_map
+from gradcam.space.axes import LayerAxes
 from gradcam.targets.outputs import class_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["compared", "figure", "probabilities", "sample_names", "shown", "signals"]
+__all__ = [
+    "coloured",
+    "compared",
+    "figure",
+    "film",
+    "nifti",
+    "over_words",
+    "overlays",
+    "picture_size",
+    "probabilities",
+    "sample_names",
+    "shown",
+]
 
 
 def probabilities(outputs: Any, target: Any, shape: Shape) -> np.ndarray | None:
@@ -74,6 +90,25 @@ def shown(
     return rows
 
 
+def coloured(table: Sequence[Sequence[Shown]]) -> list[list[Any]]:
+    """N lists of K images in colour, without photographs."""
+    return [[overlay.coloured(one.heat(), signed=one.signed) for one in row] for row in table]
+
+
+def overlays(
+    table: Sequence[Sequence[Shown]], photos: Any, alpha: float, colormap: str | None
+) -> list[list[Any]]:
+    """N lists of K images over the photographs, each of its photograph's size."""
+    rows = []
+    for cells, picture in zip(table, overlay.photographs(photos, len(table)), strict=True):
+        size = picture.shape[:2]
+        row = []
+        for one in cells:
+            row.append(overlay.overlay(picture, one.heat(size), alpha, colormap, one.signed))
+        rows.append(row)
+    return rows
+
+
 def sample_names(photos: Any, count: int) -> list[str]:
     """What each sample is called: its photograph's file, or its number."""
     given = [photos] if isinstance(photos, (str, os.PathLike)) else photos
@@ -82,7 +117,7 @@ def sample_names(photos: Any, count: int) -> list[str]:
     return [""] if count == 1 else [f"sample {n}" for n in range(count)]
 
 
-def signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
+def _signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
     """What each sample's maps are laid over: photographs, signals (L,) or (C, L), or volumes.
 
     Raises ValueError for another number of them, or of axes.
@@ -90,7 +125,7 @@ def signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
     if photos is None:
         return None
     if ndim == 2:
-        return photographs(photos, count)
+        return overlay.photographs(photos, count)
     found = [to_numpy(item).astype(np.float64) for item in photos]
     if len(found) != count:
         raise ValueError(
@@ -107,7 +142,7 @@ def signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
 
 def figure(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> Figure:
     """A row for each sample, a panel for each target."""
-    over = signals(photos, len(table), table[0][0].values.ndim)
+    over = _signals(photos, len(table), table[0][0].values.ndim)
     names = sample_names(photos, len(table))
     rows = []
     for n, cells in enumerate(table):
@@ -119,7 +154,7 @@ def figure(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> Figure:
 def compared(tables: Mapping[str, Sequence[Sequence[Shown]]], photos: Any, look: Look) -> Figure:
     """A row for each sample and target, a column for each method."""
     first = next(iter(tables.values()))
-    over = signals(photos, len(first), first[0][0].values.ndim)
+    over = _signals(photos, len(first), first[0][0].values.ndim)
     names = sample_names(photos, len(first))
     rows: list[Row] = []
     for n, cells in enumerate(first):
@@ -139,3 +174,71 @@ def _box(cell: Shown, look: Look) -> Sequence[int] | None:
     if look.boxes is None or cell.fault:
         return None
     return [int(n) for n in largest_box(np.maximum(cell.heat(), 0), look.boxes)]
+
+
+def one_of(table: Sequence[Sequence[Shown]], sample: int, target: int) -> Shown:
+    """The map of a sample and target; ValueError where there is none."""
+    check_whole("sample", sample, 0)
+    check_whole("target", target, 0)
+    if sample >= len(table) or target >= len(table[0]):
+        raise ValueError(
+            f"there are {len(table)} samples of {len(table[0])} targets, but none of "
+            f"`sample` {sample} and `target` {target}"
+        )
+    return table[sample][target]
+
+
+def over_words(
+    table: Sequence[Sequence[Shown]], tokens: Sequence[str], sample: int, target: int
+) -> WordMap:
+    """One map with its tokens."""
+    return word_map(tokens, one_of(table, sample, target))
+
+
+def film(
+    table: Sequence[Sequence[Shown]],
+    path: str | os.PathLike[str],
+    photo: Any,
+    sample: int,
+    target: int,
+    axis: int,
+    per_second: float,
+    colormap: str | None,
+) -> Path:
+    """One map as a film."""
+    check_whole("axis", axis)
+    check_real("per_second", per_second)
+    over = None if photo is None else to_numpy(photo).astype(np.float64)
+    return animation.film(
+        one_of(table, sample, target), Path(path), over, axis, per_second, colormap
+    )
+
+
+def nifti(
+    table: Sequence[Sequence[Shown]],
+    path: str | os.PathLike[str],
+    scan: Any,
+    sample: int,
+    target: int,
+    axes: Sequence[int],
+) -> Path:
+    """One map as a NIfTI file."""
+    return write_nifti(one_of(table, sample, target), Path(path), scan, axes)
+
+
+def picture_size(
+    size: Sequence[int], ndim: int, axes: LayerAxes | tuple[LayerAxes, ...] | None
+) -> Shape:
+    """The size that a user gave for pictures of maps over `ndim` axes: for each axis a number, or
+    for each axis of a frame where the maps have frames.
+    """
+    layer = axes[0] if isinstance(axes, tuple) else axes
+    allowed = {ndim} if layer is None else {ndim, len(layer.layout.grid)}
+    if len(size) not in allowed:
+        raise ValueError(
+            f"`size` must have a number for each of the {ndim} axes of the maps, but is "
+            f"{tuple(size)}"
+        )
+    for length in size:
+        check_whole("size", length)
+    return tuple(int(n) for n in size)

@@ -6,10 +6,13 @@ import numpy as np
 
 from gradcam.pictures.extras import required
 
-__all__ = ["ALPHA", "CLASSES", "COLORMAP", "SIGNED", "colormap_for", "colours", "tint"]
+__all__ = ["ALPHA", "CLASSES", "COLORMAP", "ON_PAPER", "SIGNED", "colormap_for", "colours", "tint"]
 
 COLORMAP = "inferno"
 """Of maps from 0 up: as bright as the evidence is strong, to every eye and in grey."""
+
+ON_PAPER = "Oranges"
+"""Of maps on white paper, behind a curve or words: white where there is no evidence."""
 
 SIGNED = "RdBu_r"
 """Of maps with evidence for and against: red and blue away from white at 0."""

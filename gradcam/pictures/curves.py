@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam.pictures.colours import tint
+from gradcam.pictures.colours import ON_PAPER, tint
 from gradcam.pictures.extras import required
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _draw(panels: list[Axes], row: Row, cell: Cell, look: Look, extent: float | 
     behind: dict[str, Any] = {"aspect": "auto", "extent": (-0.5, len(raw) - 0.5, 0, 1)}
     if row.photograph is not None:
         signal = panels[0]
-        coloured = tint(heat[None], colormap=look.colormap, signed=shown.signed)
+        paper = look.colormap or (None if shown.signed else ON_PAPER)
+        coloured = tint(heat[None], 1.0, paper, shown.signed)
         signal.imshow(coloured, transform=signal.get_xaxis_transform(), zorder=0, **behind)
         for channel in np.atleast_2d(row.photograph):
             signal.plot(at, channel, color="black", linewidth=0.9)

@@ -39,7 +39,6 @@ def figure(rows: Sequence[Row], title: str = "", look: Look | None = None) -> Fi
     Maps over one axis are drawn as curves, over three as slices through their peak.
     """
     look = look or Look()
-    _check(look)
     ndim = rows[0].cells[0].shown.values.ndim
     if ndim == 1:
         drawn = curves.figure(rows, look)
@@ -76,16 +75,6 @@ def _note(rows: Sequence[Row], look: Look, ndim: int) -> str:
     return "; ".join(parts)
 
 
-def _check(look: Look) -> None:
-    shares = {"contours": look.contours, "boxes": [look.boxes], "mask": [look.mask]}
-    for name, values in shares.items():
-        for share in values:
-            if share is not None and not 0 < share <= 1:
-                raise ValueError(f"`{name}` is a share of the maximum, in (0, 1], but is {share}")
-    if look.mask is not None and look.together:
-        raise ValueError("`mask` and `together` exclude each other: a mask is of one map")
-
-
 @dataclass
 class _Grid:
     """The figure of maps over two axes, while it is drawn."""
@@ -103,6 +92,10 @@ class _Grid:
         cells = 1 if look.together else max(len(row.cells) for row in rows)
         first = any(row.photograph is not None for row in rows)
         heights = [WIDTH * _aspect(row) + 0.75 for row in rows]
+        if look.together:
+            heights = [
+                height + 0.4 * len(row.cells) for height, row in zip(heights, rows, strict=True)
+            ]
         bars = 0.0 if look.together or look.mask is not None else 0.75
         self.drawn = required("matplotlib.figure", "matplotlib").Figure(
             figsize=(first * WIDTH + cells * (WIDTH + bars), sum(heights) + 0.5),

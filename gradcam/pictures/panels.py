@@ -30,6 +30,17 @@ class Look:
     mask: float | None = None
     together: bool = False
 
+    def __post_init__(self) -> None:
+        shares = {"contours": self.contours, "boxes": [self.boxes], "mask": [self.mask]}
+        for name, values in shares.items():
+            for share in values:
+                if share is not None and not 0 < share <= 1:
+                    raise ValueError(
+                        f"`{name}` is a share of the maximum, in (0, 1], but is {share}"
+                    )
+        if self.mask is not None and self.together:
+            raise ValueError("`mask` and `together` exclude each other: a mask is of one map")
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -1,7 +1,7 @@
 """Maps as images inside a page: the photograph, and over it the map as a layer of its own.
 
 The layer's opacity is the square root of the map. So one style sheet, without another image, makes
-it fainter (`opacity`) or leaves out what is weak: a filter of the alpha channel, since what is below
+it fainter (`opacity`) or leaves out what is weak: a filter of the alpha channel, as what is below
 a share t of the maximum has an alpha below the root of t.
 """
 
