@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def explaining(net: torch.nn.Module, images: torch.Tensor) -> gradcam.Explanatio
         check=True,
         allow_training=False,
     )
+    compared.figure(None, colormap=None, contours=(0.5,), boxes=0.15, mask=0.5)
     names: list[str] = list(compared)
     assert names == ["grad-cam", "hires-cam"]
     layers: list[gradcam.Layer] = gradcam.layers(
@@ -214,9 +216,7 @@ def other_shapes(folder: Path) -> None:
         colormap=None,
     )
     if importlib.util.find_spec("nibabel"):
-        import nibabel
-
-        scan = nibabel.Nifti1Image(volume, np.eye(4))
+        scan = importlib.import_module("nibabel").Nifti1Image(volume, np.eye(4))
         solid.nifti(folder / "map.nii.gz", scan, sample=0, target=0, axes=(0, 1, 2))
 
 

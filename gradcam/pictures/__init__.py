@@ -9,7 +9,10 @@ Each module takes arrays, names and numbers, and knows nothing of models or expl
     web.py      a map over a photograph -> images for a page
     panels.py   what a figure is made of, and how it is to look
     figure.py   rows of maps with titles, bars, lines and boxes -> matplotlib figure
-    curves.py, volumes.py   the same over one axis, and over three
+    bars.py     the bar with a map's colours and values
+    curves.py, volumes.py   maps over one axis, and over three
+    words.py    a map over words -> text, HTML
+    animation.py, nifti.py   a map over three axes -> a film, a NIfTI file
     charts.py   rows of intervals -> matplotlib figure
     extras.py   imports matplotlib, Pillow and SciPy when a picture is asked for
 """

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradcam.pictures import curves, volumes
-from gradcam.pictures.colours import CLASSES, colormap_for, colours, tint
+from gradcam.pictures.bars import draw_bar
+from gradcam.pictures.colours import CLASSES, colours, tint
 from gradcam.pictures.extras import required
 from gradcam.pictures.panels import Cell, Look, Row
-from gradcam.pictures.shown import Shown, number
+from gradcam.pictures.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "png"]
+__all__ = ["draw_map", "figure", "png"]
 
 WIDTH = 2.9
 """Inches of a panel, without its colour bar."""
@@ -114,6 +115,8 @@ class _Grid:
             panel = panels.pop(0)
             if row.photograph is not None:
                 panel.imshow(row.photograph)
+            if self.look.together:  # level with the other, which has its legend below
+                panel.set_anchor("N")
             panel.set_title(row.name, fontsize=9)
         elif row.name:
             panels[0].text(
@@ -130,65 +133,25 @@ class _Grid:
             self._draw_together(row, panels[0])
             return
         for cell, panel in zip(row.cells, panels, strict=False):
-            self._draw_cell(row, cell, panel)
-
-    def _draw_cell(self, row: Row, cell: Cell, panel: Axes) -> None:
-        shown, look = cell.shown, self.look
-        size = _size(row, cell)
-        panel.set_title(cell.title, fontsize=9)
-        if shown.fault:
-            _say(panel, row.photograph, size, shown.fault)
-            return
-        heat = shown.heat(size, self.extent)
-        own = shown.heat(size)
-        if look.mask is not None:
-            _draw_mask(panel, row.photograph, own, look.mask)
-        else:
-            if row.photograph is None:
-                panel.imshow(colours(heat, look.colormap, shown.signed))
-            else:
-                panel.imshow(row.photograph)
-                panel.imshow(tint(heat, colormap=look.colormap, signed=shown.signed))
-            self._draw_bar(panel, shown, size)
-        _draw_contours(panel, own, look.contours)
-        if cell.box is not None:
-            _draw_box(panel, cell.box, size, shown)
-
-    def _draw_bar(self, panel: Axes, shown: Shown, size: Sequence[int]) -> None:
-        """The colours with the raw values that they stand for."""
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import Normalize
-
-        high = self.extent if self.extent is not None else shown.extent(size)
-        low = -high if shown.signed else 0.0
-        scale = ScalarMappable(Normalize(low, high), colormap_for(self.look.colormap, shown.signed))
-        bar = self.drawn.colorbar(scale, ax=panel, shrink=0.8, pad=0.02, aspect=16)
-        ticks = np.linspace(low, high, 5 if shown.signed else 3)
-        bar.set_ticks(list(ticks), labels=[number(float(tick)) for tick in ticks])
-        bar.ax.tick_params(labelsize=7)
+            draw_map(self.drawn, panel, cell, row.photograph, self.look, self.extent)
 
     def _draw_together(self, row: Row, panel: Axes) -> None:
         from matplotlib.colors import to_rgb
         from matplotlib.lines import Line2D
 
         size = _size(row, row.cells[0])
-        if row.photograph is not None:
-            panel.imshow(row.photograph)
-        else:
-            panel.imshow(np.ones((*size, 3)))
+        panel.set_anchor("N")
+        panel.imshow(np.ones((*size, 3)) if row.photograph is None else row.photograph)
+        heats = [np.maximum(cell.shown.heat(size, self.extent), 0) for cell in row.cells]
+        palette = [CLASSES[k % len(CLASSES)] for k in range(len(row.cells))]
+        panel.imshow(_mixed(heats, [to_rgb(colour) for colour in palette]))
         entries = []
-        for k, cell in enumerate(row.cells):
-            colour = CLASSES[k % len(CLASSES)]
+        for k, (cell, colour) in enumerate(zip(row.cells, palette, strict=True)):
             style = LINES[k % len(LINES)]
             label = cell.title
             if cell.shown.fault:
                 label += f"\n({cell.shown.fault})"
             else:
-                heat = np.maximum(cell.shown.heat(size, self.extent), 0)
-                filled = np.empty((*size, 4))
-                filled[..., :3] = to_rgb(colour)
-                filled[..., 3] = 0.55 * heat
-                panel.imshow(filled)
                 _draw_contours(panel, cell.shown.heat(size), self.look.contours, colour, style)
             if cell.box is not None:
                 _draw_box(panel, cell.box, size, cell.shown, colour)
@@ -203,6 +166,42 @@ class _Grid:
         )
 
 
+def draw_map(
+    drawn: Figure,
+    panel: Axes,
+    cell: Cell,
+    photograph: np.ndarray | None = None,
+    look: Look | None = None,
+    extent: float | None = None,
+) -> None:
+    """One map over two axes in a panel of a figure, with its title and its bar.
+
+    extent: the raw value that is brightest, where several maps share a scale.
+    """
+    shown, look = cell.shown, look or Look()
+    size = _size(Row("", [cell], photograph), cell)
+    panel.set_axis_off()
+    panel.set_title(cell.title, fontsize=9)
+    if shown.fault:
+        _say(panel, photograph, size, shown.fault)
+        return
+    own = shown.heat(size)
+    if look.mask is not None:
+        _draw_mask(panel, photograph, own, look.mask)
+    else:
+        heat = shown.heat(size, extent)
+        if photograph is None:
+            panel.imshow(colours(heat, look.colormap, shown.signed))
+        else:
+            panel.imshow(photograph)
+            panel.imshow(tint(heat, colormap=look.colormap, signed=shown.signed))
+        high = extent if extent is not None else shown.extent(size)
+        draw_bar(drawn, panel, shown, high, look)
+    _draw_contours(panel, own, look.contours)
+    if cell.box is not None:
+        _draw_box(panel, cell.box, size, shown)
+
+
 def _size(row: Row, cell: Cell) -> tuple[int, ...]:
     if row.photograph is not None:
         return tuple(int(n) for n in row.photograph.shape[:2])
@@ -213,6 +212,15 @@ def _aspect(row: Row) -> float:
     """Height over width of a row's panels, within what a page can show."""
     height, width = _size(row, row.cells[0])
     return min(max(height / width, 0.25), 3.0)
+
+
+def _mixed(heats: Sequence[np.ndarray], palette: Sequence[Sequence[float]]) -> np.ndarray:
+    """Several maps as one RGBA layer: at each pixel their colours by their shares, in any order."""
+    stack = np.stack(heats)
+    total = stack.sum(0)
+    shares = stack / np.where(total > 0, total, 1)
+    rgb = np.einsum("khw,kc->hwc", shares, np.array(palette))
+    return np.concatenate([rgb, 0.7 * stack.max(0)[..., None]], axis=-1)
 
 
 def _say(panel: Axes, photograph: np.ndarray | None, size: Sequence[int], text: str) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradcam.pictures.colours import colormap_for, colours, tint
+from gradcam.pictures.bars import draw_bar
+from gradcam.pictures.colours import colours, tint
 from gradcam.pictures.extras import required
-from gradcam.pictures.shown import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,16 +99,4 @@ def _draw(
             bbox={"facecolor": "white", "edgecolor": "0.5"},
         )
         return
-    _draw_bar(drawn, cell, panels, look, extent or shown.extent(_size(row)))
-
-
-def _draw_bar(drawn: Figure, cell: Cell, panels: list[Axes], look: Look, high: float) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    low = -high if cell.shown.signed else 0.0
-    scale = ScalarMappable(Normalize(low, high), colormap_for(look.colormap, cell.shown.signed))
-    bar = drawn.colorbar(scale, ax=panels, shrink=0.8, pad=0.02, aspect=20)
-    ticks = np.linspace(low, high, 5 if cell.shown.signed else 3)
-    bar.set_ticks(list(ticks), labels=[number(float(tick)) for tick in ticks])
-    bar.ax.tick_params(labelsize=7)
+    draw_bar(drawn, panels, shown, extent or shown.extent(_size(row)), look)

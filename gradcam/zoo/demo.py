@@ -18,7 +18,8 @@ from rich.table import Table
 
 import gradcam
 from gradcam import benchmark
-from gradcam.pictures.overlay import overlay
+from gradcam.pictures.figure import draw_map, png
+from gradcam.pictures.panels import Cell
 from gradcam.zoo import efficientnet_lite0
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(folder: Path, names: Sequence[str] = PHOTOGRAPHS) -> tuple[list[Row], di
         in_flax = _explained(flax_net, seen)
         rows.append(_row(name, in_torch, in_flax))
         _draw(figure, panels, seen, in_torch, in_flax, rows[-1])
-    figure.savefig(folder / "demo.png", dpi=90)
+    (folder / "demo.png").write_bytes(png(figure, dpi=90))
     first = _view(torch_net, photograph(names[0]))
     ratios = {"torch": _price(torch_net, first), "flax": _price(flax_net, first)}
     table = {"rows": [asdict(row) for row in rows], "explanation over forward pass": ratios}
@@ -152,16 +153,19 @@ def _draw(
         panel.set_axis_off()
     original, torch_panel, flax_panel, difference = panels
     original.imshow(seen)
-    original.set_title(row.photograph)
+    original.set_title(row.photograph, fontsize=9)
+    for panel, found, name in (
+        (torch_panel, in_torch, "PyTorch"),
+        (flax_panel, in_flax, "Flax"),
+    ):
+        shown = found.explanation.shown()[0][0]
+        draw_map(figure, panel, Cell(shown, f"{name}: {shown.caption}"), seen / 255)
     torch_heat = in_torch.explanation.heatmaps()[0]
     flax_heat = in_flax.explanation.heatmaps()[0]
-    torch_panel.imshow(overlay(seen / 255, torch_heat))
-    torch_panel.set_title(f"PyTorch: {row.name} {row.score:.2f}")
-    flax_panel.imshow(overlay(seen / 255, flax_heat))
-    flax_panel.set_title(f"Flax: {row.name} {row.score:.2f}")
     image = difference.imshow(np.abs(torch_heat - flax_heat), cmap="magma")
-    difference.set_title("their difference")
-    figure.colorbar(image, ax=difference, shrink=0.8, format="%.0e")
+    difference.set_title("their difference\n(of maps scaled to 1)", fontsize=9)
+    bar = figure.colorbar(image, ax=difference, shrink=0.8, pad=0.02, aspect=18, format="%.0e")
+    bar.ax.tick_params(labelsize=7)
 
 
 def main() -> None:
