@@ -7,7 +7,18 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-UNTRIED = {"torch", "mypy", "ruff", "duckdb", "moto", "pandas", "polars", "ray", "s3fs"}
+UNTRIED = {
+    "torch",
+    "imageio-ffmpeg",
+    "mypy",
+    "ruff",
+    "duckdb",
+    "moto",
+    "pandas",
+    "polars",
+    "ray",
+    "s3fs",
+}
 """No older build of torch for the CPU is to be had, and Ray is as large; the others run no code of
 the library.
 """

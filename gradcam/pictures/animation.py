@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +47,32 @@ def film(
             path, save_all=True, append_images=rest, duration=round(1000 / per_second), loop=0
         )
         return path
-    try:
-        importlib.import_module("imageio_ffmpeg")
-        writer = importlib.import_module("imageio.v3")
-    except ImportError as error:
-        raise ImportError(
-            f'an MP4 needs a writer ({error}): pip install "gradcam[video]", or write a .gif'
-        ) from error
-    writer.imwrite(path, np.stack([np.asarray(one) for one in pictures]), fps=per_second)
+    _write_mp4(pictures, path, per_second)
     return path
+
+
+def _write_mp4(pictures: list[Image], path: Path, per_second: float) -> None:
+    """By ffmpeg, which is given the frames as bytes."""
+    width, height = pictures[0].size
+    command = [_ffmpeg(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", str(per_second), "-i", "-"]
+    command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
+    data = b"".join(picture.tobytes() for picture in pictures)
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(f"{path}: ffmpeg could not write it: {done.stderr.decode().strip()}")
+
+
+def _ffmpeg() -> str:
+    found = shutil.which("ffmpeg")
+    if found is None:
+        try:
+            found = str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
+        except ImportError as error:
+            raise ImportError(
+                'an MP4 needs ffmpeg: pip install "gradcam[video]", or write a .gif'
+            ) from error
+    return found
 
 
 def frames(

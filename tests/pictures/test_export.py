@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -109,7 +111,13 @@ def test_frames_in_colour(tmp_path):
 def test_a_film_as_mp4(tmp_path):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="no writer of MP4 is installed")
     path = scan().film(tmp_path / "a.mp4", per_second=4)
-    assert imageio_ffmpeg.count_frames_and_secs(path) == (6, 1.5)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt"]
+    done = subprocess.run([*command, "rgb24", "-"], capture_output=True, check=True)
+    size = re.search(rb"(\d{2,})x(\d{2,})", done.stderr)
+    assert len(done.stdout) == 6 * 3 * int(size[1]) * int(size[2])
+    assert b"4 fps" in done.stderr
+    with pytest.raises(OSError, match="ffmpeg could not write it"):
+        scan().film(tmp_path / "no" / "a.mp4")
 
 
 def test_films_that_cannot_be(tmp_path):
