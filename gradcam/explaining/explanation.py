@@ -332,9 +332,10 @@ class Explanation:
     ) -> Path:
         """Write `maps.npy`, `heatmaps.npy`, pictures, and a `manifest.json` that describes them.
 
-        With `photos` the pictures are overlays; with `figure` there is `figure.png` too. The folder
-        appears complete or not at all. A folder that holds anything is kept, and a FileExistsError,
-        unless `overwrite=True` and it holds an explanation saved earlier and no other file.
+        With `photos` the pictures are overlays, and the photographs are kept beside them; with
+        `figure` there is `figure.png` too. The folder appears complete or not at all. A folder that
+        holds anything is kept, and a FileExistsError, unless `overwrite=True` and it holds an
+        explanation saved earlier and no other file.
         `Explanation.load` reads the folder back; docs/saving.md has the format, and docs/files.md
         what happens at a crash.
         """
@@ -356,7 +357,10 @@ class Explanation:
         if figure:
             drawn = png(result.figure(photos), dpi=120)
         pictures = result._pictures(photos)
-        return saving.save(contents, result.heatmaps(), pictures, Path(directory), overwrite, drawn)
+        kept = looking.images(photos, len(self)) if pictures and photos is not None else []
+        return saving.save(
+            contents, result.heatmaps(), pictures, Path(directory), overwrite, drawn, kept
+        )
 
     def _pictures(self, photos: Any) -> list[Any]:
         """N images, or N lists of K, overlays where there are photographs.

@@ -32,6 +32,7 @@ __all__ = [
     "compared",
     "figure",
     "film",
+    "images",
     "nifti",
     "over_words",
     "overlays",
@@ -107,6 +108,11 @@ def overlays(
             row.append(overlay.overlay(picture, one.heat(size), alpha, colormap, one.signed))
         rows.append(row)
     return rows
+
+
+def images(photos: Any, count: int) -> list[Any]:
+    """The photographs as N images."""
+    return [overlay.image_of(photo) for photo in overlay.photographs(photos, count)]
 
 
 def sample_names(photos: Any, count: int) -> list[str]:

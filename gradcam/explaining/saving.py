@@ -3,6 +3,7 @@
     maps.npy                   the raw maps, (N, *grid) or (N, K, *grid)
     heatmaps.npy               the same, resized and scaled to [0, 1]
     0000.png, 0000-00.png ...  a picture for each sample, or for each sample and target
+    photo-0000.png             where there are photographs, each as it was passed
     figure.png                 where it was asked for, all of them with their names and scores
     manifest.json              all that is no array: docs/saving.md has each field
 
@@ -76,11 +77,12 @@ def save(
     directory: Path,
     overwrite: bool,
     figure: bytes | None = None,
+    photographs: Sequence[Any] = (),
 ) -> Path:
     """Write the folder `directory`: completely, or not at all.
 
-    pictures: N Pillow images, or N lists of K. figure: a PNG file. Raises FileExistsError where the
-    folder holds anything, unless with `overwrite` it holds an earlier explanation and nothing else.
+    pictures: N Pillow images, or N lists of K. photographs: none, or N Pillow images. figure: a PNG
+    file. Raises FileExistsError where the folder holds anything, unless with `overwrite` it holds an earlier explanation and nothing else.
     """
     beside = _Beside.of(directory)
     _check_free(beside.place, directory, overwrite)
@@ -92,7 +94,7 @@ def save(
             partial = beside.partial
             partial.mkdir()
             try:
-                _write(contents, heatmaps, pictures, partial, figure)
+                _write(contents, heatmaps, pictures, partial, figure, photographs)
                 beside.swap(lambda old: _check_free(old, directory, overwrite))
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -109,11 +111,16 @@ def _write(
     pictures: Sequence[Any],
     folder: Path,
     figure: bytes | None,
+    photographs: Sequence[Any],
 ) -> None:
     _save_array(folder / MAPS, contents.maps)
     _save_array(folder / HEATMAPS, heatmaps)
     files: dict[str, Any] = {"maps": MAPS, "heatmaps": HEATMAPS}
     files["pictures"] = _save_pictures(pictures, folder)
+    if photographs:
+        files["photographs"] = [f"photo-{n:04d}.png" for n in range(len(photographs))]
+        for name, photograph in zip(files["photographs"], photographs, strict=True):
+            photograph.save(folder / name)
     if figure is not None:
         (folder / FIGURE).write_bytes(figure)
         files["figure"] = FIGURE
@@ -167,7 +174,7 @@ def _listed(path: Path) -> set[str]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = manifest["files"]
-        pictures = list(files["pictures"])
+        pictures = [*files["pictures"], *files.get("photographs", [])]
         known = isinstance(manifest["schema"], int) and 1 <= manifest["schema"] <= SCHEMA
         if not known or (files["maps"], files["heatmaps"]) != (MAPS, HEATMAPS):
             return set()

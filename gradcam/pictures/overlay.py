@@ -14,12 +14,12 @@ from gradcam.pictures.images import read
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["coloured", "overlay", "photographs"]
+__all__ = ["coloured", "image_of", "overlay", "photographs"]
 
 
 def coloured(heat: np.ndarray, colormap: str | None = None, signed: bool = False) -> Image:
     """A map (H, W) in [0, 1] in colour, without a photograph; with `signed` in [-1, 1]."""
-    return _image(colours(heat, colormap, signed))
+    return image_of(colours(heat, colormap, signed))
 
 
 def overlay(
@@ -35,10 +35,11 @@ def overlay(
     """
     layer = tint(heat, alpha, colormap, signed)
     opacity = layer[..., 3:]
-    return _image((1 - opacity) * photograph + opacity * layer[..., :3])
+    return image_of((1 - opacity) * photograph + opacity * layer[..., :3])
 
 
-def _image(rgb: np.ndarray) -> Image:
+def image_of(rgb: np.ndarray) -> Image:
+    """RGB in [0, 1], (H, W, 3), as an image."""
     pillow = required("PIL.Image", "Pillow")
     image: Image = pillow.fromarray(np.round(rgb * 255).astype(np.uint8))
     return image

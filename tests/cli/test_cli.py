@@ -77,7 +77,7 @@ def test_explain_with_the_demo_network(run, photo, tmp_path):
     assert result.exit_code == 0, result.output
     folder = tmp_path / "saved" / "photo"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "0000.png", "figure.png", "heatmaps.npy", "manifest.json", "maps.npy"]  # fmt: skip
+        "0000.png", "figure.png", "heatmaps.npy", "manifest.json", "maps.npy", "photo-0000.png"]  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["layer"] == "_swish#1"
     assert manifest["names"][0][0] in result.output

@@ -176,6 +176,8 @@ def test_save_writes_maps_pictures_and_a_manifest(tmp_path):
         "heatmaps.npy",
         "manifest.json",
         "maps.npy",
+        "photo-0000.png",
+        "photo-0001.png",
     ]
     np.testing.assert_array_equal(np.load(folder / "maps.npy"), e.maps)
     np.testing.assert_array_equal(np.load(folder / "heatmaps.npy"), e.heatmaps())
