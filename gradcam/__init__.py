@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gradcam.methods import METHODS, MethodSpec
     from gradcam.metrics import Measure, Result
     from gradcam.model import Layer
+    from gradcam.reports import report
     from gradcam.runs import Results, Row, results, run
     from gradcam.space.axes import GuessedAxesWarning, LayerAxes
     from gradcam.space.choice import GuessedLayerWarning, LayerChoice
@@ -98,6 +99,7 @@ __all__ = [
     "model",
     "predictor",
     "read_annotations",
+    "report",
     "results",
     "run",
     "sanity_check",
@@ -150,6 +152,7 @@ _HOME = {
     "layers": "explaining.axes",
     "predictor": "evaluation",
     "read_annotations": "evaluation",
+    "report": "reports",
     "results": "runs",
     "run": "runs",
     "sanity_check": "evaluation",

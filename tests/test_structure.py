@@ -192,7 +192,7 @@ FLOORS = [
     ("space", "diagnosis", "identity"),
     ("explaining",),
     ("verification", "evaluation", "runs"),
-    ("benchmark",),
+    ("benchmark", "reports"),
     ("zoo",),
     ("cli",),
 ]

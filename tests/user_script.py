@@ -197,6 +197,21 @@ def results(explanation: gradcam.Explanation, folder: Path) -> None:
     assert explanation.shown()[0][0].caption
     explanation.save(folder / "saved", list(photos), overwrite=True)
     loaded = gradcam.Explanation.load(folder / "saved")
+    gradcam.report(
+        explanation,
+        folder / "report.html",
+        list(photos),
+        title="Mine",
+        names=["a", "b"],
+        labels=[1, None],
+        view=None,
+        model=model(),
+        verification=None,
+        evaluation=None,
+        command="python mine.py",
+        most=10,
+        colormap=None,
+    )
     diagnosis: gradcam.Diagnosis = loaded.diagnose()
     assert isinstance(diagnosis.reasons, tuple)
 

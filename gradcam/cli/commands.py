@@ -7,6 +7,7 @@ import typer
 from gradcam.cli.bench import bench
 from gradcam.cli.evaluate import evaluate
 from gradcam.cli.explain import explain, layers, verify
+from gradcam.cli.report import report
 from gradcam.cli.run import run
 from gradcam.cli.tables import measures, methods
 
@@ -23,5 +24,5 @@ def _about() -> None:
     """
 
 
-for command in (explain, run, layers, methods, verify, bench, evaluate, measures):
+for command in (explain, run, report, layers, methods, verify, bench, evaluate, measures):
     app.command()(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -9,13 +10,25 @@ import typer
 from rich.table import Table
 
 import gradcam
+from gradcam.cli import report
 from gradcam.cli.console import FAULTS, numbers_table, out, printable, problem, say, spinner
-from gradcam.cli.models import class_indices, load
-from gradcam.cli.options import FrameworkOption, LayerOption, MethodsOption, ModelOption
+from gradcam.cli.models import batch_of, class_indices, load, view_of
+from gradcam.cli.options import (
+    FrameworkOption,
+    LayerOption,
+    MethodsOption,
+    ModelOption,
+    ReportOption,
+)
 from gradcam.evaluation.evaluation import DEFAULT
+from gradcam.evaluation.planning import photographs_of
 from gradcam.metrics import MEASURES, Result
+from gradcam.pictures.images import read
 
 __all__ = ["evaluate"]
+
+MOST = 100
+"""Photographs in a report, at most: their maps are made anew."""
 
 LOCALISATION = ("pointing-game", "energy")
 """Measured besides the default where there are annotations."""
@@ -62,6 +75,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--out", "-o", help="Where results go; run again, it goes on.")
     ] = Path("evaluation"),
+    page: ReportOption = None,
 ) -> None:
     """Measure methods over photographs, beside controls that know nothing of the model.
 
@@ -94,7 +108,39 @@ def evaluate(
     except OSError as error:
         problem(error)
         raise typer.Exit(1) from error
-    raise typer.Exit(1 if _report_problems(evaluation) else 0)
+    failed = _report_problems(evaluation)
+    if page is not None:
+        failed |= not _write_report(page, evaluation, classifier, folder, layer)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _write_report(
+    page: Path,
+    evaluation: gradcam.Evaluation,
+    classifier: gradcam.Classifier,
+    folder: Path,
+    layer: str | None,
+) -> bool:
+    """The table, and the maps that were measured, made anew; whether that was possible."""
+    images = gradcam.results(folder) if (folder / "run.json").exists() else folder
+    photographs = dict(photographs_of(classifier, images))
+    classes = {row["photograph"]: row["class"] for row in evaluation.rows}
+    found: list[Any] = []
+    seen: list[Any] = []
+    for name, index in islice(classes.items(), MOST):
+        photograph: Any = photographs[name]
+        picture = read(photograph) if isinstance(photograph, Path) else photograph()
+        seen.append(view_of(classifier, picture))
+        inputs = batch_of(classifier, seen[-1])
+        found.append(gradcam.compare(classifier, inputs, layer, index, evaluation.methods))
+    return report.write(
+        found,
+        page,
+        seen,
+        names=list(islice(classes, MOST)),
+        evaluation=evaluation,
+        model=classifier.model,
+    )
 
 
 def _measures(named: list[str] | None, annotations: Path | None) -> list[str]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 import gradcam
 from gradcam._arrays import to_numpy
+from gradcam.cli import report
 from gradcam.cli.console import FAULTS, out, printable, problem, spinner
 from gradcam.cli.models import batch_of, class_indices, load, view_of
 from gradcam.cli.options import (
@@ -22,6 +23,7 @@ from gradcam.cli.options import (
     LayerOption,
     MethodOption,
     ModelOption,
+    ReportOption,
     TargetOption,
     TopOption,
     check_classes,
@@ -52,6 +54,7 @@ def explain(
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")
     ] = Path("out"),
+    page: ReportOption = None,
 ) -> None:
     """Show where a network looked in each photograph.
 
@@ -73,13 +76,17 @@ def explain(
         raise typer.BadParameter(printable(error)) from error
     table = Table("photograph", "class", "score", "box x0 y0 x1 y1", "saved in")
     failures = 0
+    saved: list[str] = []
     with spinner() as doing:
         for path, rows in _explained(worker, paths, folder, doing):
             failures += not rows
+            saved += [row[-1] for row in rows[:1]]
             for row in rows:
                 table.add_row(*map(printable, (path.name, *row)))
     if table.row_count:
         out.print(table)
+    if page is not None and saved:
+        failures += not report.write(saved, page, model=classifier.model)
     raise typer.Exit(1 if failures else 0)
 
 

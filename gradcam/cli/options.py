@@ -17,6 +17,7 @@ __all__ = [
     "MethodOption",
     "MethodsOption",
     "ModelOption",
+    "ReportOption",
     "TargetOption",
     "TopOption",
     "check_classes",
@@ -76,6 +77,10 @@ MethodsOption = Annotated[
         help="Several times for several. [default: grad-cam]",
         autocompletion=_complete_method,
     ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write a page of all maps too: one file, to open from disk."),
 ]
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import gradcam
 from gradcam._faults import FAULTS
+from gradcam.cli import report
 from gradcam.cli.console import out, printable, problem, say
 from gradcam.cli.models import class_indices, load
 from gradcam.cli.options import (
@@ -22,6 +23,7 @@ from gradcam.cli.options import (
     LayerOption,
     MethodsOption,
     ModelOption,
+    ReportOption,
     TargetOption,
     TopOption,
     check_classes,
@@ -83,6 +85,7 @@ def run(
         ),
     ] = None,
     retry: Annotated[bool, typer.Option(help="Try again what was given up.")] = False,
+    page: ReportOption = None,
 ) -> None:
     """Explain every photograph of a data set, and keep the maps in Parquet files.
 
@@ -125,7 +128,10 @@ def run(
         except (*FAULTS, StoreError, ImportError) as error:
             problem(error)
             raise typer.Exit(1) from error
-    raise typer.Exit(1 if _report(results, folder) else 0)
+    failed = _report(results, folder)
+    if page is not None:
+        failed |= not report.write(results, page, view=load(model, framework).view)
+    raise typer.Exit(1 if failed else 0)
 
 
 def _report(results: Results, folder: str) -> bool:

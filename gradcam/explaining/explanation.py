@@ -352,6 +352,8 @@ class Explanation:
             labels=result.labels,
             versions=result.versions or versions(),
             probabilities=result.probabilities,
+            axes=looking.axes_in_words(result.axes),
+            choice=None if result.choice is None else str(result.choice),
         )
         drawn = None
         if figure:

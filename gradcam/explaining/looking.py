@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "axes_in_words",
     "coloured",
     "compared",
     "figure",
@@ -41,6 +42,13 @@ __all__ = [
     "sample_names",
     "shown",
 ]
+
+
+def axes_in_words(axes: LayerAxes | tuple[LayerAxes, ...] | None) -> list[str]:
+    """Of each layer, where its axes are and how that was told."""
+    if axes is None:
+        return []
+    return [str(layer) for layer in (axes if isinstance(axes, tuple) else (axes,))]
 
 
 def probabilities(outputs: Any, target: Any, shape: Shape) -> np.ndarray | None:

@@ -68,6 +68,8 @@ class Contents:
     labels: Sequence[str] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     probabilities: np.ndarray | None = None
+    axes: Sequence[str] = ()
+    choice: str | None = None
 
 
 def save(
@@ -82,7 +84,8 @@ def save(
     """Write the folder `directory`: completely, or not at all.
 
     pictures: N Pillow images, or N lists of K. photographs: none, or N Pillow images. figure: a PNG
-    file. Raises FileExistsError where the folder holds anything, unless with `overwrite` it holds an earlier explanation and nothing else.
+    file. Raises FileExistsError where the folder holds anything, unless with `overwrite` it holds
+    an earlier explanation and nothing else.
     """
     beside = _Beside.of(directory)
     _check_free(beside.place, directory, overwrite)
@@ -298,6 +301,8 @@ def _manifest(
         "versions": dict(contents.versions),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "labels": labels,
+        "axes": list(contents.axes),
+        "choice": contents.choice,
     }
 
 

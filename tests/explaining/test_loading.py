@@ -270,7 +270,7 @@ def test_a_field_that_is_wrong(folder, field, value, match):
     assert "manifest.json" in str(error.value)
 
 
-OPTIONAL = {"schema", "size", "files", "created", "probabilities"}
+OPTIONAL = {"schema", "size", "files", "created", "probabilities", "axes", "choice"}
 """Fields that loading of schema 2 does not read, and the one with a test of its own."""
 
 
