@@ -24,6 +24,7 @@ from gradcam.benchmark.machine import about
 from gradcam.benchmark.memory import Subject, isolated_peak
 from gradcam.pictures.charts import Interval, bars
 from gradcam.pictures.figure import png
+from gradcam.pictures.notebook import table_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,20 @@ class Benchmark:
         write_whole(folder / "bench.json", json.dumps(report, indent=1) + "\n")
         write_whole(folder / "bench.png", picture)
         return folder
+
+    def _repr_html_(self) -> str | None:
+        rows = []
+        for price in self.prices:
+            cost = price.failed or "–"
+            if price.ratio is not None:
+                cost = f"{price.ratio:.2f} ({price.low:.2f} to {price.high:.2f})"
+            memory = "–"
+            if price.megabytes is not None and price.forward_megabytes is not None:
+                memory = f"{price.megabytes:.0f} MB of {price.forward_megabytes:.0f}"
+            rows.append((price.subject, price.case, cost, memory))
+        return table_html(
+            ("model", "case", "time over a forward pass", "peak memory, of a forward pass"), rows
+        )
 
     def figure(self) -> Figure:
         """A matplotlib figure: each case's ratio and its quartiles, coloured by subject."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradcam._warnings import warn
+from gradcam.pictures.notebook import table_html, text_html
 
 __all__ = ["REASONS", "BlankMap", "BlankMapWarning", "Diagnosis", "Finding", "warn_blank"]
 
@@ -97,6 +98,15 @@ class Diagnosis:
         lines = [f"{len(affected)} of {self.maps} maps:"]
         lines += [f"  {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        if not self.findings:
+            return text_html(str(self))
+        rows = []
+        for one in self.findings:
+            place = f"{one.sample}" if one.target is None else f"{one.sample}, {one.target}"
+            rows.append((place, one.layer or "", one.reason, one.message))
+        return table_html(("sample, target", "layer", "reason", "what to do"), rows)
 
 
 @dataclass(frozen=True)

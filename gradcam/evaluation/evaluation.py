@@ -49,6 +49,8 @@ from gradcam.metrics import CONTROLS, MEASURES, Measure, Result
 from gradcam.metrics.subject import Confidence
 from gradcam.pictures.charts import Interval, Panel, dots
 from gradcam.pictures.figure import png
+from gradcam.pictures.notebook import table_html
+from gradcam.pictures.shown import number
 
 __all__ = ["DEFAULT", "Evaluation", "evaluate"]
 
@@ -134,6 +136,30 @@ class Evaluation:
             "better": result.better,
             "photographs": result.count,
         }
+
+    def as_table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads, and a row for each method and then each control: means with 95 % intervals."""
+        heads = ["method"]
+        for name in self.measures:
+            found = [result for (_, measure), result in self.results.items() if measure == name]
+            better = found[0].better if found else None
+            heads.append(f"{name}, {better} is better" if better else name)
+        rows = []
+        for method in (*self.methods, *self.controls):
+            cells = [method]
+            for name in self.measures:
+                result = self.results.get((method, name))
+                if result is None or not result.count or not np.isfinite(result.value):
+                    cells.append("–")
+                    continue
+                low, high = result.interval()
+                interval = f" ({number(low)} to {number(high)})" if result.count > 1 else ""
+                cells.append(f"{number(result.value)}{interval}")
+            rows.append(cells)
+        return heads, rows
+
+    def _repr_html_(self) -> str | None:
+        return table_html(*self.as_table(), "means with 95 % intervals; the last rows are controls")
 
     def figure(self) -> Any:
         """A matplotlib figure: a panel for each measure, with 95 % intervals, controls in grey."""

@@ -31,6 +31,7 @@ from gradcam.methods import MethodLike
 from gradcam.metrics.result import mean
 from gradcam.metrics.similarity import rank_correlation, structural_similarity
 from gradcam.model import HasWeights
+from gradcam.pictures.notebook import table_html
 from gradcam.space.choice import listed
 from gradcam.targets import TargetLike
 
@@ -60,17 +61,28 @@ class SanityCheck:
     structure: np.ndarray
     maps: np.ndarray
 
+    def _steps(self) -> list[tuple[str, str, str]]:
+        """Of each step the mean rank correlation, the mean SSIM, and what it randomises."""
+        steps = []
+        for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
+            name = group[0]
+            if len(group) > 1:
+                name = f"{group[0]} .. {group[-1]}"
+            steps.append((f"{mean(rank):6.3f}", f"{structure.mean():6.3f}", name))
+        return steps
+
     def __str__(self) -> str:
         lines = [
             f"{self.method}, {self.order} randomisation: rank correlation, SSIM with the original "
             "map"
         ]
-        for group, rank, structure in zip(self.groups, self.rank, self.structure, strict=True):
-            name = group[0]
-            if len(group) > 1:
-                name = f"{group[0]} .. {group[-1]}"
-            lines.append(f"  {mean(rank):6.3f} {structure.mean():6.3f}  {name}")
+        lines += [f"  {rank} {structure}  {name}" for rank, structure, name in self._steps()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        heads = ("rank correlation", "SSIM", "randomised")
+        caption = f"{self.method}, {self.order} randomisation: likeness to the original map"
+        return table_html(heads, self._steps(), caption)
 
 
 @entry

@@ -9,7 +9,9 @@ from gradcam.backends import entry
 from gradcam.explaining import looking
 from gradcam.explaining.explanation import Explanation
 from gradcam.pictures.figure import png
+from gradcam.pictures.notebook import Showing
 from gradcam.pictures.panels import Look
+from gradcam.pictures.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +38,18 @@ class Comparison(dict[str, Explanation]):
         has its own unit.
         """
         look = Look(colormap, contours=tuple(contours), boxes=boxes, mask=mask)
-        tables = {name: one.shown() for name, one in self.items()}
-        return looking.compared(tables, photos, look)
+        return looking.compared(self._tables(), photos, look).figure()
+
+    @entry
+    def show(self, photos: Any = None) -> Showing:
+        """As the last line of a notebook's cell: the maps with a slider of their opacity."""
+        return looking.compared(self._tables(), photos)
+
+    def _tables(self) -> dict[str, list[list[Shown]]]:
+        return {name: one.shown() for name, one in self.items()}
+
+    def _repr_html_(self) -> str | None:
+        return self.show()._repr_html_()
 
     def _repr_png_(self) -> bytes:
         return png(self.figure())

@@ -20,9 +20,10 @@ from gradcam.explaining import loading, looking, saving
 from gradcam.explaining.naming import map_names
 from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
-from gradcam.metrics.boxes import largest_box
+from gradcam.metrics.boxes import largest_boxes_of
 from gradcam.pictures.colours import ALPHA
 from gradcam.pictures.figure import png
+from gradcam.pictures.notebook import Showing
 from gradcam.pictures.panels import Look
 from gradcam.pictures.shown import Shown
 from gradcam.pictures.words import WordMap
@@ -172,11 +173,7 @@ class Explanation:
             raise ValueError(
                 f"`threshold` is a share of the maximum, in (0, 1], but is {threshold}"
             )
-        heat = to_numpy(self.heatmaps(size))
-        ndim = self._grid_ndim
-        flat = heat.reshape(-1, *heat.shape[-ndim:])
-        edges = np.stack([largest_box(values, threshold) for values in flat])
-        return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
+        return largest_boxes_of(to_numpy(self.heatmaps(size)), self._grid_ndim, threshold)
 
     @entry
     def names(self) -> list[list[str]]:
@@ -233,11 +230,6 @@ class Explanation:
         colormap: of matplotlib. None takes "inferno", which is as bright as the evidence is strong,
             and "RdBu_r" for maps with evidence against the score, which is blue.
         """
-        if self._grid_ndim != 2:
-            raise ValueError(
-                f"an overlay needs maps over two axes, but these have {self._grid_ndim}; use "
-                ".figure()"
-            )
         return self._like_scores(looking.overlays(self.shown(), photos, alpha, colormap))
 
     @entry
@@ -267,7 +259,15 @@ class Explanation:
         together: whether a sample's targets are in one picture, each in its own colour.
         """
         look = Look(colormap, joint, tuple(contours), boxes, mask, together)
-        return looking.figure(self.shown(), photos, look)
+        return looking.showing(self.shown(), photos, look).figure()
+
+    @entry
+    def show(self, photos: Any = None) -> Showing:
+        """As the last line of a notebook's cell: the maps with a slider of their opacity."""
+        return looking.showing(self.shown(), photos)
+
+    def _repr_html_(self) -> str | None:
+        return self.show()._repr_html_()
 
     @entry
     def over_words(self, tokens: Sequence[str], sample: int = 0, target: int = 0) -> WordMap:

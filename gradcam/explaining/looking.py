@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,20 +19,17 @@ from gradcam.metrics.subject import confidences
 from gradcam.pictures import animation, overlay
 from gradcam.pictures import figure as drawing
 from gradcam.pictures.nifti import write_nifti
+from gradcam.pictures.notebook import Showing
 from gradcam.pictures.panels import Cell, Look, Row
 from gradcam.pictures.shown import Shown
 from gradcam.pictures.words import WordMap, word_map
 from gradcam.space.axes import LayerAxes
 from gradcam.targets.outputs import class_scores
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = [
     "axes_in_words",
     "coloured",
     "compared",
-    "figure",
     "film",
     "images",
     "nifti",
@@ -39,7 +37,9 @@ __all__ = [
     "overlays",
     "picture_size",
     "probabilities",
+    "rows_of",
     "sample_names",
+    "showing",
     "shown",
 ]
 
@@ -108,6 +108,11 @@ def overlays(
     table: Sequence[Sequence[Shown]], photos: Any, alpha: float, colormap: str | None
 ) -> list[list[Any]]:
     """N lists of K images over the photographs, each of its photograph's size."""
+    ndim = table[0][0].values.ndim
+    if ndim != 2:
+        raise ValueError(
+            f"an overlay needs maps over two axes, but these have {ndim}; use .figure()"
+        )
     rows = []
     for cells, picture in zip(table, overlay.photographs(photos, len(table)), strict=True):
         size = picture.shape[:2]
@@ -154,19 +159,30 @@ def _signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
     return found
 
 
-def figure(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> Figure:
-    """A row for each sample, a panel for each target."""
+def rows_of(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> list[Row]:
+    """A row for each sample, a cell for each target."""
     over = _signals(photos, len(table), table[0][0].values.ndim)
     names = sample_names(photos, len(table))
     rows = []
     for n, cells in enumerate(table):
         row = [Cell(cell, cell.caption, _box(cell, look)) for cell in cells]
         rows.append(Row(names[n], row, None if over is None else over[n]))
-    return drawing.figure(rows, table[0][0].origin, look)
+    return rows
 
 
-def compared(tables: Mapping[str, Sequence[Sequence[Shown]]], photos: Any, look: Look) -> Figure:
+def showing(table: Sequence[Sequence[Shown]], photos: Any, look: Look | None = None) -> Showing:
+    """The samples, to be drawn, or shown in a notebook."""
+    look = look or Look()
+    rows = rows_of(table, photos, look)
+    title = table[0][0].origin
+    return Showing(rows, title, partial(drawing.figure, rows, title, look))
+
+
+def compared(
+    tables: Mapping[str, Sequence[Sequence[Shown]]], photos: Any, look: Look | None = None
+) -> Showing:
     """A row for each sample and target, a column for each method."""
+    look = look or Look()
     first = next(iter(tables.values()))
     over = _signals(photos, len(first), first[0][0].values.ndim)
     names = sample_names(photos, len(first))
@@ -175,13 +191,12 @@ def compared(tables: Mapping[str, Sequence[Sequence[Shown]]], photos: Any, look:
         for k, cell in enumerate(cells):
             row = []
             for method, table in tables.items():
-                title = method if not rows else ""
-                row.append(Cell(table[n][k], title, _box(table[n][k], look)))
+                row.append(Cell(table[n][k], method, _box(table[n][k], look)))
             name = "\n".join(part for part in (names[n], cell.caption) if part)
             rows.append(Row(name, row, None if over is None else over[n]))
     where = {(cell.model, cell.layer) for table in tables.values() for cell in table[0]}
     title = "; ".join(f"{model} at {layer!r}" for model, layer in sorted(where))
-    return drawing.figure(rows, title, look)
+    return Showing(rows, title, partial(drawing.figure, rows, title, look))
 
 
 def _box(cell: Shown, look: Look) -> Sequence[int] | None:

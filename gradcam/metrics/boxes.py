@@ -19,6 +19,7 @@ __all__ = [
     "iou",
     "largest_box",
     "largest_boxes",
+    "largest_boxes_of",
 ]
 
 
@@ -39,6 +40,13 @@ def largest_boxes(heat: np.ndarray, threshold: float) -> np.ndarray:
     """`largest_box` of each map (N, H, W) in [0, 1]: (N, 4) ints."""
     corners = [largest_box(sample, threshold) for sample in heat]
     return np.array(corners, dtype=np.int64).reshape(-1, 4)
+
+
+def largest_boxes_of(heat: np.ndarray, ndim: int, threshold: float) -> np.ndarray:
+    """`largest_box` of each map (..., *size) in [0, 1] over `ndim` axes: (..., 2 ndim) ints."""
+    flat = heat.reshape(-1, *heat.shape[-ndim:])
+    edges = np.stack([largest_box(values, threshold) for values in flat])
+    return edges.reshape(*heat.shape[:-ndim], 2 * ndim)
 
 
 def largest_box(heat: np.ndarray, threshold: float) -> np.ndarray:

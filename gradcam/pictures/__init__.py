@@ -13,6 +13,7 @@ Each module takes arrays, names and numbers, and knows nothing of models or expl
     curves.py, volumes.py   maps over one axis, and over three
     words.py    a map over words -> text, HTML
     animation.py, nifti.py   a map over three axes -> a film, a NIfTI file
+    notebook.py what results show of themselves in a notebook -> HTML
     charts.py   rows of intervals -> matplotlib figure
     extras.py   imports matplotlib, Pillow and SciPy when a picture is asked for
 """

@@ -78,5 +78,7 @@ def layer(
 def data_uri(pixels: np.ndarray, quality: int = 80) -> str:
     """An image, uint8 (H, W, 3) or (H, W, 4), as a data URI of WebP."""
     buffer = io.BytesIO()
-    required("PIL.Image", "Pillow").fromarray(pixels).save(buffer, "WEBP", quality=quality)
+    required("PIL.Image", "Pillow").fromarray(pixels).save(
+        buffer, "WEBP", quality=quality, method=2
+    )
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

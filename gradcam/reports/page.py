@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,7 +94,7 @@ def html(
         classes=sorted({card.maps[0].name for card in cards if card.maps}),
         facts={name: value for name, value in facts.items() if value},
         verification=verification,
-        evaluation=None if evaluation is None else _table(evaluation),
+        evaluation=evaluation,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         # Ours, and no text of the user's: nothing in them is escaped, so that their hashes hold.
         style=_verbatim(style, jinja),
@@ -146,27 +145,3 @@ def _style(cards: Sequence[_Card], longest: int, colormap: str | None) -> str:
         image = f"background-image: url({card.photograph}); " if card.photograph else ""
         rules.append(f".p{card.number} {{ {image}aspect-ratio: {card.width} / {card.height}; }}")
     return "\n".join(rules) + "\n"
-
-
-# --------------------------------------------------------------------------------------- the tables
-
-
-def _table(evaluation: Evaluation) -> dict[str, Any]:
-    """Methods in rows, measures in columns, each a mean and its interval."""
-    rows = []
-    for method in (*evaluation.methods, *evaluation.controls):
-        cells = []
-        for measure in evaluation.measures:
-            result = evaluation.results.get((method, measure))
-            if result is None or not result.count or not math.isfinite(result.value):
-                cells.append("–")
-                continue
-            low, high = result.interval()
-            interval = f" ({number(low)} to {number(high)})" if result.count > 1 else ""
-            cells.append(f"{number(result.value)}{interval}")
-        rows.append((method, method in evaluation.controls, cells))
-    better: dict[str, str] = {}
-    for (_, measure), result in evaluation.results.items():
-        better[measure] = f"{result.better} is better" if result.better else ""
-    heads = [(name, better.get(name, "")) for name in evaluation.measures]
-    return {"heads": heads, "rows": rows, "skipped": dict(evaluation.skipped)}

@@ -71,7 +71,7 @@ function show() {
   at("count").value = single ? "1 shown" : `${order.length} of ${all.length}`;
   const buttons = [];
   if (single) {
-    buttons.push(button("all samples", () => { location.hash = ""; }));
+    buttons.push(button("all samples", () => turn("")));
   } else if (pages > 1) {
     for (let n = 0; n < pages; n += 1) {
       const one = button(`${n + 1}`, () => { page = n; show(); scrollTo(0, 0); });
@@ -91,6 +91,21 @@ function button(text, act) {
   return one;
 }
 
+// The event of a new hash comes later; what is shown must not wait for it.
+function turn(id) {
+  location.hash = id;
+  arrive();
+}
+
+function arrive() {
+  show();
+  const single = opened();
+  if (single) {
+    single.focus();
+    scrollTo(0, 0);
+  }
+}
+
 function current() {
   return opened() || order.find((one) => one === document.activeElement?.closest("article")) || null;
 }
@@ -100,7 +115,7 @@ function go(step) {
   const now = order.indexOf(current());
   const next = order[Math.min(Math.max(now < 0 ? 0 : now + step, 0), order.length - 1)];
   if (opened()) {
-    location.hash = next.id;
+    turn(next.id);
   } else {
     page = Math.floor(order.indexOf(next) / PER_PAGE);
     show();
@@ -119,7 +134,7 @@ document.addEventListener("keydown", (event) => {
   const inField = event.target.matches("input, select");
   if (event.key === "Escape") {
     if (inField) event.target.blur();
-    else location.hash = "";
+    else turn("");
     return;
   }
   if (inField) return;
@@ -128,7 +143,7 @@ document.addEventListener("keydown", (event) => {
     "/": () => at("find").focus(),
     o: () => nudge(at("opacity"), -10), O: () => nudge(at("opacity"), 10),
     t: () => nudge(at("threshold-of"), -10), T: () => nudge(at("threshold-of"), 10),
-    Enter: () => { if (current() && event.target.matches("article")) location.hash = current().id; },
+    Enter: () => { if (current() && event.target.matches("article")) turn(current().id); },
   };
   const act = keys[event.key];
   if (!act) return;
@@ -145,11 +160,7 @@ for (const box of document.querySelectorAll("input[name=only]")) {
   box.addEventListener("input", () => { page = 0; show(); });
 }
 document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-addEventListener("hashchange", () => {
-  show();
-  const single = opened();
-  if (single) { single.focus(); scrollTo(0, 0); }
-});
+addEventListener("hashchange", arrive);
 opacity();
 threshold();
 show();

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gradcam.pictures.notebook import text_html
+
 __all__ = ["Check", "Verification"]
 
 
@@ -142,6 +144,9 @@ class Verification:
         ]
         lines += self._notes()
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        return text_html(str(self), self.verdict, self.passed)
 
     def _notes(self) -> list[str]:
         notes = []

@@ -57,6 +57,13 @@ def shown(driver):
     )
 
 
+def until(driver, found):
+    """Wait for what the browser does in its own time."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 20).until(lambda _: found())
+
+
 def put(driver, element, value):
     driver.execute_script(
         "const one = document.getElementById(arguments[0]); one.value = arguments[1];"
@@ -156,13 +163,13 @@ def test_samples_are_filtered(opened):
 
 def test_a_sample_has_a_page_of_its_own(opened):
     opened.find_element("css selector", "#s2 h2 a").click()
-    assert shown(opened) == ["c"]
+    until(opened, lambda: shown(opened) == ["c"])
     table = opened.find_element("css selector", "#s2 table")
     assert table.is_displayed()
     assert "6 × 8" in table.text
     assert opened.current_url.endswith("#s2")
     opened.back()
-    assert len(shown(opened)) == 5
+    until(opened, lambda: len(shown(opened)) == 5)
 
 
 def test_the_keyboard(opened):

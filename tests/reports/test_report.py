@@ -147,7 +147,7 @@ def test_what_made_it_is_said(tmp_path):
     )
     text = " ".join(found.words)
     for said in (
-        "Sequential", "axes, and how they were told", "(evidence, agreement", "why this layer", "python mine.py",
+        "Sequential", "axes, and how they were told", "N C 14 14 (", "why this layer", "python mine.py",
         f"torch {torch.__version__}", "hash of the model", check.verdict, "insertion", "random",
     ):  # fmt: skip
         assert said in text, said
@@ -301,7 +301,7 @@ def test_the_command_line_writes_reports(tmp_path, monkeypatch):
     assert measured.exit_code == 0, measured.output
     found = Page((tmp_path / "measured.html").read_text())
     assert len(found.all("article")) == len(list((tmp_path / "photos" / "red").iterdir()))
-    assert "insertion" in found.words
+    assert "insertion, higher is better" in found.words
     nowhere = call("report", "nowhere")
     assert nowhere.exit_code == 1
     assert "nowhere: no such folder" in nowhere.output
