@@ -10,7 +10,10 @@ ROOT = Path(__file__).parent.parent
 UNTRIED = {
     "torch",
     "imageio-ffmpeg",
+    "ipykernel",
+    "ipywidgets",
     "mypy",
+    "nbconvert",
     "ruff",
     "duckdb",
     "moto",
@@ -18,6 +21,7 @@ UNTRIED = {
     "polars",
     "ray",
     "s3fs",
+    "selenium",
 }
 """No older build of torch for the CPU is to be had, and Ray is as large; the others run no code of
 the library.
