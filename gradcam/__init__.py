@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gradcam.runs import Results, Row, results, run
     from gradcam.space.axes import GuessedAxesWarning, LayerAxes
     from gradcam.space.choice import GuessedLayerWarning, LayerChoice
+    from gradcam.tracking import log
     from gradcam.verification import Check, Verification, verify
 
 __version__ = "0.1.0"
@@ -93,6 +94,7 @@ __all__ = [
     "guided_grad_cam",
     "layers",
     "layouts",
+    "log",
     "maps",
     "methods",
     "metrics",
@@ -150,6 +152,7 @@ _HOME = {
     "guided_backprop": "explaining.guided",
     "guided_grad_cam": "explaining.guided",
     "layers": "explaining.axes",
+    "log": "tracking",
     "predictor": "evaluation",
     "read_annotations": "evaluation",
     "report": "reports",

@@ -216,6 +216,11 @@ def results(explanation: gradcam.Explanation, folder: Path) -> None:
     assert isinstance(diagnosis.reasons, tuple)
 
 
+def followed(explanation: gradcam.Explanation, folder: Path) -> None:
+    gradcam.log(explanation, folder, name="followed", step=3, photos=None)
+    explanation.show(photos=None)
+
+
 def other_shapes(folder: Path) -> None:
     line = gradcam.Explanation(np.eye(3)[:1], np.ones(1))
     assert "good" in str(line.over_words(["a", "good", "film"], sample=0, target=0))
@@ -294,6 +299,7 @@ def main(folder: Path) -> None:
     net = model()
     images = torch.randn(2, 3, 16, 16)
     results(explaining(net, images), folder)
+    followed(explaining(net, images), folder)
     other_shapes(folder)
     checking(net, images)
     arrays()
