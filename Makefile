@@ -1,4 +1,5 @@
 # make demo    explain real photographs with a real network in PyTorch and in Flax
+# make app     the same network on a page, to drop photographs on
 # make docs    the page of methods, with its pictures
 # make test    format, lint, types and tests, as CI runs them
 # make check   the same without making the environment anew
@@ -16,10 +17,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test check networks zoo foreign oldest bench growth throughput choices measures study format clean
+.PHONY: demo app docs test check networks zoo foreign oldest bench growth throughput choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
+
+app: $(VENV)/.installed
+	$(BIN)/gradcam app
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.gallery --out docs

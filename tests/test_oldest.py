@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 UNTRIED = {
     "torch",
+    "gradio",
     "imageio-ffmpeg",
     "ipykernel",
     "ipywidgets",

@@ -196,6 +196,7 @@ FLOORS = [
     ("verification", "evaluation", "runs", "tracking"),
     ("benchmark", "reports"),
     ("zoo",),
+    ("app",),
     ("cli",),
 ]
 """The rooms of the house, lowest floor first, as docs/house.md has them."""

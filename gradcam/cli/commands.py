@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from gradcam.cli.app import app as page
 from gradcam.cli.bench import bench
 from gradcam.cli.evaluate import evaluate
 from gradcam.cli.explain import explain, layers, verify
@@ -24,5 +25,5 @@ def _about() -> None:
     """
 
 
-for command in (explain, run, report, layers, methods, verify, bench, evaluate, measures):
+for command in (explain, page, run, report, layers, methods, verify, bench, evaluate, measures):
     app.command()(command)
