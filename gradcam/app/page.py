@@ -13,7 +13,7 @@ from gradcam._faults import FAULTS
 from gradcam.app.session import METHODS, Asked, Seen, Session
 from gradcam.model import Layer
 
-__all__ = ["build"]
+__all__ = ["CSS", "build"]
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
 

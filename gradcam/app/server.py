@@ -13,7 +13,7 @@ from gradcam.app.session import Session
 from gradcam.classifier import Classifier
 from gradcam.pictures.images import MOST_PIXELS
 
-__all__ = ["application", "free_port", "serve"]
+__all__ = ["LOCAL", "application", "free_port", "serve"]
 
 LARGEST = 16 * 1024**2
 """Bytes of an upload; a larger one is answered with 413."""

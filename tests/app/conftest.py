@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
+import warnings
 
 import pytest
 from runs import models
@@ -35,3 +37,12 @@ def address(tmp_path_factory):
     server.should_exit = True
     thread.join(30)
     session.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _swept():
+    """What Gradio and its server leave open is closed here, and not in somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
