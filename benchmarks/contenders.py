@@ -69,7 +69,7 @@ def class_count(case: str) -> int | None:
 def input_and_top_class(net: Network, framework: str, batch: int) -> tuple[Any, int]:
     """The input as the framework's own array, and the first sample's top class."""
     if framework == "torch":
-        x = torch.from_numpy(net.inputs(batch))
+        x = torch.from_numpy(net.inputs(batch)).to(next(net.model.parameters()).device)
         with torch.inference_mode():
             return x, int(net.model(x)[0].argmax())
     x = jax_array(net.inputs(batch))

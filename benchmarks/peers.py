@@ -2,6 +2,7 @@
 
     make bench, or
     .venv-bench/bin/python benchmarks/peers.py [--model NAME ...] [--case NAME ...] [--quick]
+        [--device cuda]
 
 Every number is a time over that of a bare forward pass of the same framework (under inference mode,
 or compiled), which is timed right beside it: median and quartiles. Extractors are made beforehand.
@@ -38,7 +39,7 @@ from typing import Any
 
 import report
 import torch
-from common import Call, argument_parser, limited
+from common import Call, argument_parser, finishing, limited
 from contenders import PEERS, AbsentError, forward, input_and_top_class, jax_array, ours
 from goals import OURS, Row
 from interleaved import interleaved, reason
@@ -246,6 +247,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, default=1800, help="seconds, after which no further case begins"
     )
+    parser.add_argument("--device", default="cpu", help="cuda: PyTorch's networks on a GPU")
     parser.add_argument("--quick", action="store_true", help="3 repeats, 3 seconds")
     parser.add_argument(
         "--add", action="store_true", help="replace these cases alone in what an earlier run wrote"
@@ -255,9 +257,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def network(name: str, framework: str) -> Network:
+def network(name: str, framework: str, device: str = "cpu") -> Network:
     if framework == "torch":
-        return torch_network(name)
+        found = torch_network(name)
+        return replace(found, model=found.model.to(device))
     return flax_network(name)
 
 
@@ -271,7 +274,7 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[Network, str, Case]]:
         cases = tuple(case for case in cases if not options.case or case[1] in options.case)
         if not cases:
             continue
-        net = network(name, framework)
+        net = network(name, framework, options.device)
         for case in cases:
             yield net, framework, case
 
@@ -296,6 +299,8 @@ def main() -> int:
     if options.quick:
         options.repeats = 3
         options.limit = 3.0
+    if options.device != "cpu":
+        finishing.append(torch.cuda.synchronize)
     start = time.perf_counter()
     rows: list[Row] = []
     for net, framework, case in planned(options):
@@ -317,6 +322,7 @@ def main() -> int:
         total += earlier["seconds"]
     results = {**about(), "repeats": options.repeats, "seconds": total, "rows": rows}
     is_partial = options.model or options.case or options.quick or options.framework
+    is_partial = is_partial or options.device != "cpu"
     if options.add or not is_partial:
         report.write(results, HERE, HERE.parent / "README.md")
     else:
@@ -349,9 +355,12 @@ def about() -> dict[str, Any]:
     versions = {"gradcam": gradcam.__version__}
     for name in ("torch", "torchvision", "jax", "flax", "numpy", "grad-cam", "torchcam", "captum"):
         versions[name] = importlib.metadata.version(name)
+    machine = f"{os.cpu_count()} cores, {processor()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {processor()}",
+        "machine": machine,
         "versions": versions,
         "python": platform.python_version(),
         "command": "make bench",
