@@ -202,11 +202,7 @@ def main() -> None:
         try:
             results.append(plan())
         except Exception as error:
-            import traceback
-
-            results.append(
-                {"failed": f"{type(error).__name__}: {error}", "at": traceback.format_exc()}
-            )
+            results.append({"failed": repr(error), "at": traceback.format_exc()})
         print(json.dumps(results[-1], indent=1), flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
