@@ -63,6 +63,11 @@ class _Card:
         return [name for name, is_so in marks.items() if is_so]
 
     @property
+    def layers(self) -> int:
+        """How many layers its maps are of: more than one are named."""
+        return len({one.shown.layer for one in self.maps})
+
+    @property
     def first(self) -> Shown | None:
         """The first map: of its class and score samples are sorted."""
         return self.maps[0].shown if self.maps else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -139,18 +141,21 @@ CELLS = [
 
 def test_a_notebook_shows_maps_and_bars_of_progress(tmp_path):
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbconvert")
-    execute = pytest.importorskip("nbconvert.preprocessors", reason="needs nbconvert")
+    pytest.importorskip("nbconvert", reason="needs nbconvert")
     pytest.importorskip("ipykernel", reason="needs ipykernel")
     cells = [nbformat.v4.new_code_cell(text) for text in CELLS]
-    book = nbformat.v4.new_notebook(cells=cells)
-    runner = execute.ExecutePreprocessor(timeout=300)
-    runner.preprocess(book, {"metadata": {"path": str(tmp_path)}})
-    shown, ran = book.cells
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "book.ipynb")
+    # In a process of its own: it leaves an event loop open.
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace"]
+    done = subprocess.run(
+        [*command, "book.ipynb"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown, ran = nbformat.read(tmp_path / "book.ipynb", 4).cells
     (output,) = shown.outputs
     assert "oninput" in output.data["text/html"]
     assert output.data["image/png"]
     kinds = [output.output_type for output in ran.outputs]
-    assert "error" not in kinds
     assert not [o for o in ran.outputs if o.get("name") == "stderr"], ran.outputs
     assert kinds[-1] == "execute_result"
     assert len(kinds) > 1  # the bar

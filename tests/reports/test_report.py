@@ -154,6 +154,16 @@ def test_what_made_it_is_said(tmp_path):
     assert found.all("tr", "control")
 
 
+def test_layers_are_beside_each_other_and_named(tmp_path):
+    both = {layer: explanation(1, layer=layer) for layer in ("deep", "shallow")}
+    found = page(tmp_path, both, photos(1))
+    assert len(found.all("article")) == 1
+    assert len(found.all("img", "map")) == 2
+    assert {"deep", "shallow"} <= set(found.words)
+    assert "at" in found.words
+    assert "at" not in page(tmp_path, both["deep"], photos(1)).words
+
+
 def test_a_list_is_one_after_the_other(tmp_path):
     found = page(tmp_path, [explanation(2), explanation(3)], photos(5))
     assert len(found.all("article")) == 5
