@@ -22,7 +22,16 @@ from gradcam.backends.threads import undisturbed
 from gradcam.inputs import first_array
 from gradcam.model import HasState, Model
 
-__all__ = ["MemoryMeter", "default_array", "devices", "entry", "memory_meter", "spread", "versions"]
+__all__ = [
+    "FRAMEWORKS",
+    "MemoryMeter",
+    "default_array",
+    "devices",
+    "entry",
+    "memory_meter",
+    "spread",
+    "versions",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from gradcam.cli.app import app as page
 from gradcam.cli.bench import bench
 from gradcam.cli.evaluate import evaluate
 from gradcam.cli.explain import explain, layers, verify
+from gradcam.cli.info import info
 from gradcam.cli.report import report
 from gradcam.cli.run import run
 from gradcam.cli.tables import measures, methods
@@ -25,5 +26,17 @@ def _about() -> None:
     """
 
 
-for command in (explain, page, run, report, layers, methods, verify, bench, evaluate, measures):
+for command in (
+    explain,
+    page,
+    run,
+    report,
+    layers,
+    methods,
+    verify,
+    bench,
+    evaluate,
+    measures,
+    info,
+):
     app.command()(command)
