@@ -1,6 +1,7 @@
 # make demo    explain real photographs with a real network in PyTorch and in Flax
 # make app     the same network on a page, to drop photographs on
 # make docs    the page of methods, with its pictures
+# make site    the documentation as pages that open without a network: out/site/index.html
 # make test    format, lint, types and tests, as CI runs them
 # make quick   what finds most mistakes, in under 90 seconds
 # make check   the same without making the environment anew
@@ -18,7 +19,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo app docs test quick check networks zoo foreign oldest bench growth throughput choices measures study format clean
+.PHONY: demo app docs site test quick check networks zoo foreign oldest bench growth throughput choices measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -28,6 +29,15 @@ app: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.gallery --out docs
+
+site: .venv-site/.installed
+	npm install --no-save --no-audit --no-fund --silent iframe-worker@1.0.4
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict
+
+.venv-site/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/pip install --quiet --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 test:
 	@echo "about 13 minutes on two cores, and 3 more where the environment is made; make quick takes 90 seconds"
@@ -129,4 +139,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-foreign .venv-oldest demo-out out
+	rm -rf $(VENV) .venv-bench .venv-foreign .venv-oldest .venv-site demo-out out

@@ -11,6 +11,8 @@ UNTRIED = {
     "torch",
     "gradio",
     "imageio-ffmpeg",
+    "latex2mathml",
+    "mkdocs-material",
     "ipykernel",
     "ipywidgets",
     "mypy",

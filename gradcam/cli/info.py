@@ -19,7 +19,7 @@ from gradcam.cli.console import FAULTS, out, printable, say
 
 __all__ = ["extras", "info", "installed"]
 
-UNLISTED = ("test", "demo")
+UNLISTED = ("test", "demo", "docs")
 """Extras that are made of others."""
 
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[([^\]]*)\])?")

@@ -31,6 +31,7 @@ def test_every_framework_of_the_extras_is_a_row():
         "zarr",
         "test",
         "app",
+        "docs",
         "lightning",
         "medical",
         "mlflow",
