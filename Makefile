@@ -10,6 +10,7 @@
 # make growth  how it grows with the problem
 # make throughput  a run over a data set beside a plain loop, and its memory; benchmarks/README.md
 # make choices what may make it cheaper, and what that changes; docs/speed.md
+# make migrate  the same maps by other libraries, line by line; docs/migrate.md
 # make measures  metrics beside other libraries'; docs/evaluation.md
 # make study   which methods point where they should; docs/which-method.md
 # make oldest  the tests of the backends and the array math, with the oldest versions that are admitted
@@ -19,7 +20,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo app docs site test quick check networks zoo foreign oldest bench growth throughput choices measures study format clean
+.PHONY: demo app docs site test quick check networks zoo foreign oldest bench growth throughput choices migrate measures study format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.demo --out demo-out
@@ -118,6 +119,9 @@ throughput: $(VENV)/.installed
 
 choices: .venv-bench/.bench
 	.venv-bench/bin/python benchmarks/choices.py
+
+migrate: .venv-bench/.bench
+	.venv-bench/bin/python benchmarks/migrate.py
 
 measures: .venv-bench/.bench
 	.venv-bench/bin/pip install --quiet --quiet --constraint constraints.txt pandas==3.1.1 cachetools==8.0.1 tqdm==4.70.1
