@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 
 import jax
 import jax.ad_checkpoint
@@ -14,6 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradcam
+from gradcam.backends.torch.passes import outputs_of
 
 torch.manual_seed(0)
 NET = torch.nn.Sequential(
@@ -117,6 +119,32 @@ def test_inputs_of_another_framework():
         gradcam.explain(_flax_net(), X, "conv", 1)
     with pytest.raises(TypeError, match="`model` is the class Sequential; pass an instance of it"):
         gradcam.explain(torch.nn.Sequential, X, "1", 1)
+
+
+# What PyTorch says of a convolution, and of a matrix product, with weights on a GPU.
+ELSEWHERE = [
+    "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same or "
+    "input should be a MKLDNN tensor and weight is a dense tensor",
+    "Expected all tensors to be on the same device, but got mat1 is on cpu, different from other "
+    "tensors on cuda:0",
+]
+
+
+@pytest.mark.parametrize("said", ELSEWHERE)
+def test_inputs_on_another_device_than_the_weights(said):
+    def call(module, x):
+        raise RuntimeError(said)
+
+    elsewhere = torch.nn.Linear(3, 5, device="meta")
+    with pytest.raises(
+        ValueError, match=r"are on cpu, .* weights on meta: pass inputs\.to\(\"meta"
+    ):
+        outputs_of(call, elsewhere, X)
+    for module in (NET, torch.nn.ReLU()):  # an error of the model's own stays
+        with pytest.raises(RuntimeError, match=re.escape(said)):
+            outputs_of(call, module, X)
+    with pytest.raises(RuntimeError, match="channels"):
+        outputs_of(lambda module, x: NET(x), elsewhere, X[:, :1])
 
 
 def _flax_net():

@@ -19,6 +19,7 @@ from gradcam.backends.environment import (
     devices,
     entry,
     memory_meter,
+    rounds_products,
     spread,
     versions,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "entry",
     "layer_path",
     "memory_meter",
+    "rounds_products",
     "spread",
     "versions",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "devices",
     "entry",
     "memory_meter",
+    "rounds_products",
     "spread",
     "versions",
 ]
@@ -57,6 +58,7 @@ class Framework:
     devices: module -> names of its accelerators.
     meter: (module, array) -> the memory meter of the accelerator that the array is on; None for
         another array or the host.
+    rounds: (module, array) -> whether products of such float32 arrays may have the 10 bits of TF32.
     entered: (module, call) -> the call, undisturbed by settings of the user's own.
     spread: (module, model, inputs) -> the inputs, their samples divided among the devices.
     compiles_frames: whether it may compile any Python frame in which its arrays are used.
@@ -66,6 +68,7 @@ class Framework:
     package: str
     devices: Callable[[Any], list[str]] = lambda module: []
     meter: Callable[[Any, Array], MemoryMeter | None] = lambda module, array: None
+    rounds: Callable[[Any, Array], bool] = lambda module, array: False
     entered: Callable[[Any, Callable[..., Any]], Callable[..., Any]] = lambda module, call: call
     spread: Callable[[Any, Model, Inputs], Inputs] = lambda module, model, inputs: inputs
     compiles_frames: bool = False
@@ -87,6 +90,15 @@ def _torch_meter(torch: Any, array: Array) -> MemoryMeter | None:
         return float(cuda.memory_allocated(device))
 
     return MemoryMeter(start, lambda: float(cuda.max_memory_allocated(device)))
+
+
+def _torch_rounds(torch: Any, array: Array) -> bool:
+    if not isinstance(array, torch.Tensor) or not array.is_cuda:
+        return False
+    try:
+        return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # it was set for some operations, by an interface that has no such flag
+        return True
 
 
 def _torch_uncompiled(torch: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,6 +147,12 @@ def _jax_meter(jax: Any, array: Array) -> MemoryMeter | None:
     )
 
 
+def _jax_rounds(jax: Any, array: Array) -> bool:
+    if not isinstance(array, jax.Array) or next(iter(array.devices())).platform == "cpu":
+        return False
+    return jax.config.jax_default_matmul_precision not in ("float32", "highest")
+
+
 def _jax_spread(jax: Any, model: Model, inputs: Inputs) -> Inputs:
     devices = jax.local_devices()
     arrays = jax.tree.leaves(inputs)
@@ -155,9 +173,15 @@ def _jax_spread(jax: Any, model: Model, inputs: Inputs) -> Inputs:
 
 FRAMEWORKS = (
     Framework(
-        "torch", "torch", _torch_devices, _torch_meter, _torch_uncompiled, compiles_frames=True
+        "torch",
+        "torch",
+        _torch_devices,
+        _torch_meter,
+        _torch_rounds,
+        _torch_uncompiled,
+        compiles_frames=True,
     ),
-    Framework("jax", "jax", _jax_devices, _jax_meter, _jax_unguarded, _jax_spread),
+    Framework("jax", "jax", _jax_devices, _jax_meter, _jax_rounds, _jax_unguarded, _jax_spread),
     Framework("flax", "flax"),
     Framework("equinox", "equinox"),
     Framework("haiku", "dm-haiku"),
@@ -201,6 +225,13 @@ def memory_meter(array: Array) -> MemoryMeter | None:
         if meter is not None:
             return meter
     return None
+
+
+def rounds_products(array: Array) -> bool:
+    """Whether products of such float32 arrays may have the 10 bits of TF32, as those of an
+    accelerator have by default.
+    """
+    return any(framework.rounds(module, array) for framework, module in _loaded())
 
 
 def default_array(values: np.ndarray) -> Array:

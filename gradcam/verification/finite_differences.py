@@ -19,7 +19,7 @@ from gradcam import layouts
 from gradcam._arrays import array_namespace, to_numpy
 from gradcam._numbers import check_real, check_whole
 from gradcam._types import Array, Inputs, LayerLike, Outputs
-from gradcam.backends import entry
+from gradcam.backends import entry, rounds_products
 from gradcam.explaining.prepare import Prepared, prepare, settle
 from gradcam.model import HasFloat64, Model
 from gradcam.targets import TargetLike
@@ -28,6 +28,9 @@ from gradcam.verification.probe import TOLERANCE, Probe, dtype_of, precision_of
 from gradcam.verification.report import Verification
 
 __all__ = ["verify"]
+
+_TF32 = 2.0**-10
+"""The difference of 1 and the next number in TF32."""
 
 
 @entry
@@ -56,7 +59,9 @@ def verify(
         are the model's own, and the differences those of the model with every operation in float64.
     step: the first that is tried, relative to the activations' standard deviation. None: the cube
         root of the dtype's precision.
-    tolerance: of relative errors. None: 5e-7 in float64, 5e-4 in float32, 1e-1 in half precision.
+    tolerance: of relative errors. None: 5e-7 in float64, 5e-4 in float32, 1e-1 in half precision,
+        and 1e-2 for float32 gradients on an accelerator that may multiply in TF32. A double
+        precision copy knows no TF32.
 
     Takes 2 forward passes of the model with the layer replaced for each direction and channel.
     Where they do not agree with the gradient, further steps are tried (`Verification.passes` counts
@@ -179,11 +184,16 @@ def _in_double(own: _Found, double: Prepared, float64: bool, passes: _Passes) ->
 def _compare(scores: np.ndarray, own: _Found) -> None:
     """Raises ValueError where a copy's scores are not the model's own in its precision."""
     error = _relative(scores - own.scores, own.scores)
-    if not error <= precision_of(dtype_of(own.gradients)) ** (1 / 3):
+    precision = _TF32 if _is_rounded(own) else precision_of(dtype_of(own.gradients))
+    if not error <= precision ** (1 / 3):
         raise ValueError(
             f"the double precision copy gives other scores, with a relative difference of "
             f"{error:.1e}: an operation is wrong in one of the precisions, or the model is random"
         )
+
+
+def _is_rounded(found: _Found) -> bool:
+    return dtype_of(found.gradients) == "float32" and rounds_products(found.gradients)
 
 
 def _relative(error: np.ndarray, scores: np.ndarray) -> float:
@@ -217,6 +227,7 @@ def _probe(
         gradients=_float64(samples.arrange(found.gradients, lead=found.scores.ndim - 1)),
         layout=layer_layout,
         dtype=dtype_of(found.gradients),
+        rounded=_is_rounded(found),
         given_step=step,
         given_tolerance=tolerance,
     )

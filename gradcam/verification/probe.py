@@ -44,6 +44,7 @@ _HALF_PRECISION = 2.0**-8
 TOLERANCE = {"float64": 5e-7, "float32": 5e-4}
 """Of relative errors, for the dtype of the gradients."""
 _HALF_TOLERANCE = 1e-1
+_ROUNDED_TOLERANCE = 1e-2
 
 
 class _Move(NamedTuple):
@@ -61,7 +62,8 @@ class Probe:
     score: activations -> scores (N,) or (N, K), in float64.
     activations: (N, *sample), in the dtype that is replayed. replayed: their scores.
     gradients: (N, *sample) or (N, K, *sample), in float64.
-    dtype: that in which the gradients were captured.
+    dtype: that in which the gradients were captured. rounded: whether they are float32 numbers of
+        products that may have the 10 bits of TF32.
     given_step, given_tolerance: None: by these dtypes.
     """
 
@@ -72,6 +74,7 @@ class Probe:
     gradients: np.ndarray
     layout: Layout
     dtype: str
+    rounded: bool = False
     given_step: float | None = None
     given_tolerance: float | None = None
 
@@ -93,6 +96,8 @@ class Probe:
 
     @property
     def tolerance(self) -> float:
+        if self.rounded:
+            return self.given_tolerance or _ROUNDED_TOLERANCE
         return self.given_tolerance or TOLERANCE.get(self.dtype, _HALF_TOLERANCE)
 
     @cached_property

@@ -103,6 +103,37 @@ def test_torch_on_an_accelerator():
     assert meter.peak() == 170
 
 
+def test_products_in_tf32_are_told_by_the_device_and_the_frameworks_settings():
+    numpy_array, on_host = np.ones(3), SimpleNamespace(is_cuda=False)
+    on_gpu = SimpleNamespace(is_cuda=True)
+
+    class Unclear:
+        @property
+        def allow_tf32(self):
+            raise RuntimeError("cuDNN conv and cuDNN RNN have different TF32 flags")
+
+    def rounds(array, cudnn, matmul=False):
+        flags = [SimpleNamespace(allow_tf32=flag) for flag in (cudnn, matmul)]
+        library = SimpleNamespace(cudnn=flags[0], cuda=SimpleNamespace(matmul=flags[1]))
+        if cudnn is None:
+            library.cudnn = Unclear()
+        torch = SimpleNamespace(Tensor=SimpleNamespace, backends=library)
+        return environment._torch_rounds(torch, array)
+
+    assert [rounds(array, True) for array in (numpy_array, on_host, on_gpu)] == [0, 0, 1]
+    assert [rounds(on_gpu, *flags) for flags in ((False,), (False, True), (None,))] == [0, 1, 1]
+
+    def of_jax(platform, precision):
+        array = SimpleNamespace(devices=lambda: (SimpleNamespace(platform=platform),))
+        config = SimpleNamespace(jax_default_matmul_precision=precision)
+        return environment._jax_rounds(SimpleNamespace(Array=SimpleNamespace, config=config), array)
+
+    assert [of_jax("gpu", name) for name in (None, "tensorfloat32", "highest")] == [1, 1, 0]
+    assert not of_jax("cpu", None)
+    for module in ("numpy", "torch", "jax.numpy"):
+        assert not backends.rounds_products(pytest.importorskip(module).ones(3))
+
+
 def test_jax_on_an_accelerator():
     stats = {"bytes_in_use": 100, "peak_bytes_in_use": 500}
     device = SimpleNamespace(platform="gpu", device_kind="GPU", memory_stats=lambda: stats)

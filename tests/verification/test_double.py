@@ -15,9 +15,12 @@ import torch
 from flax import linen
 from jax import lax
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 import gradcam
 from gradcam import backends
+from gradcam.backends import environment
 
 
 class Scaled:
@@ -113,6 +116,48 @@ def test_a_torch_model_with_dtypes_of_its_own_passes_and_a_thousandth_fails(mode
     assert right.resolution <= 5e-4
     wrong = Scaled(backends.adapt(model, x), 1.001)
     assert gradcam.verify(wrong, x, layer, 1).verdict == "failed"
+
+
+class TF32(TorchDispatchMode):
+    """Products of float32 numbers that are rounded to 10 bits first, as a GPU's are."""
+
+    products = (
+        torch.ops.aten.convolution.default,
+        torch.ops.aten.convolution_backward.default,
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        args = tree_map_only(torch.Tensor, self.rounded, args) if func in self.products else args
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x):
+        if x.dtype != torch.float32:
+            return x
+        return ((x.contiguous().view(torch.int32) + 2**12) & -(2**13)).view(torch.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_of_products_in_tf32_are_right_up_to_its_digits(monkeypatch, seed):
+    torch.manual_seed(seed)
+    body = [nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 16, 3), nn.SiLU()]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    x = torch.randn(2, 3, 16, 16)
+    wrong = Scaled(backends.adapt(model, x), 1.03)
+    with TF32():
+        # On the host float32 products have all digits, and these do not.
+        assert gradcam.verify(model, x, "1", 1, float64=False).verdict == "failed"
+        row = environment.Framework("torch", "torch", rounds=lambda torch, array: True)
+        monkeypatch.setattr(environment, "FRAMEWORKS", (row,))
+        right = gradcam.verify(model, x, "1", 1, float64=False)
+        right.assert_passed()
+        assert (right.dtype, right.replay_dtype, right.tolerance) == ("float32", "float64", 1e-2)
+        assert gradcam.verify(wrong, x, "1", 1, float64=False).verdict == "failed"
+        sharp = gradcam.verify(model, x, "1", 1)  # a copy in float64 has all digits
+        sharp.assert_passed()
+        assert (sharp.dtype, sharp.tolerance) == ("float64", 5e-7)
 
 
 # ----------------------------------------------------------------------------- the replays in double

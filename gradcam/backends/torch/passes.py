@@ -35,6 +35,7 @@ _NEEDS_GRAPH = (
     "by a differentiable path",  # our own: in torch.func.grad the grad mode is that of its start
 )
 _NEEDS_COPY = "nference tensor"
+_ELSEWHERE = ("same device", "different devices", "weight type", "MPS device")
 
 
 def passed(run: Callable[[], T], renew: Callable[[], bool]) -> T:
@@ -58,13 +59,24 @@ def outputs_of(
     call: Callable[[torch.nn.Module, Inputs], Outputs], module: torch.nn.Module, inputs: Inputs
 ) -> Outputs:
     """`call(module, inputs)`. Raises ValueError for tensors without values, and TypeError for NumPy
-    arrays that the module does not take.
+    arrays that the module does not take. Also raises ValueError where the inputs are on another
+    device than the weights, and the module does not move them.
     """
     array = first_array(inputs)
     if getattr(array, "is_meta", False) or type(array).__name__ == "FakeTensor":
         raise ValueError("`inputs` are meta or fake tensors, which have no values to explain")
     try:
         return call(module, inputs)
+    except RuntimeError as error:
+        weight = next(module.parameters(), None)
+        here = getattr(array, "device", None)
+        is_elsewhere = any(words in str(error) for words in _ELSEWHERE)
+        if not is_elsewhere or weight is None or weight.device == here:
+            raise
+        raise ValueError(
+            f"`inputs` are on {here}, and the model's weights on {weight.device}: pass "
+            f'inputs.to("{weight.device}") ({error})'
+        ) from error
     except (AttributeError, TypeError) as error:
         if not isinstance(array, np.ndarray):
             raise
