@@ -71,8 +71,17 @@ def test_a_package_that_is_not_installed_has_its_modules_version(monkeypatch):
 
 @pytest.mark.parametrize("module", ["numpy", "torch", "jax.numpy"])
 def test_arrays_on_the_host_have_no_meter(module):
+    assert backends.memory_meter(on_host(module)) is None
+
+
+def on_host(module):
+    """An array on the host, also on a machine with a GPU, where JAX would make it there."""
     xp = pytest.importorskip(module)
-    assert backends.memory_meter(xp.ones((1, 2))) is None
+    if module != "jax.numpy":
+        return xp.ones((1, 2))
+    import jax
+
+    return jax.device_put(np.ones((1, 2)), jax.devices("cpu")[0])
 
 
 def test_torch_on_an_accelerator():
@@ -104,7 +113,7 @@ def test_torch_on_an_accelerator():
 
 
 def test_products_in_tf32_are_told_by_the_device_and_the_frameworks_settings():
-    numpy_array, on_host = np.ones(3), SimpleNamespace(is_cuda=False)
+    numpy_array, on_cpu = np.ones(3), SimpleNamespace(is_cuda=False)
     on_gpu = SimpleNamespace(is_cuda=True)
 
     class Unclear:
@@ -120,7 +129,7 @@ def test_products_in_tf32_are_told_by_the_device_and_the_frameworks_settings():
         torch = SimpleNamespace(Tensor=SimpleNamespace, backends=library)
         return environment._torch_rounds(torch, array)
 
-    assert [rounds(array, True) for array in (numpy_array, on_host, on_gpu)] == [0, 0, 1]
+    assert [rounds(array, True) for array in (numpy_array, on_cpu, on_gpu)] == [0, 0, 1]
     assert [rounds(on_gpu, *flags) for flags in ((False,), (False, True), (None,))] == [0, 1, 1]
 
     def of_jax(platform, precision):
@@ -131,7 +140,7 @@ def test_products_in_tf32_are_told_by_the_device_and_the_frameworks_settings():
     assert [of_jax("gpu", name) for name in (None, "tensorfloat32", "highest")] == [1, 1, 0]
     assert not of_jax("cpu", None)
     for module in ("numpy", "torch", "jax.numpy"):
-        assert not backends.rounds_products(pytest.importorskip(module).ones(3))
+        assert not backends.rounds_products(on_host(module))
 
 
 def test_jax_on_an_accelerator():

@@ -20,7 +20,7 @@ def found():
         [sys.executable, Path(__file__).parent.parent.parent / "sharded.py"],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
