@@ -1,6 +1,6 @@
 """Explanations on a GPU against the same on the CPU, and their price there.
 
-    python -m benchmarks.on_a_gpu [--out out/gpu.json]
+    python -m benchmarks.on_a_gpu [--framework torch|jax] [--out out/gpu.json]
 
 For the demo network in PyTorch and in JAX, and torchvision's ResNet-50 with random weights: the
 largest difference between the maps of every method on the two devices, over the map's maximum, with
@@ -122,6 +122,18 @@ def in_torch(name: str, model: torch.nn.Module, layer: str | None, inputs: Any) 
     return found
 
 
+def demo_network() -> dict[str, Any]:
+    net = efficientnet_lite0("torch")
+    return in_torch("EfficientNet-Lite0", net.model, net.layer, photographs(net))
+
+
+def resnet() -> dict[str, Any]:
+    import torchvision
+
+    images = torch.randn(2, 3, 224, 224)
+    return in_torch("ResNet-50, random weights", torchvision.models.resnet50(), "layer4", images)
+
+
 def peak(call: Callable[[], None]) -> int:
     """The device's memory that a call takes at most, above what was taken before."""
     torch.cuda.empty_cache()
@@ -164,6 +176,9 @@ def in_jax() -> dict[str, Any]:
             model = nnx.merge(graph, jax.device_put(state, gpu))
             x = jax.device_put(np.asarray(inputs), gpu)
             found[f"verify, {precision}"] = said(gradcam.verify(model, x, layer=net.layer))
+            found[f"verify in its own precision, {precision}"] = said(
+                gradcam.verify(model, x, layer=net.layer, float64=False)
+            )
     e = gradcam.explain(model, x, net.layer)
     found["device of the maps"] = str(next(iter(e.maps.devices())))
     explainer = gradcam.Explainer(model, net.layer, check=False)
@@ -181,24 +196,15 @@ def in_jax() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/gpu.json"))
-    path = parser.parse_args().out
+    parser.add_argument("--framework", choices=("torch", "jax"), help="both where it is not given")
+    given = parser.parse_args()
+    path: Path = given.out
     warnings.simplefilter("ignore")
-    import torchvision
 
     results: list[dict[str, Any]] = [{"device": torch.cuda.get_device_name()}]
-    net = efficientnet_lite0("torch")
-    plans: list[Callable[[], dict[str, Any]]] = [
-        lambda: in_torch("EfficientNet-Lite0", net.model, net.layer, photographs(net)),
-        lambda: in_torch(
-            "ResNet-50, random weights",
-            torchvision.models.resnet50(),
-            "layer4",
-            torch.randn(2, 3, 224, 224),
-        ),
-        in_jax,
-    ]
     torch.manual_seed(0)
-    for plan in plans:
+    plans = {"torch": (demo_network, resnet), "jax": (in_jax,)}
+    for plan in plans.get(given.framework, (*plans["torch"], *plans["jax"])):
         try:
             results.append(plan())
         except Exception as error:
