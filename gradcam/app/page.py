@@ -92,6 +92,10 @@ def build(session: Session, examples: Sequence[Path] = ()) -> Any:
         path = session.report(*_both(seen, asked(seen, *choice)), checked)
         return gr.File(value=str(path), visible=True)
 
+    def cleared() -> Any:
+        """A verdict and files are of what was chosen when they were made, and of nothing else."""
+        return None, "", gr.File(visible=False)
+
     names = [(name, index) for index, name in enumerate(session.classes())]
     private: dict[str, Any] = {"api_visibility": "private"}
     with gr.Blocks(title="gradcam", analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -151,10 +155,12 @@ def build(session: Session, examples: Sequence[Path] = ()) -> Any:
         photograph.change(
             opened, photograph, [state, target, layer], show_progress="minimal", **private
         ).success(shown, choice, maps, show_progress="minimal", **private).success(
-            lambda: (None, "", gr.File(visible=False)), None, [checked, verdict, file], **private
+            cleared, None, [checked, verdict, file], **private
         )
         for one in (target, beside, methods, layer):
-            one.input(shown, choice, maps, show_progress="minimal", **private)
+            one.input(shown, choice, maps, show_progress="minimal", **private).then(
+                cleared, None, [checked, verdict, file], **private
+            )
         check.click(verified, choice, [checked, verdict], **private)
         save.click(bundled, choice, file, **private)
         page_of.click(reported, [checked, *choice], file, **private)

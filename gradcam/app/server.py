@@ -21,6 +21,9 @@ LARGEST = 16 * 1024**2
 MOST_JSON = 1024**2
 """Bytes of a call that is no upload."""
 
+UPLOAD = "/gradio_api/upload"
+"""Where files are sent, whose size Gradio limits itself."""
+
 LOCAL = ("127.0.0.1", "localhost")
 
 EXAMPLES = ("chelsea", "coffee", "camera", "rocket")
@@ -135,7 +138,7 @@ class _Bounded:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or "upload" in scope["path"]:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] == UPLOAD:
             await self._app(scope, receive, send)
             return
         body = b""

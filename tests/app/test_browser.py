@@ -144,6 +144,13 @@ def test_gradients_are_verified_and_a_report_is_saved(opened):
     assert "grad-cam/manifest.json" in names
 
 
+def test_a_verdict_is_of_what_was_chosen_when_it_was_given(opened):
+    opened.find_element("css selector", "#verify").click()
+    until(opened, lambda: "gradients at layer" in text(opened, "#verdict"))
+    changed(opened, lambda: all_of(opened, "#methods label")[1].click())
+    until(opened, lambda: "gradients at layer" not in text(opened, "#verdict"))
+
+
 def test_nobody_else_is_asked_and_nothing_fails(opened, address):
     host = address.partition("//")[2]
     opened.refresh()

@@ -132,6 +132,16 @@ def test_no_address_is_fetched(client, scheme):
     assert "addresses are not fetched" in answer.text
 
 
+def test_no_other_path_is_taken_for_an_upload(client):
+    event = events(client)["photograph"][0]
+    data = [{"path": "http://127.0.0.1/a.png", "meta": {"_type": "gradio.FileData"}}]
+    for path in ("/gradio_api/run/upload", "/gradio_api/call/upload", "/gradio_api/upload/"):
+        body = {"data": data, "fn_index": event, "session_hash": "upload"}
+        assert client.post(path, json=body).status_code == 400, path
+        large = client.post(path, content=b"[" + b"0," * 10**6 + b"0]")
+        assert large.status_code == 413, path
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
 def test_another_host_is_refused(client, host):
     assert client.get("/", headers={"host": host}).status_code == 400
