@@ -62,8 +62,10 @@ class Lifted(NamedTuple):
             scores = checked_scores(target(outputs), first_array(self.inputs))
             return scores, (outputs, activations)
 
-        # zeros_like keeps how an array lies on several devices
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: self({})[1]))
+        zeros = jax.tree.map(
+            lambda like: _placed(jnp.zeros_like(like), like.sharding),
+            jax.eval_shape(lambda: self({})[1]),
+        )
         try:
             scores, pullback, (outputs, activations) = jax.vjp(scored, zeros, has_aux=True)
         except ValueError as problem:
@@ -102,17 +104,27 @@ def _not_differentiable(layers: Sequence[str]) -> ValueError:
     )
 
 
+def _placed(constant: Array, sharding: Any) -> Array:
+    """The constant over the devices of a mesh with explicit axes, as an array of that sharding lies
+    there. In JAX 0.10 `zeros_like` and `ones_like` do that themselves, in JAX 0.11 they do not.
+    """
+    if sharding is None or not any(sharding.spec):
+        return constant
+    return jax.sharding.reshard(constant, sharding)
+
+
 def pull_back(scores: Array, pullback: Callable[[Array], Any], sharded: bool = False) -> Any:
     """Gradients (N, ...) of scores (N,), or (N, K, ...) of scores (N, K).
 
     sharded: `vmap` over the K targets would gather a batch that lies on several devices, so they
     run in a row.
     """
+    ones = _placed(jnp.ones_like(scores), jax.typeof(scores).sharding)
     if scores.ndim == 1:
-        return pullback(jnp.ones_like(scores))[0]
+        return pullback(ones)[0]
     # samples do not depend on each other: one pass gives the gradients of N scores
     # (K, N, K): for each target k the derivative of the scores in column k
-    cotangents = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * jnp.ones_like(scores)[None]
+    cotangents = jnp.eye(scores.shape[1], dtype=scores.dtype)[:, None] * ones[None]
     if not sharded:
         return jax.vmap(pullback, out_axes=1)(cotangents)[0]
     gradients = jax.lax.map(pullback, cotangents)[0]
