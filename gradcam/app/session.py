@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from gradcam.explaining.axes import layers
 from gradcam.explaining.comparison import Comparison
 from gradcam.explaining.in_one_line import compare, explain
 from gradcam.explaining.looking import probabilities
+from gradcam.explaining.naming import class_name
 from gradcam.methods import TABLE
 from gradcam.model import Layer
 from gradcam.pictures import figure as drawing
@@ -146,16 +146,7 @@ class Session:
     def _maps(self, seen: Seen, asked: Asked) -> dict[str, list[Any]]:
         maps = {name: list(one.shown()[0]) for name, one in self.explain(seen, asked).items()}
         if asked.beside is not None:
-            target = difference(asked.target, asked.beside)
-            with self._lock:
-                between = compare(
-                    self.classifier,
-                    self._inputs(seen.photograph),
-                    asked.layer,
-                    target,
-                    asked.methods,
-                    check=False,
-                )
+            between = self._compared(seen, asked, difference(asked.target, asked.beside))
             words = f"{short(self._label(asked.target))} less {short(self._label(asked.beside))}"
             for name, one in between.items():
                 maps[name] += [replace(shown, name=words) for shown in one.shown()[0]]
@@ -165,15 +156,12 @@ class Session:
         """By method, the maps of the class, and of the other one."""
         self._check(asked)
         classes = [asked.target] if asked.beside is None else [asked.target, asked.beside]
+        return self._compared(seen, asked, [classes])
+
+    def _compared(self, seen: Seen, asked: Asked, target: Any) -> Comparison:
+        inputs = self._inputs(seen.photograph)
         with self._lock:
-            return compare(
-                self.classifier,
-                self._inputs(seen.photograph),
-                asked.layer,
-                [classes],
-                asked.methods,
-                check=False,
-            )
+            return compare(self.classifier, inputs, asked.layer, target, asked.methods, check=False)
 
     def verify(self, seen: Seen, asked: Asked) -> Verification:
         """The gradients that the maps are made of, against finite differences."""
@@ -227,8 +215,7 @@ class Session:
         return self.classifier.preprocess([photograph])
 
     def _label(self, index: int) -> str:
-        labels: Sequence[str] | None = self.classifier.labels
-        return labels[index] if labels is not None else f"class {index}"
+        return class_name(index, self.classifier.labels)
 
     def _check(self, asked: Asked) -> None:
         """What a page cannot ask for, but a program can."""

@@ -17,7 +17,7 @@ from gradcam._types import Array, Inputs, Shape
 from gradcam.backends import entry, versions
 from gradcam.diagnosis import Diagnosis, Source, diagnose
 from gradcam.explaining import loading, looking, saving
-from gradcam.explaining.naming import map_names
+from gradcam.explaining.naming import layer_name, map_names
 from gradcam.explaining.saving import Contents
 from gradcam.maps import Scaling
 from gradcam.metrics.boxes import largest_boxes_of
@@ -78,9 +78,7 @@ class Explanation:
 
     @property
     def _layers(self) -> str:
-        if isinstance(self.layer, str):
-            return self.layer
-        return " + ".join(self.layer)
+        return layer_name(self.layer)
 
     def __getstate__(self) -> dict[str, Any]:
         # a pickle holds neither the model nor its inputs

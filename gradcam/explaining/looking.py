@@ -12,7 +12,7 @@ import numpy as np
 
 from gradcam._arrays import to_numpy
 from gradcam._numbers import check_real, check_whole
-from gradcam._types import Array, Shape
+from gradcam._types import Shape
 from gradcam.explaining.naming import class_table
 from gradcam.metrics.boxes import largest_box
 from gradcam.metrics.subject import confidences
@@ -37,8 +37,8 @@ __all__ = [
     "overlays",
     "picture_size",
     "probabilities",
-    "rows_of",
     "sample_names",
+    "scores_of_classes",
     "showing",
     "shown",
 ]
@@ -51,19 +51,28 @@ def axes_in_words(axes: LayerAxes | tuple[LayerAxes, ...] | None) -> list[str]:
     return [str(layer) for layer in (axes if isinstance(axes, tuple) else (axes,))]
 
 
+def scores_of_classes(outputs: Any) -> np.ndarray | None:
+    """A classifier's outputs (N, C); None where they are not there, or are no classifier's."""
+    if outputs is None:
+        return None
+    try:
+        return to_numpy(class_scores(outputs))
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return None
+
+
 def probabilities(outputs: Any, target: Any, shape: Shape) -> np.ndarray | None:
     """The softmax of a model's outputs at the classes explained, in the shape of the scores.
 
     Outputs that are probabilities already stay as they are. None where the target is no class, or
     the outputs are not those of a classifier.
     """
-    if outputs is None or target is None or callable(target):
+    if target is None or callable(target):
         return None
-    try:
-        scores: Array = class_scores(outputs)
-    except (TypeError, ValueError, LookupError, AttributeError):
+    table = scores_of_classes(outputs)
+    if table is None:
         return None
-    table = to_numpy(scores).astype(np.float64)
+    table = table.astype(np.float64)
     classes = class_table(target, shape)
     if table.shape[0] != shape[0] or table.shape[-1] < 2 or not np.isfinite(table).all():
         return None
@@ -159,7 +168,7 @@ def _signals(photos: Any, count: int, ndim: int) -> list[np.ndarray] | None:
     return found
 
 
-def rows_of(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> list[Row]:
+def _rows(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> list[Row]:
     """A row for each sample, a cell for each target."""
     over = _signals(photos, len(table), table[0][0].values.ndim)
     names = sample_names(photos, len(table))
@@ -173,7 +182,7 @@ def rows_of(table: Sequence[Sequence[Shown]], photos: Any, look: Look) -> list[R
 def showing(table: Sequence[Sequence[Shown]], photos: Any, look: Look | None = None) -> Showing:
     """The samples, to be drawn, or shown in a notebook."""
     look = look or Look()
-    rows = rows_of(table, photos, look)
+    rows = _rows(table, photos, look)
     title = table[0][0].origin
     return Showing(rows, title, partial(drawing.figure, rows, title, look))
 

@@ -11,7 +11,7 @@ from gradcam._arrays import to_numpy
 from gradcam._types import Shape
 from gradcam.targets import Target
 
-__all__ = ["class_table", "map_names"]
+__all__ = ["class_name", "class_table", "layer_name", "map_names"]
 
 MAX_NAME = 40
 """A target's text is its name up to so many characters; beyond, its type's name is."""
@@ -25,10 +25,17 @@ def map_names(target: Any, labels: Sequence[str] | None, shape: Shape) -> list[l
     """
     if target is None or callable(target):
         return _function_names(_name(target), shape)
-    table = class_table(target, shape)
-    if labels is None:
-        return [[f"class {index}" for index in row] for row in table]
-    return [[labels[int(index)] for index in row] for row in table]
+    return [[class_name(index, labels) for index in row] for row in class_table(target, shape)]
+
+
+def class_name(index: int, labels: Sequence[str] | None) -> str:
+    """A class's label, or "class 3" without labels."""
+    return f"class {index}" if labels is None else labels[int(index)]
+
+
+def layer_name(layer: str | tuple[str, ...]) -> str:
+    """A layer's path, or those of several that were fused, in one text."""
+    return layer if isinstance(layer, str) else " + ".join(layer)
 
 
 def class_table(index: Any, shape: Shape) -> np.ndarray:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam.pictures.colours import colours, tint
+from gradcam.pictures.colours import colours
 from gradcam.pictures.extras import required
+from gradcam.pictures.overlay import blended, image_of
 from gradcam.pictures.shown import Shown, number
 from gradcam.pictures.volumes import grey
 
@@ -97,8 +98,7 @@ def frames(
         if below is None:
             rgb = colours(plane, colormap, shown.signed)
         else:
-            layer = tint(plane, colormap=colormap, signed=shown.signed)
-            rgb = (1 - layer[..., 3:]) * below[n] + layer[..., 3:] * layer[..., :3]
+            rgb = blended(below[n], plane, colormap=colormap, signed=shown.signed)
         found.append(_with_words(rgb, _words(shown, n, len(heat))))
     return found
 
@@ -115,7 +115,7 @@ def _words(shown: Shown, n: int, count: int) -> list[str]:
 def _with_words(rgb: np.ndarray, lines: list[str]) -> Image:
     pillow: Any = required("PIL.Image", "Pillow")
     font = required("PIL.ImageFont", "Pillow").load_default(13)
-    image = pillow.fromarray(np.round(rgb * 255).astype(np.uint8))
+    image: Any = image_of(rgb)
     times = max(1, -(-SHORTEST // min(image.size)))
     image = image.resize((image.width * times, image.height * times), pillow.Resampling.NEAREST)
     widest = max(round(font.getlength(line)) for line in lines)

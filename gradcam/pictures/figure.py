@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradcam.pictures import curves, volumes
-from gradcam.pictures.bars import draw_bar
+from gradcam.pictures.bars import draw_bar, draw_words
 from gradcam.pictures.colours import CLASSES, colours, tint
 from gradcam.pictures.extras import required
 from gradcam.pictures.panels import Cell, Look, Row
@@ -229,16 +229,7 @@ def _say(panel: Axes, photograph: np.ndarray | None, size: Sequence[int], text: 
         panel.imshow(0.4 * photograph + 0.6)
     else:
         panel.imshow(np.full((*size, 3), 0.93))
-    panel.text(
-        0.5,
-        0.5,
-        text.replace(": ", ":\n"),
-        transform=panel.transAxes,
-        ha="center",
-        va="center",
-        fontsize=9,
-        bbox={"facecolor": "white", "edgecolor": "0.5"},
-    )
+    draw_words(panel, text)
 
 
 def _draw_mask(

@@ -14,7 +14,7 @@ from gradcam.pictures.images import read
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["coloured", "image_of", "overlay", "photographs"]
+__all__ = ["blended", "coloured", "image_of", "overlay", "photographs"]
 
 
 def coloured(heat: np.ndarray, colormap: str | None = None, signed: bool = False) -> Image:
@@ -33,9 +33,20 @@ def overlay(
 
     The opacity is that of `colours.tint`: where the heat is 0 the photograph is unchanged.
     """
+    return image_of(blended(photograph, heat, alpha, colormap, signed))
+
+
+def blended(
+    photograph: np.ndarray,
+    heat: np.ndarray,
+    alpha: float = ALPHA,
+    colormap: str | None = None,
+    signed: bool = False,
+) -> np.ndarray:
+    """The same as RGB in [0, 1], (H, W, 3)."""
     layer = tint(heat, alpha, colormap, signed)
     opacity = layer[..., 3:]
-    return image_of((1 - opacity) * photograph + opacity * layer[..., :3])
+    return np.asarray((1 - opacity) * photograph + opacity * layer[..., :3])
 
 
 def image_of(rgb: np.ndarray) -> Image:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradcam.pictures.bars import draw_bar
+from gradcam.pictures.bars import draw_bar, draw_words
 from gradcam.pictures.colours import colours, tint
 from gradcam.pictures.extras import required
 
@@ -88,15 +88,6 @@ def _draw(
         panel.set_yticks([])
     panels[0].set_ylabel(first, fontsize=9)
     if shown.fault:
-        panels[1].text(
-            0.5,
-            0.5,
-            shown.fault.replace(": ", ":\n"),
-            transform=panels[1].transAxes,
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "0.5"},
-        )
+        draw_words(panels[1], shown.fault)
         return
     draw_bar(drawn, panels, shown, extent or shown.extent(_size(row)), look)

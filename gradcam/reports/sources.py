@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from gradcam import identity
-from gradcam._arrays import to_numpy
 from gradcam._faults import FAULTS
 from gradcam.backends import versions
 from gradcam.explaining.explanation import Explanation
-from gradcam.explaining.looking import axes_in_words, sample_names
+from gradcam.explaining.looking import axes_in_words, sample_names, scores_of_classes
+from gradcam.explaining.naming import class_name, layer_name
 from gradcam.pictures.overlay import photographs
 from gradcam.pictures.shown import Shown
 from gradcam.reports.samples import Facts, Sample, Samples
 from gradcam.runs import Results, Row, results
-from gradcam.targets.outputs import class_scores
 
 __all__ = ["samples_of", "weights_of"]
 
@@ -190,25 +189,17 @@ def _each(
 
 def _tops(explanation: Explanation) -> list[str] | None:
     """The class with the highest output of each sample, where the outputs are there."""
-    if explanation.outputs is None:
+    scores = scores_of_classes(explanation.outputs)
+    if scores is None:
         return None
-    try:
-        scores = to_numpy(class_scores(explanation.outputs))
-    except (TypeError, ValueError, LookupError, AttributeError):
-        return None
-    return [_name(explanation, int(k)) for k in scores.argmax(-1)]
-
-
-def _name(explanation: Explanation, index: int) -> str:
-    labels = explanation.labels
-    return labels[index] if labels is not None else f"class {index}"
+    return [class_name(int(k), explanation.labels) for k in scores.argmax(-1)]
 
 
 def _label(explanation: Explanation, label: Any) -> str:
     """A class as its name: of an index the label."""
     if isinstance(label, str) or label is None:
         return label or ""
-    return _name(explanation, int(label))
+    return class_name(int(label), explanation.labels)
 
 
 def _notes(group: Sequence[Explanation]) -> dict[int, list[str]]:
@@ -234,9 +225,7 @@ def _facts(groups: Sequence[Sequence[Explanation]]) -> Facts:
     saved = next((one.versions for one in every if one.versions), None)
     return {
         "model": all_of(one.model for one in every),
-        "layer": all_of(
-            one.layer if isinstance(one.layer, str) else " + ".join(one.layer) for one in every
-        ),
+        "layer": all_of(layer_name(one.layer) for one in every),
         "why this layer": all_of(str(one.choice or "") for one in every),
         "axes, and how they were told": all_of(iter(axes)),
         "method": all_of(one.method for one in every),
@@ -262,7 +251,7 @@ def _of_results(found: Results, photos: Any, view: View | None, most: int) -> Sa
         "hash of the settings": found.about.hash,
         "versions": f"gradcam {settings.get('gradcam', '')}",
     }
-    total = sum(1 for _ in groupby(found, key=lambda row: (row.shard, row.sample)))
+    total = found.turns()
     each = islice(_each_of_run(found, view), most)
     return Samples(each, min(total, most), facts, max(0, total - most))
 

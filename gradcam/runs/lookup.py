@@ -214,6 +214,18 @@ class Results(Sequence[Row]):
                 found += [rows[int(n)] for n in np.flatnonzero(mask)]
         return self._of(found)
 
+    def turns(self) -> int:
+        """How often the photograph changes from row to row: in the order of the source, how many
+        photographs there are. No map is read.
+        """
+        pairs = [np.zeros((2, 0), np.int64)]
+        for shard, sample in self._columns(("shard", "sample")):
+            pairs.append(np.stack([shard.to_numpy(), sample.to_numpy()]).astype(np.int64))
+        flat = np.concatenate(pairs, axis=1)
+        if not flat.size:
+            return 0
+        return 1 + int(np.count_nonzero((flat[:, 1:] != flat[:, :-1]).any(0)))
+
     def counts(self) -> dict[str, int]:
         """How many "photographs", "rows", "errors" and "blank" maps there are."""
         counts = {"photographs": 0, "rows": 0, "errors": 0, "blank": 0}

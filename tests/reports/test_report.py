@@ -224,6 +224,8 @@ def test_a_run_has_its_photographs_errors_and_labels(tmp_path):
     assert flags["red/bad.png"] == "error"
     assert len(flags) == 7
     assert len(found.all("img", "map")) == 12
+    assert run.turns() == 7
+    assert run[:0].turns() == 0
     wrong = {row.key for row in run.wrong()}
     assert wrong == {name for name, flag in flags.items() if flag == "wrong"}
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
