@@ -1,6 +1,7 @@
-"""The pictures of docs/pictures.md: all that the library draws.
+"""The pictures of docs/pictures.md: all that the library draws. And those of docs/tutorial.md.
 
     python -m benchmarks.looks --out docs/looks
+    python -m benchmarks.looks --tutorial
 
 The network is the demo network. Sequences, words and volumes are explained with models of NumPy
 that look for one thing each: a matched filter, a list of words, a ball.
@@ -9,7 +10,10 @@ that look for one thing each: a matched filter, a list of words, a ball.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +137,17 @@ def volume(folder: Path) -> None:
     e.film(folder / "volume.gif", scan, per_second=6)
 
 
+def tutorial(docs: Path) -> None:
+    """Run the blocks of docs/tutorial.md, which draw its pictures."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (docs / "tutorial.md").read_text(), re.M | re.S)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec("".join(blocks), {"__name__": "tutorial"})
+        for drawn in Path().glob("*.png"):
+            with Image.open(drawn) as picture:
+                smaller = picture.convert("RGB")
+            smaller.save(docs / "tutorial" / f"{drawn.stem}.webp", quality=82, method=6)
+
+
 PICTURES: tuple[Callable[[Path], None], ...] = (photographs, sequence, words, volume)
 
 
@@ -140,7 +155,11 @@ def main() -> None:
     """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/looks"))
-    folder = parser.parse_args().out
+    parser.add_argument("--tutorial", action="store_true", help="those of docs/tutorial.md alone")
+    arguments = parser.parse_args()
+    if arguments.tutorial:
+        return tutorial(Path("docs").resolve())
+    folder = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     for draw in PICTURES:
         draw(folder)

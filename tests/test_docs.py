@@ -43,7 +43,8 @@ def test_what_is_in_the_reference_has_a_docstring(path):
 
 def test_every_page_has_its_place_in_the_site():
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
     assert pages <= set(listed)
     for page in listed:
         outside = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}

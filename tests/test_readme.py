@@ -14,13 +14,16 @@ import gradcam.methods
 import gradcam.targets
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
+        if page.name == "tutorial.md":  # one script
+            yield pytest.param(page, 2, "".join(BLOCK.findall(text)), id=page.name)
+            continue
         for n, match in enumerate(BLOCK.finditer(text)):
             line = text[: match.start()].count("\n") + 2
             yield pytest.param(page, line, match[1], id=f"{page.name}-{n}")

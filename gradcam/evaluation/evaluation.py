@@ -158,6 +158,16 @@ class Evaluation:
             rows.append(cells)
         return heads, rows
 
+    def __str__(self) -> str:
+        heads, rows = self.as_table()
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        lines = []
+        for row in (heads, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        lines.append(f"means with 95 % intervals; controls: {', '.join(self.controls) or 'none'}")
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str | None:
         return table_html(*self.as_table(), "means with 95 % intervals; the last rows are controls")
 

@@ -145,14 +145,17 @@ def _on_white(image: Image) -> Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def crop(photograph: np.ndarray, resize: int = 256, size: int = 224) -> np.ndarray:
+def crop(photograph: np.ndarray | Image, resize: int = 256, size: int = 224) -> np.ndarray:
     """The centre that an ImageNet network sees: (H, W, 3) uint8 -> (size, size, 3) uint8.
 
-    The shorter side is first resized to `resize` pixels (bicubic).
+    The shorter side is first resized to `resize` pixels (bicubic). A Pillow image is turned
+    upright; grey ones become RGB, and transparent ones lie on white.
     """
     from PIL import Image
 
-    image = Image.fromarray(photograph)
+    image = photograph if isinstance(photograph, Image.Image) else Image.fromarray(photograph)
+    upright = _upright(image)
+    image = upright if isinstance(upright, Image.Image) else Image.fromarray(upright)
     ratio = resize / min(image.size)
     width, height = (max(size, round(n * ratio)) for n in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

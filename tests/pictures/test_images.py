@@ -160,6 +160,17 @@ def test_broken_bytes_are_a_picture_or_an_error_that_names_the_file(data, origin
     assert said.startswith(f"{path}: ")
 
 
+def test_crop_takes_pillow_images_upright_and_grey_ones():
+    wide = np.zeros((300, 400, 3), np.uint8)
+    wide[:, 200:] = 255
+    turned = Image.fromarray(np.rot90(wide, 1).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    turned.info["exif"] = exif.tobytes()
+    np.testing.assert_array_equal(images.crop(turned), images.crop(wide))
+    np.testing.assert_array_equal(images.crop(wide[..., 0]), images.crop(wide))
+
+
 def test_crop_is_the_centre():
     array = np.zeros((300, 600, 3), np.uint8)
     array[:, 200:400] = 255  # the middle third

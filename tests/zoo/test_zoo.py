@@ -147,6 +147,11 @@ def test_grad_cam_keeps_to_its_photograph_and_shuffled_weights_do_not():
     assert 0.3 <= np.mean(shares(twin)) <= 0.7
 
 
-def test_the_page_of_methods_says_what_the_docstrings_say():
-    page = Path(__file__).parents[2] / "docs" / "methods.md"
-    assert page.read_text(encoding="utf-8") == gallery.page(), "run make docs"
+def test_the_pages_of_methods_say_what_the_docstrings_say():
+    docs = Path(__file__).parents[2] / "docs"
+    pages = gallery.pages()
+    assert set(pages) == {"methods.md"} | {f"methods/{p.name}" for p in docs.glob("methods/*.md")}
+    for path, text in pages.items():
+        assert (docs / path).read_text(encoding="utf-8") == text, "run make docs"
+        if path != "methods.md":
+            assert (docs / path).with_suffix(".jpg").is_file()
