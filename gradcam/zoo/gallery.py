@@ -28,15 +28,16 @@ HEAD = """# The methods
 
 Each has a page: its picture, its equation, its price, its options and when to use it. They are
 drawn on the same two photographs (scikit-image's, CC0), for "espresso" and "tiger cat", at the last
-layer with space of EfficientNet-Lite0 (`make docs`). Which one points where it should is measured on
-[which method](which-method.md).
+layer with space of EfficientNet-Lite0 (`make docs`). Which one points where it should is measured
+on [which method](which-method.md).
 
 | | method | what it is | needs | passes |
 |---|---|---|---|---|
 """
 
 SYMBOLS = """A is the layer's activations, G the score's gradient there, C channels, k a channel, p
-one of Z positions, y the score, S samples or steps. The map goes through a ReLU unless `relu=False`."""
+one of Z positions, y the score, S samples or steps. The map goes through a
+ReLU unless `relu=False`."""
 
 CONVOLUTIONAL = """model = torch.nn.Sequential(
     torch.nn.Conv2d(3, 8, 3, padding=1),
