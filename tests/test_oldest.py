@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 UNTRIED = {
     "torch",
     "gradio",
+    "hatchling",
     "imageio-ffmpeg",
     "latex2mathml",
     "mkdocs-material",

@@ -17,6 +17,11 @@ def main() -> None:
     try:
         from gradcam.cli.commands import app
     except ImportError as error:
+        if sys.argv[1:] == ["info"]:
+            from gradcam.cli import installation
+
+            print(installation.as_text())
+            return
         sys.exit(f'the command line needs {error.name}: pip install "gradcam[cli]"')
     try:
         try:

@@ -359,7 +359,10 @@ class Results(Sequence[Row]):
 
     def to_pandas(self) -> Any:
         """All rows as a pandas data frame, with maps as NumPy arrays of their shape."""
-        import pandas as pd
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
 
         found: dict[str, list[Any]] = {name: [] for name in columns().values()}
         for row in self:

@@ -8,6 +8,7 @@ not answer is asked again for about a minute.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import tempfile
@@ -167,7 +168,9 @@ class _Stored(io.RawIOBase):
 
 
 def opened(url: str | os.PathLike[str]) -> Place:
-    """The folder at a path or URL."""
+    """The folder at a path or URL; an ImportError where the packages of runs are missing."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ImportError('runs over data sets need pyarrow: pip install "gradcam[runs]"')
     system, path = resolved(url)
     return Place(system, path.rstrip("/") or "/")
 

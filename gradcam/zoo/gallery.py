@@ -31,8 +31,8 @@ drawn on the same two photographs (scikit-image's, CC0), for "espresso" and "tig
 layer with space of EfficientNet-Lite0 (`make docs`). Which one points where it should is measured
 on [which method](which-method.md).
 
-| | method | what it is | needs | passes |
-|---|---|---|---|---|
+| method | what it is | needs | passes |
+|---|---|---|---|
 """
 
 SYMBOLS = """A is the layer's activations, G the score's gradient there, C channels, k a channel, p
@@ -77,17 +77,16 @@ def slug(spec: MethodSpec) -> str:
 
 def pages() -> dict[str, str]:
     """The pages, by their paths in `docs`: what rows and docstrings say. Needs no network."""
-    listed = [_row(spec) for spec in TABLE]
-    texts = {"methods.md": HEAD + "\n".join(listed) + "\n"}
+    texts = {"methods.md": HEAD + "\n".join(map(_row, TABLE)) + "\n"}
     for spec in TABLE:
         texts[f"methods/{slug(spec)}.md"] = _page(spec)
     return texts
 
 
 def _row(spec: MethodSpec) -> str:
-    picture = f'<img src="methods/{slug(spec)}.jpg" width="180" alt="maps of {spec.name}">'
+    picture = f'<img src="methods/{slug(spec)}.jpg" width="180" style="min-width: 180px" alt="">'
     name = f"[{spec.name}](methods/{slug(spec)}.md)"
-    return f"| {picture} | {name} | {spec.about} | {spec.needs} | {spec.cost} |"
+    return f"| {name}<br>{picture} | {spec.about} | {spec.needs} | {spec.cost} |"
 
 
 def _page(spec: MethodSpec) -> str:
@@ -116,9 +115,8 @@ def _picture(spec: MethodSpec) -> str:
     shown = "the attention of DINOv2 ViT-S/14, for what its decoder calls salient"
     if spec.needs != "attention":
         shown = "EfficientNet-Lite0, for " + " and ".join(f'"{name}"' for name in TARGETS.values())
-    parameters = [f"`{name}={value}`" for name, value in PARAMETERS.get(spec.name, {}).items()]
-    if parameters:
-        shown += f"; {', '.join(parameters)}"
+    for name, value in PARAMETERS.get(spec.name, {}).items():
+        shown += f"; `{name}={value}`"
     image = f'<img src="{slug(spec)}.jpg" width="448" alt="maps of {spec.name}">'
     return f"{image}\n\n*{shown[0].upper()}{shown[1:]}.*"
 
