@@ -49,7 +49,8 @@ CONVOLUTIONAL = """model = torch.nn.Sequential(
 images = torch.randn(2, 3, 32, 32)
 """
 
-TRANSFORMER = '''class Transformer(torch.nn.Module):
+TRANSFORMER = '''
+class Transformer(torch.nn.Module):
     """Patches of 8 x 8 pixels, a class token, one block of attention."""
 
     def __init__(self):
