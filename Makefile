@@ -120,8 +120,15 @@ throughput: $(VENV)/.installed
 choices: .venv-bench/.bench
 	.venv-bench/bin/python benchmarks/choices.py
 
-migrate: .venv-bench/.bench
+migrate: .venv-bench/.bench .venv-migrate/.installed
+	.venv-bench/bin/pip install --quiet --quiet --no-deps medcam==0.1.22 nibabel==5.4.2 pandas==3.1.1
 	.venv-bench/bin/python benchmarks/migrate.py
+	TF_CPP_MIN_LOG_LEVEL=3 .venv-migrate/bin/python benchmarks/migrate_keras.py
+
+.venv-migrate/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-migrate
+	.venv-migrate/bin/pip install --quiet --quiet --constraint constraints.txt --editable ".[images,jax]" "keras>=3.10" tensorflow-cpu==2.21.0 tf-keras-vis==0.8.7
+	touch $@
 
 measures: .venv-bench/.bench
 	.venv-bench/bin/pip install --quiet --quiet --constraint constraints.txt pandas==3.1.1 cachetools==8.0.1 tqdm==4.70.1
@@ -143,4 +150,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-foreign .venv-oldest .venv-site demo-out out
+	rm -rf $(VENV) .venv-bench .venv-foreign .venv-migrate .venv-oldest .venv-site demo-out out

@@ -30,7 +30,7 @@ from gradcam.zoo.demo import photograph
 
 BEGIN = "<!-- written by benchmarks/migrate.py -->"
 TOLERANCE = 1e-5
-LIBRARIES = ("pytorch-grad-cam", "torchcam", "captum")
+LIBRARIES = ("pytorch-grad-cam", "torchcam", "captum", "M3d-Cam")
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,17 @@ def our_guided_backprop(model: Any, x: Any) -> Any:
     return gradcam.guided_backprop(model, x, target=281).gradients
 
 
+# -------------------------------------------------------------------------------------- M3d-Cam
+
+
+def medcam_one(model: Any, x: Any) -> Any:
+    from medcam import medcam
+
+    injected = medcam.inject(model, layer="_bn1", label=281, return_attention=True)
+    outputs, attention = injected(x)
+    return attention
+
+
 PAIRS = (
     Pair("pytorch-grad-cam", "Grad-CAM of one class", pgc_one, our_one),
     Pair("pytorch-grad-cam", "another method, of the top class", pgc_top, our_top),
@@ -174,6 +185,7 @@ PAIRS = (
         scaled=False,
         network="vgg11",
     ),
+    Pair("M3d-Cam", "Grad-CAM of one class", medcam_one, our_one),
 )
 
 
