@@ -162,8 +162,7 @@ def medcam_one(model: Any, x: Any) -> Any:
     from medcam import medcam
 
     injected = medcam.inject(model, layer="_bn1", label=281, return_attention=True)
-    outputs, attention = injected(x)
-    return attention
+    return injected(x)[1]
 
 
 PAIRS = (

@@ -5,7 +5,8 @@
 Theirs need TensorFlow, ours runs Keras on JAX. Keras has one backend in a process, so this script
 runs itself in two: one model, saved in a file, two inputs, one layer, one class. Both results are
 scaled to [0, 1], as tf-keras-vis and the example do. They are compared as the layer has them: its
-`zoom` puts the first and the last place on the first and the last pixel, ours (as PyTorch) does not.
+`zoom` puts the first and the last place on the first and the last pixel, ours (as PyTorch)
+does not.
 The page shows the source of both functions as it ran.
 """
 
@@ -39,7 +40,9 @@ def vis_grad_cam(model: Any, x: Any) -> Any:
 
 
 def our_grad_cam(model: Any, x: Any) -> Any:
-    import gradcam, keras  # noqa: E401
+    import keras
+
+    import gradcam
 
     logits = keras.models.clone_model(model)
     logits.set_weights(model.get_weights())
@@ -133,7 +136,7 @@ def scaled(maps: np.ndarray) -> np.ndarray:
 def source(function: Callable[..., Any]) -> str:
     """What is inside of a function, as a user writes it."""
     lines = textwrap.dedent("".join(inspect.getsourcelines(function)[0][1:])).strip()
-    return lines.replace("return ", "maps = ").replace("  # noqa: E401", "")
+    return lines.replace("return ", "maps = ")
 
 
 def page(gaps: list[float]) -> str:
