@@ -39,9 +39,16 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+BOOST = {"questions.md": 8, "foreign-models.md": 0.2, "reference.md": 0.7, "methods/": 0.7}
+"""By page or folder, how much a word found there counts in the search, where it is not 1."""
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Equations, and links to what lies elsewhere on the site, or in the repository alone."""
     place = page.file.src_uri
+    for start, boost in BOOST.items():
+        if place.startswith(start):
+            page.meta["search"] = {"boost": boost}
     source = ROOT / OUTSIDE.get(place, f"docs/{place}")
     parts = CODE.split(markdown)
     for n in range(0, len(parts), 2):
