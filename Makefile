@@ -32,7 +32,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m gradcam.zoo.gallery --out docs
 
 site: .venv-site/.installed
-	npm install --no-save --no-audit --no-fund --silent iframe-worker@1.0.4
+	npm install --prefix out/npm --no-save --no-audit --no-fund --silent iframe-worker@1.0.4
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict
 
 .venv-site/.installed: pyproject.toml constraints.txt

@@ -70,7 +70,7 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
 
 def on_post_build(config: Any) -> None:
     """The script is npm's package iframe-worker, which `make site` fetches."""
-    found = ROOT / "node_modules" / "iframe-worker" / "shim" / "index.js"
+    found = ROOT / "out" / "npm" / "node_modules" / "iframe-worker" / "shim" / "index.js"
     place = Path(config.site_dir) / "assets" / "javascripts" / "iframe-worker.js"
     place.write_bytes(found.read_bytes())
 
