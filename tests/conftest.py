@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+if shutil.which("nvidia-smi"):  # JAX would multiply in TF32 there, of ten bits
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 hypothesis.settings.register_profile("gradcam", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("gradcam")

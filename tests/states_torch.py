@@ -370,7 +370,9 @@ def compiled_in_place() -> Explained:
 
 @wrappers("`DataParallel`")
 def data_parallel() -> Explained:
-    return explain(nn.DataParallel(Network()), images(), LAYER).maps, plain()
+    model = nn.DataParallel(Network())  # moves the network to a GPU, where there is one
+    inputs = images().to(next(model.parameters()).device)
+    return explain(model, inputs, LAYER).maps.cpu(), plain()
 
 
 @wrappers("`DistributedDataParallel`")

@@ -244,4 +244,4 @@ def test_verify_has_differences_in_double_precision():
     report.assert_passed()
     assert (report.dtype, report.replay_dtype) == ("float32", "float64")
     assert max(report.error, report.resolution) <= 1e-5
-    assert report.tolerance == 5e-4
+    assert report.tolerance in (5e-4, 1e-2)  # the latter where the framework may use TF32

@@ -141,6 +141,8 @@ def lowered(net, variables, x, layer, target, methods):
 
 
 def test_the_explanation_costs_hardly_more_operations_than_the_forward_pass():
+    if jax.default_backend() != "cpu":
+        pytest.skip("a GPU's convolutions are calls of a library, whose operations are not counted")
     x = jnp.ones((4, 32, 32, 3))
     net = Net((32, 64))
     variables = net.init(jax.random.key(0), x)
