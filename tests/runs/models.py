@@ -98,6 +98,8 @@ def terminating_view(photograph):
     if photograph[..., 1].mean() > photograph[..., 0].mean() and _once("terminated"):
         watched = os.environ.get("WATCHED")
         os.kill(os.getppid() if watched else os.getpid(), signal.SIGTERM)
+        if watched:
+            time.sleep(5)  # the one that watches needs a moment to tell this process
     return view(photograph)
 
 
