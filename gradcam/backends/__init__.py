@@ -7,6 +7,7 @@ before that. To add a library: a module with `adapt`, and a row (docs/add-a-back
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = [
     "entry",
     "layer_path",
     "memory_meter",
+    "opened",
     "rounds_products",
     "spread",
     "versions",
@@ -76,7 +78,21 @@ class Library:
         return None
 
 
+ONNX = "gradcam.backends.onnx"
+
+FILES = {".onnx": ONNX}
+"""By its ending, the module that opens a file with a model."""
+
 LIBRARIES = (
+    Library("onnx", ("ModelProto",), ONNX, "an onnx.ModelProto"),
+    Library(ONNX, ("OnnxModel",), ONNX, 'the path of an ONNX file, "model.onnx"'),
+    Library(
+        "onnxruntime",
+        ("InferenceSession",),
+        ONNX,
+        "an onnxruntime.InferenceSession",
+        parts=2,
+    ),
     # Keras first: on its torch backend its layers are torch modules too.
     Library("keras", ("Layer",), "gradcam.backends.keras", "a Keras model"),
     Library(
@@ -117,8 +133,44 @@ def _is(value: object, module: str, name: str) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
+def opened(model: Any) -> Any:
+    """What a model is that lies in a file, or whose file is known; any other value as it is.
+
+    Raises ImportError where the packages for the file are missing, and FileNotFoundError or
+    ValueError where it cannot be read.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        suffix = os.path.splitext(os.fspath(model))[1].lower()
+        if suffix not in FILES:
+            raise ValueError(
+                f"`model` is the path {os.fspath(model)!r}; the files that are known here end in "
+                f"{' or '.join(FILES)}"
+            )
+        return _home(FILES[suffix]).adapt(model)
+    for library in LIBRARIES:
+        if library.home == ONNX:
+            parts = library.parts_of(model)
+            if parts is not None:
+                return _home(ONNX).adapt(*parts)
+    return model
+
+
+def _home(name: str) -> Any:
+    """The module of a backend; where its packages are missing, an error that says how to get
+    them.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        extra = name.rpartition(".")[2]
+        raise ImportError(
+            f'such a model needs {error.name}: pip install "gradcam[{extra}]"', name=error.name
+        ) from error
+
+
 def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
     """The backend's view of the user's model, its weights as they are now."""
+    model = opened(model)
     if isinstance(model, type):
         raise TypeError(f"`model` is the class {model.__qualname__}; pass an instance of it")
     if isinstance(model, Split):

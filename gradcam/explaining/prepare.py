@@ -233,8 +233,8 @@ def _kind_of_target(target: Any) -> Hashable:
 def unwrap(model: Any) -> tuple[Any, Classifier | None]:
     """The user's model itself, and the classifier that it came in, if it did."""
     if isinstance(model, Classifier):
-        return model.model, model
-    return model, None
+        return backends.opened(model.model), model
+    return backends.opened(model), None
 
 
 def layer_paths(model: Any, layer: LayerLike) -> tuple[str, ...]:

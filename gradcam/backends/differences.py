@@ -1,0 +1,215 @@
+"""Derivatives of a score that can only be evaluated, in the few digits of its rounding.
+
+A central difference over a step h has the rounding of the score, divided by h, and a truncation
+error of order h squared. In float32 no single step is good: one small enough for a curved head
+loses the digits of a flat one. So a very small step comes first, which has few digits, but is near.
+Then steps go from large to small, and each entry stays where two in turn agree within the rounding,
+and agree with the small one within its own:
+
+- the differences themselves: the score is straight there, and the larger step has more digits;
+- or their extrapolations to h = 0 (Romberg's), where it is curved.
+
+A kink between, as of a ReLU, moves an average of its two sides into all larger steps. These then
+agree with each other, and not with the small one. Where nothing agrees the small one is taken.
+
+A head of integers rounds far more than its floats show. There the steps are multiples of its own
+grid, and the derivative is the slope of the line through all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Slopes", "slopes"]
+
+Score = Callable[[np.ndarray], np.ndarray]
+"""Variants (M, N, ...) of the activations -> scores (M, N) or (M, N, K)."""
+
+LARGEST = 4.0
+"""The first step, over the activations' root mean square; for single elements its square."""
+
+RATIO = 4.0
+"""From one step to the next."""
+
+MOST = 7
+"""Steps from the first to the small one."""
+
+ORDERS = 1
+"""How often differences are extrapolated; once leaves an error of order h^4."""
+
+CONFIRMS = 4.0
+"""How many roundings of the small step an estimate may be from it."""
+
+GRID = (2, 4, 8, 16)
+"""Steps in a quantised head, in units of its grid."""
+
+LIFTED = 256
+"""Lifted copies of samples that are evaluated at a time, at most."""
+
+MOST_BYTES = 2**26
+"""And what they may take."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The derivative of the scores, averaged over some axes, and how sure it is.
+
+    values: (N, [K,] *sample), with those axes of size 1.
+    doubt: the largest error that the steps leave open, over the largest magnitude.
+    evaluations: how many times the head saw the batch.
+    """
+
+    values: np.ndarray
+    doubt: float
+    evaluations: int
+
+
+def slopes(
+    score: Score, activations: np.ndarray, axes: tuple[int, ...] = (), grid: float | None = None
+) -> Slopes:
+    """The derivative of the scores in activations (N, *sample), averaged over `axes`.
+
+    axes: from the end, lifted by one amount at once, so that they cost one derivative.
+    grid: the unit of the integers that the head rounds these activations to, where it does.
+    """
+    lifts = _Lifts(score, activations, axes)
+    return lifts.along_grid(grid) if grid else lifts.from_large_to_small()
+
+
+class _Lifts:
+    """Scores of one batch, as entries of it are lifted."""
+
+    def __init__(self, score: Score, activations: np.ndarray, axes: tuple[int, ...]) -> None:
+        self.score = score
+        self.activations = activations
+        sample = activations.shape[1:]
+        self.pooled = tuple(1 if axis - len(sample) in axes else n for axis, n in enumerate(sample))
+        self.count = math.prod(self.pooled)
+        self.together = math.prod(sample) // self.count
+        flat = activations.reshape(len(activations), -1).astype(np.float64)
+        size = np.sqrt(np.mean(np.square(flat), axis=1))
+        self.size = np.where(size > 0, size, 1.0)  # of each sample by itself
+        self.evaluations = 0
+        self.rounding = self._rounding()
+
+    def _rounding(self) -> np.ndarray:
+        """How much rounding moves the scores: (N, [K]), seen as activations move by theirs."""
+        precision = float(np.finfo(self.activations.dtype).eps)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (4, *self.activations.shape))
+        moved = self.activations * (1 + precision * signs).astype(self.activations.dtype)
+        scores = self._evaluated(moved)
+        return np.maximum(np.ptp(scores, axis=0), precision * np.abs(scores).max(axis=0) / 2)
+
+    def _evaluated(self, variants: np.ndarray) -> np.ndarray:
+        self.evaluations += len(variants)
+        return np.asarray(self.score(variants), np.float64)
+
+    # ---------------------------------------------------------------------------- one difference
+
+    def differences(self, entries: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Central differences: for entries (E,) and steps (N,), (E, N, [K])."""
+        together = min(LIFTED // len(self.activations), MOST_BYTES // self.activations.nbytes)
+        found = []
+        for part in _parts(entries, max(1, together // 2)):
+            up, down = (np.broadcast_to(self.activations, (2, len(part), *self.activations.shape))
+                        .copy())  # fmt: skip
+            made = np.empty((len(part), len(steps)))
+            for n, place in enumerate(self._places(part)):
+                shape = (-1, *(1,) * (up[n][place].ndim - 1))
+                up[n][place] += steps.astype(up.dtype).reshape(shape)
+                down[n][place] -= steps.astype(up.dtype).reshape(shape)
+                # the step that was made, not the one asked for: the sum was rounded
+                step = up[n][place].astype(np.float64) - down[n][place]
+                made[n] = step.reshape(len(steps), -1).max(axis=1)
+            scores = self._evaluated(np.concatenate([up, down]))
+            change = scores[: len(part)] - scores[len(part) :]
+            found.append(change / _like(np.where(made > 0, made, 1), change))
+        return np.concatenate(found)
+
+    def _places(self, entries: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """Where each entry is in activations (N, *sample): all along the axes that are lifted."""
+        for entry in zip(*np.unravel_index(entries, self.pooled), strict=True):
+            along = [
+                slice(None) if size == 1 else slice(at, at + 1)
+                for at, size in zip(entry, self.pooled, strict=True)
+            ]
+            yield (slice(None), *along)
+
+    # ------------------------------------------------------------------------------ smooth heads
+
+    def from_large_to_small(self) -> Slopes:
+        """See the module's text."""
+        first = LARGEST if self.together > 1 else LARGEST**2
+        entries = np.arange(self.count)
+        steps = self.size * first / RATIO**MOST
+        near = kept = self.differences(entries, steps)
+        limit = CONFIRMS * self._at(steps, near.shape)
+        doubt = limit.copy()
+        settled = np.zeros(near.shape, bool)
+        steps = self.size * first
+        row = [self.differences(entries, steps)]
+        for _ in range(MOST - 1):
+            open_ones = ~settled.reshape(self.count, -1).all(axis=1)
+            entries = np.flatnonzero(open_ones)
+            if not len(entries):
+                break
+            steps = steps / RATIO
+            new = row[0].copy()
+            new[entries] = self.differences(entries, steps)
+            rounding = self._at(steps, new.shape)
+            before, row = row, [new]
+            for order, old in enumerate(before):
+                estimate = old if order == 0 else row[order]
+                error = np.abs(row[order] - old)
+                agrees = (error <= 2 * rounding) & (np.abs(estimate - near) <= limit)
+                taken = agrees & ~settled
+                kept = np.where(taken, estimate, kept)
+                doubt = np.where(taken, np.maximum(error, rounding), doubt)
+                settled |= taken
+                if order < ORDERS:
+                    row.append(row[order] + (row[order] - old) / (RATIO ** (2 * order + 2) - 1))
+        return self._result(kept, doubt)
+
+    def _at(self, steps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """How much rounding moves the differences over these steps."""
+        return np.broadcast_to(self.rounding / _like(steps, self.rounding), shape)
+
+    # ---------------------------------------------------------------------------- quantised heads
+
+    def along_grid(self, grid: float) -> Slopes:
+        """The slope of the line through the differences over several multiples of the grid."""
+        entries = np.arange(self.count)
+        found, weights = [], []
+        for multiple in GRID:
+            steps = np.full(len(self.activations), multiple * grid)
+            found.append(self.differences(entries, steps))
+            weights.append(float(multiple**2))
+        all_steps = np.stack(found)
+        slope = np.average(all_steps, axis=0, weights=weights)
+        spread = np.average(np.square(all_steps - slope), axis=0, weights=weights)
+        return self._result(slope, np.sqrt(spread / len(GRID)))
+
+    def _result(self, found: np.ndarray, doubt: np.ndarray) -> Slopes:
+        values = np.moveaxis(found, 0, -1) / self.together
+        shape = (*values.shape[:-1], *self.pooled)
+        largest = float(np.abs(found).max(initial=0.0))
+        return Slopes(
+            values.reshape(shape).astype(self.activations.dtype),
+            float(doubt.max(initial=0.0)) / largest if largest > 0 else 0.0,
+            self.evaluations,
+        )
+
+
+def _like(steps: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Steps with axes of size 1 for the targets, where the scores have such an axis."""
+    return steps.reshape(*steps.shape, *(1,) * (scores.ndim - steps.ndim))
+
+
+def _parts(entries: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(entries), size):
+        yield np.asarray(entries[start : start + size])

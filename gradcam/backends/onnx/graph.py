@@ -1,0 +1,286 @@
+"""An ONNX graph as one thinks of it: values, which nodes make them, and how it is cut in two.
+
+A layer is a value. Cut there, the lower half makes the value, and the upper half, the head, goes on
+from it. Where a connection passes by, its value is made below too, and handed to the head. Numbers
+that are no floats, such as shapes, are made anew in the head, so that they fit a batch of another
+size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+
+from gradcam.layouts import ChannelOrder
+
+__all__ = ["Graph", "Head"]
+
+CHANNELS_FIRST = frozenset((
+    "AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace",
+    "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "LRN", "LpPool", "MaxPool",
+    "QLinearConv", "SpaceToDepth", "GroupNormalization",
+))  # fmt: skip
+"""Operators whose results are (N, C, ...), by the standard."""
+
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "Cast", "Clip", "DequantizeLinear", "Div", "Dropout", "Elu", "Erf", "Exp",
+    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mish", "Mul",
+    "Neg", "PRelu", "Pow", "QuantizeLinear", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt",
+    "Sub", "Swish", "Tanh", "ThresholdedRelu", "Where",
+))  # fmt: skip
+"""Operators that leave each element where it is."""
+
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+FLOATS |= {onnx.TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What runs behind some values: a model whose inputs are these, and others that pass them by.
+
+    model: None where an output itself was replaced, and nothing runs.
+    beside: the values that the head needs besides, which lie below.
+    outputs: those of the whole model that depend on the values.
+    """
+
+    model: onnx.ModelProto | None
+    beside: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Graph:
+    """A model's graph. Values within control flow (If, Loop, Scan) are not values of it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        self.model = model
+        graph = model.graph
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = [value for value in graph.input if value.name not in self.weights]
+        self.outputs = [value.name for value in graph.output]
+        self.maker: dict[str, int] = {}
+        self.needs: list[tuple[str, ...]] = []
+        for n, node in enumerate(graph.node):
+            self.needs.append(tuple(dict.fromkeys((*filter(None, node.input), *_outer(node)))))
+            for name in filter(None, node.output):
+                self.maker[name] = n
+
+    # -------------------------------------------------------------------------------------- types
+
+    @cached_property
+    def types(self) -> Mapping[str, onnx.TypeProto]:
+        """The types of values, as far as the graph tells them."""
+        try:
+            model = onnx.shape_inference.infer_shapes(self.model, data_prop=True)
+        except Exception:  # operators that it does not know; what is missing is found by a run
+            model = self.model
+        graph = model.graph
+        listed = (*graph.value_info, *graph.input, *graph.output)
+        return {value.name: value.type for value in listed}
+
+    def is_float(self, name: str) -> bool:
+        """Whether a value is an array of floats, or may be."""
+        if name in self.weights:
+            return self.weights[name].data_type in FLOATS
+        kind = self.types.get(name)
+        if kind is None or not kind.WhichOneof("value"):
+            return True
+        return bool(kind.tensor_type.elem_type in (*FLOATS, 0))
+
+    @cached_property
+    def fed(self) -> frozenset[str]:
+        """The values that depend on an input."""
+        return self._behind(value.name for value in self.inputs)
+
+    @cached_property
+    def values(self) -> list[str]:
+        """The floats that nodes make of the inputs, in the order in which they run."""
+        return [name for name in self.maker if name in self.fed and self.is_float(name)]
+
+    def kind(self, name: str) -> str:
+        """The operator that makes a value."""
+        return str(self.model.graph.node[self.maker[name]].op_type)
+
+    @cached_property
+    def _orders(self) -> dict[str, bool]:
+        """The values whose channels are known to come first."""
+        known: dict[str, bool] = {}
+        for n, node in enumerate(self.model.graph.node):
+            made = [name for name in node.output if name]
+            fed = [name for name in self.needs[n] if name in self.fed]
+            told = node.op_type in ELEMENTWISE and any(known.get(name) for name in fed)
+            if told or node.op_type in CHANNELS_FIRST:
+                known.update((name, True) for name in made)
+        return known
+
+    def channel_order(self, name: str) -> ChannelOrder | None:
+        """What the operators say of a value's channels, if anything."""
+        return ChannelOrder(True, sure=True) if self._orders.get(name) else None
+
+    # --------------------------------------------------------------------------------------- ways
+
+    def _behind(self, names: Iterable[str]) -> frozenset[str]:
+        """The values that depend on any of these, and these."""
+        found = set(names)
+        for n, node in enumerate(self.model.graph.node):
+            if any(name in found for name in self.needs[n]):
+                found.update(filter(None, node.output))
+        return frozenset(found)
+
+    def gates(self, outputs: Sequence[str]) -> dict[str, str]:
+        """The values through which every way from the inputs to the outputs leads, in order.
+
+        With the values in the order in which they are made, one is a gate where no edge jumps over
+        it. Values that are the same, but for their name, have one name.
+        """
+        alive = set(outputs)
+        for n in reversed(range(len(self.needs))):
+            if any(name in alive for name in self.model.graph.node[n].output):
+                alive.update(name for name in self.needs[n] if self.is_float(name))
+        starts = [one.name for one in self.inputs if one.name in alive and self.is_float(one.name)]
+        order = [*starts, *(name for name in self.values if name in alive)]
+        place = {name: n for n, name in enumerate(order)}
+        jumped = np.zeros(len(order) + 2, int)
+        for name in order[len(starts) :]:
+            for need in self.needs[self.maker[name]]:
+                if need in place:  # from this one, over all between
+                    jumped[place[need] + 1] += 1
+                    jumped[place[name]] -= 1
+        for name in starts:  # all inputs begin at once
+            jumped[0] += 1
+            jumped[place[name]] -= 1
+        for name in outputs:
+            if name in place:  # and all outputs end at once
+                jumped[place[name] + 1] += 1
+                jumped[len(order)] -= 1
+        over = np.cumsum(jumped)
+        return {name: self._same(name) for name in order if over[place[name]] == 0}
+
+    def _same(self, name: str) -> str:
+        while name in self.maker and self.kind(name) in ("Identity", "Dropout"):
+            name = self.needs[self.maker[name]][0]
+        return name
+
+    # ---------------------------------------------------------------------------------------- cut
+
+    def with_outputs(self, names: Sequence[str]) -> onnx.ModelProto:
+        """The model with these values among its outputs."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.output[:]
+        for name in dict.fromkeys((*names, *self.outputs)):
+            model.graph.output.append(self._info(name))
+        return model
+
+    def head(self, names: Sequence[str]) -> Head:
+        """The part of the graph behind these values."""
+        behind = self._behind(names) - set(names)
+        outputs = tuple(name for name in self.outputs if name in behind)
+        nodes: set[int] = set()
+        beside: dict[str, None] = {}
+        waiting = list(outputs)
+        while waiting:
+            name = waiting.pop()
+            if name in names or name in self.weights or name in beside:
+                continue
+            below = name not in behind and name in self.fed and self.is_float(name)
+            if below or name not in self.maker:  # an input that is no float, too
+                beside[name] = None
+            elif self.maker[name] not in nodes:
+                nodes.add(self.maker[name])
+                waiting.extend(self.needs[self.maker[name]])
+        if not outputs:
+            return Head(None, (), ())
+        return Head(self._part(sorted(nodes), (*names, *beside), outputs), tuple(beside), outputs)
+
+    def _part(
+        self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.ir_version = self.model.ir_version
+        model.opset_import.extend(self.model.opset_import)
+        graph = model.graph
+        graph.name = "head"
+        used: set[str] = set()
+        for n in nodes:
+            graph.node.add().CopyFrom(self.model.graph.node[n])
+            used.update(self.needs[n])
+        graph.initializer.extend(self.weights[name] for name in self.weights if name in used)
+        graph.input.extend(self._info(name) for name in inputs)
+        graph.output.extend(self._info(name) for name in outputs)
+        return model
+
+    def _info(self, name: str) -> onnx.ValueInfoProto:
+        """A value of the head or of the lower half: its type, with as many axes, of any length."""
+        info = onnx.ValueInfoProto(name=name)
+        told = self.types.get(name)
+        kind: int = onnx.TensorProto.FLOAT
+        if told is not None and told.tensor_type.elem_type:
+            kind = told.tensor_type.elem_type
+        info.type.tensor_type.elem_type = kind
+        return info
+
+    # -------------------------------------------------------------------------------------- means
+
+    def means(self, name: str, ndim: int) -> tuple[int, ...]:
+        """The axes, from the end, of which the graph takes the mean, where it takes nothing else of
+        a value of `ndim` axes.
+        """
+        if name in self.outputs:
+            return ()
+        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
+        if len(nodes) != 1:
+            return ()
+        (node,) = nodes
+        if node.op_type == "GlobalAveragePool":
+            return tuple(range(2 - ndim, 0))
+        if node.op_type != "ReduceMean" or node.input[0] != name:
+            return ()
+        told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        axes = told.get("axes")
+        if len(node.input) > 1:
+            if node.input[1] not in self.weights:
+                return ()
+            axes = onnx.numpy_helper.to_array(self.weights[node.input[1]]).tolist()
+        axes = sorted(axis - ndim if axis >= 0 else axis for axis in axes or ())
+        return tuple(axes) if axes and axes[0] > -ndim else ()
+
+    # -------------------------------------------------------------------------------- quantisation
+
+    def grid(self, name: str) -> float | None:
+        """The unit of the integers that a value is rounded to next to it; None where there is none.
+
+        Of several, as one for each channel, the largest.
+        """
+        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
+        nodes = [node for node in nodes if node.op_type == "QuantizeLinear"]
+        if name in self.maker and self.kind(name) == "DequantizeLinear":
+            nodes.append(self.model.graph.node[self.maker[name]])
+        scales = [self.weights[node.input[1]] for node in nodes if node.input[1] in self.weights]
+        if not scales:
+            return None
+        return max(float(onnx.numpy_helper.to_array(scale).max()) for scale in scales)
+
+    @cached_property
+    def is_quantised(self) -> bool:
+        """Whether any node rounds floats to integers."""
+        kinds = {node.op_type for node in self.model.graph.node}
+        return bool(kinds & {"QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear"})
+
+
+def _outer(node: onnx.NodeProto) -> Iterator[str]:
+    """The values from outside that graphs within a node use."""
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        own = {one.name for one in (*attribute.g.input, *attribute.g.initializer)}
+        for inner in attribute.g.node:
+            for name in (*inner.input, *_outer(inner)):
+                if name and name not in own:
+                    yield name
+            own.update(inner.output)

@@ -1,0 +1,395 @@
+"""`model.Model` for an ONNX graph: its values are the layers, and gradients are differences."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+
+from gradcam._types import Array, Inputs, Outputs
+from gradcam.backends.differences import slopes
+from gradcam.backends.errors import unknown_layer
+from gradcam.backends.onnx.graph import FLOATS, Graph
+from gradcam.backends.onnx.sessions import Sessions
+from gradcam.backends.proof import Together
+from gradcam.inputs import arguments, with_first_array
+from gradcam.layouts import ChannelOrder
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores
+from gradcam.targets import Target
+
+__all__ = ["OnnxModel"]
+
+_LOG = logging.getLogger("gradcam")
+
+AT_ONCE = 256
+"""Rows that the head sees in one run, where the batch may have any size."""
+
+SLABS = 4
+"""Places along each axis that are asked whether the score reaches them."""
+
+
+class OnnxModel:
+    """An ONNX model. It is not changed, and holds the sessions that its parts need.
+
+    An input with a fixed number of samples is served too: batches are cut, and filled up with
+    copies.
+    """
+
+    channels_first = True
+
+    def __init__(self, graph: Graph, sessions: Sessions, name: str) -> None:
+        self._graph = graph
+        self._sessions = sessions
+        self.name = name
+        self._float_inputs = [one for one in graph.inputs if _kind(one) in FLOATS]
+        sizes = {_first_size(one) for one in self._float_inputs or graph.inputs} - {None}
+        self._fixed = sizes.pop() if len(sizes) == 1 else None
+
+    # ------------------------------------------------------------------------------------ the verbs
+
+    def capture(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        target: Callable[[Outputs], Array] | None,
+        pooled: PooledAxes | None = None,
+        at: Sequence[Array] | None = None,
+        curvature: bool = False,
+    ) -> Capture:
+        if curvature:
+            raise ValueError(
+                "second derivatives of an ONNX model have no digits left in finite differences; "
+                "choose a method that needs gradients alone, such as grad-cam"
+            )
+        values = self._run(inputs, self._with_beside(layers))
+        activations = tuple(np.asarray(one) for one in at or [values[path] for path in layers])
+        if at is not None:
+            values = {**values, **self._behind(layers, activations, values)}
+        outputs = self._outputs(values)
+        if target is None:
+            return Capture(outputs, None, activations, ())
+        target = target.resolve(outputs) if isinstance(target, Target) else target
+        scores = np.asarray(target(outputs))
+        gradients = []
+        for path, array in zip(layers, activations, strict=True):
+            axes = pooled(array.shape[1:]) if pooled is not None else ()
+            # behind a mean all its positions have the same derivative
+            means = self._graph.means(path, array.ndim)
+            score = self._score((path,), values, target)
+            found = slopes(score, array, axes or means, self._graph.grid(path))
+            _LOG.debug(
+                'gradients at "%s": %d evaluations of the head, of which %d together; what is left '
+                "open is %.0e of the largest",
+                path, found.evaluations, max(1, AT_ONCE // len(array)), found.doubt,
+            )  # fmt: skip
+            gradient = found.values
+            if means and not axes:
+                lead = gradient.ndim - array.ndim
+                shape = (*gradient.shape[: 1 + lead], *array.shape[1:])
+                gradient = np.broadcast_to(gradient, shape).copy()
+            gradients.append(gradient)
+        return Capture(outputs, scores, activations, tuple(gradients))
+
+    def replay(
+        self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
+    ) -> Outputs:
+        if not layers:
+            return self._outputs(self._run(inputs, ()))
+        values = self._run(inputs, self._with_beside(layers))
+        found = self._behind(layers, [np.asarray(one) for one in activations], values)
+        return self._outputs({**values, **found})
+
+    # ------------------------------------------------------------------------------ optional powers
+
+    def layers(self, inputs: Inputs) -> list[Layer]:
+        """The values that have as many samples as the inputs, or more axes than one."""
+        names = self._graph.values
+        values = self._run(inputs, names)
+        listed = []
+        for name in names:
+            shape = np.shape(values[name])
+            if len(shape) > 1:
+                listed.append(Layer(name, shape, self._graph.kind(name)))
+        return listed
+
+    def scorer(
+        self, inputs: Inputs, layer: str, target: Callable[[Outputs], Array]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        if layer == INPUT:
+
+            def run(array: np.ndarray) -> Outputs:
+                return self.replay(with_first_array(inputs, array), (), ())
+
+            return Together(
+                lambda variant: np.asarray(target(run(variant))),
+                lambda variants: merged_scores(run, target, variants),
+            )
+        return self._score((layer,), self._run(inputs, self._with_beside((layer,))), target)
+
+    def flow(
+        self, inputs: Inputs, score: Callable[[Outputs], Array]
+    ) -> Mapping[str, Hashable] | None:
+        outputs = self._outputs(self._run(inputs, ()))
+        watched = _Watched(outputs) if isinstance(outputs, dict) else None
+        score(outputs if watched is None else watched)
+        used = self._graph.outputs if watched is None else sorted(watched.used)
+        return self._graph.gates(used) or None
+
+    def reach(
+        self, inputs: Inputs, layers: Sequence[str], target: Callable[[Outputs], Array]
+    ) -> tuple[Array, Sequence[Array]]:
+        """Not the gradient, but where there is some: places along each axis are disturbed."""
+        values = self._run(inputs, self._with_beside(layers))
+        outputs = self._outputs(values)
+        target = target.resolve(outputs) if isinstance(target, Target) else target
+        scores = np.asarray(target(outputs))
+        found = []
+        for path in layers:
+            score = self._score((path,), values, target)
+            found.append(_reached(score, np.asarray(values[path]), scores))
+        return scores, found
+
+    def channel_order_at(self, path: str) -> ChannelOrder | None:
+        return self._graph.channel_order(path)
+
+    def state(self) -> tuple[str, Mapping[str, Array]]:
+        graph = self._graph.model.graph
+        nodes = [node.SerializeToString(deterministic=True).hex() for node in graph.node]
+        arrays = {}
+        for name, tensor in self._graph.weights.items():
+            arrays[name] = self._sessions.array(tensor)
+        return "\n".join(nodes), arrays
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        return self._outputs(self._run(inputs, ()))
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        kind = _kind((self._float_inputs or self._graph.inputs)[0])
+        return np.asarray(values, onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+    # ------------------------------------------------------------------------------------- running
+
+    def _with_beside(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """The layers, and what passes each of them by."""
+        known = set(self._graph.values)
+        names = dict.fromkeys(layers)
+        for path in layers:
+            if path not in known:
+                raise unknown_layer(path, self._graph.values)
+        for path in layers:
+            names.update(dict.fromkeys(self._graph.head((path,)).beside))
+        if len(layers) > 1:
+            names.update(dict.fromkeys(self._graph.head(layers).beside))
+        return tuple(names)
+
+    def _run(self, inputs: Inputs, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The inputs, the outputs, and these values."""
+        feeds = self._feeds(inputs)
+        made = tuple(sorted(name for name in names if name not in feeds))
+        make = partial(self._graph.with_outputs, made)
+        return {**feeds, **self._by_rows(("all", made), make, feeds)}
+
+    def _behind(
+        self, layers: Sequence[str], arrays: Sequence[np.ndarray], values: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The outputs that depend on these layers, with other activations there."""
+        replaced = dict(zip(layers, arrays, strict=True))
+        head = self._graph.head(tuple(layers))
+        found = {name: replaced[name] for name in self._graph.outputs if name in replaced}
+        if head.model is None:
+            return found
+        model = head.model
+        samples = len(next(iter(values.values())))
+        times = len(arrays[0]) // samples
+        feeds = {name: array.astype(values[name].dtype) for name, array in replaced.items()}
+        for name in head.beside:
+            value = values[name]
+            if times > 1 and value.shape[:1] == (samples,):
+                value = np.concatenate([value] * times)
+            feeds[name] = value
+        return {**found, **self._by_rows(("head", tuple(layers)), lambda: model, feeds)}
+
+    def _score(
+        self,
+        layers: tuple[str, ...],
+        values: Mapping[str, np.ndarray],
+        target: Callable[[Outputs], Array],
+    ) -> Together:
+        """The score of variants of one layer's activations; nothing below runs again."""
+        samples = len(next(iter(values.values())))
+
+        def run(array: np.ndarray) -> Outputs:
+            found = self._behind(layers, [array], values)
+            others = {}
+            for name in self._graph.outputs:
+                if name not in found:
+                    times = len(array) // samples
+                    others[name] = np.concatenate([values[name]] * times)
+            return self._outputs({**others, **found})
+
+        return Together(
+            lambda variant: np.asarray(target(run(variant))),
+            lambda variants: merged_scores(run, target, variants),
+            lambda: max(1, AT_ONCE // samples),
+        )
+
+    def _outputs(self, values: Mapping[str, np.ndarray]) -> Outputs:
+        outputs = {name: values[name] for name in self._graph.outputs}
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _by_rows(
+        self,
+        key: Hashable,
+        make: Callable[[], onnx.ModelProto],
+        feeds: Mapping[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """One run; several, filled up, where the model takes a fixed number of samples alone."""
+        fixed = self._fixed
+        count = max((len(array) for array in feeds.values() if array.ndim), default=0)
+        if fixed is None or count == fixed:
+            return self._sessions.run(key, make, feeds)
+        parts = []
+        for start in range(0, count, fixed):
+            part = {}
+            for name, array in feeds.items():
+                if array.shape[:1] == (count,):
+                    array = array[start : start + fixed]
+                    missing = fixed - len(array)
+                    array = np.concatenate([array, *[array[-1:]] * missing])
+                part[name] = array
+            parts.append(self._sessions.run(key, make, part))
+        joined = {}
+        for name, first in parts[0].items():
+            joined[name] = first
+            if first.shape[:1] == (fixed,):
+                joined[name] = np.concatenate([part[name] for part in parts])[:count]
+        return joined
+
+    def _feeds(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """What the session is fed with, by name; errors say what the model takes."""
+        args, named = arguments(inputs)
+        takes = {one.name: one for one in self._graph.inputs}
+        listed = ", ".join(_described(one) for one in self._graph.inputs)
+        given = {**dict(zip(takes, args, strict=False)), **named}
+        if len(args) > len(takes) or set(given) != set(takes):
+            raise TypeError(f"the model takes {listed}, but was given {sorted(given) or 'nothing'}")
+        return {name: _fed(takes[name], given[name], listed) for name in takes}
+
+
+class _Watched(dict[str, Any]):
+    """Outputs that note which of them are asked for."""
+
+    def __init__(self, outputs: Mapping[str, Any]) -> None:
+        super().__init__(outputs)
+        self.used: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def values(self) -> Any:
+        self.used.update(self)
+        return super().values()
+
+    def items(self) -> Any:
+        self.used.update(self)
+        return super().items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.used.add(key)
+        return super().get(key, default)
+
+
+def _reached(score: Together, array: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """1 where the score answers to the element, as far as places along each axis tell: of the
+    gradient's shape.
+
+    An element is reached where each of its axes' places is. Places between those that are asked are
+    taken for what the nearest one says, but for the first and the last.
+    """
+    rng = np.random.default_rng(0)
+    flat = array.reshape(len(array), -1)
+    size = np.sqrt(np.mean(np.square(flat, dtype=np.float64), axis=1))
+    noise = rng.standard_normal(array.shape) * _like(np.where(size > 0, size, 1), array)
+    sample = array.shape[1:]
+    asked, variants = [], []
+    for axis, count in enumerate(sample):
+        places = sorted({round(k * (count - 1) / (SLABS - 1)) for k in range(SLABS)})
+        asked.append(places)
+        for place in places:
+            here = [slice(None)] * array.ndim
+            here[axis + 1] = slice(place, place + 1)
+            variant = array.copy()
+            variant[tuple(here)] += noise[tuple(here)].astype(array.dtype)
+            variants.append(variant)
+    change = np.abs(np.asarray(score(np.stack(variants)), np.float64) - scores)
+    seen = change > 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(scores), 1e-30)
+    reached = np.ones((*scores.shape, *(1,) * len(sample)), bool)
+    start = 0
+    for axis, (count, places) in enumerate(zip(sample, asked, strict=True)):
+        along = np.zeros((*scores.shape, count), bool)
+        inner = places[1:-1] if len(places) > 2 else places
+        for place in range(count):
+            if place in places:
+                nearest = place
+            else:
+                nearest = min(inner, key=lambda one, place=place: abs(one - place))
+            along[..., place] = seen[start + places.index(nearest)]
+        start += len(places)
+        shape = [1] * len(sample)
+        shape[axis] = count
+        reached = reached & along.reshape(*scores.shape, *shape)
+    return reached.astype(array.dtype)
+
+
+def _like(values: np.ndarray, array: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *(1,) * (array.ndim - 1))
+
+
+def _kind(value: onnx.ValueInfoProto) -> int:
+    return int(value.type.tensor_type.elem_type)
+
+
+def _first_size(value: onnx.ValueInfoProto) -> int | None:
+    """The number of samples that an input says it takes, where it says one."""
+    dims = value.type.tensor_type.shape.dim
+    return int(dims[0].dim_value) if len(dims) > 1 and dims[0].dim_value > 0 else None
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    dims = [dim.dim_param or dim.dim_value or "?" for dim in value.type.tensor_type.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(_kind(value))
+    return f'"{value.name}" ({", ".join(map(str, dims))}) {dtype}'
+
+
+def _fed(value: onnx.ValueInfoProto, given: Any, listed: str) -> np.ndarray:
+    """An input as the model takes it; floats of another precision are converted."""
+    if not isinstance(given, (np.ndarray, np.generic)):
+        kind = f"{type(given).__module__}.{type(given).__qualname__}"
+        raise TypeError(
+            f'input "{value.name}" is of type {kind}; an ONNX model takes NumPy arrays: pass '
+            "numpy.asarray(inputs)"
+        )
+    array = np.asarray(given)
+    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_kind(value)))
+    dims = value.type.tensor_type.shape.dim
+    known = value.type.tensor_type.HasField("shape")
+    fits = len(dims) == array.ndim and all(
+        n == 0 or dim.dim_value in (0, array.shape[n]) for n, dim in enumerate(dims)
+    )
+    if known and not fits:
+        raise ValueError(
+            f'input "{value.name}" has shape {array.shape}, but the model takes {listed}'
+        )
+    if array.dtype == wanted:
+        return array
+    floats = "fV"  # bfloat16 is of kind V
+    if (array.dtype.kind in floats and wanted.kind in floats) or (
+        array.dtype.kind in "iu" and wanted.kind in "iu"
+    ):
+        return array.astype(wanted)
+    raise TypeError(f'input "{value.name}" is of {array.dtype}, but the model takes {listed}')
