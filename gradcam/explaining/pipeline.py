@@ -4,7 +4,8 @@ explainer computes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -127,11 +128,11 @@ class Pipeline:
         if not all(spec.uses_mean_gradient for spec, _ in self.methods):
             return None
 
-        def axes(sample: Shape) -> tuple[int, ...]:
-            layout = self.axes_of(self.layers[0], (samples, *sample), model, samples).layout
-            return layout.spatial_axes if layout.samples.first and not layout.of_tokens else ()
+        def layout(sample: Shape) -> Layout | None:
+            found = self.axes_of(self.layers[0], (samples, *sample), model, samples).layout
+            return found if found.samples.first else None
 
-        return axes
+        return _Pooled(layout)
 
     def _fused(self, raw: list[Array], lead: int) -> Array:
         """One map from those of all layers: (N, *grid), or (N, K, *grid) where `lead` is 2."""
@@ -146,6 +147,24 @@ class Pipeline:
             return maps
         size, how = self.picture
         return map_math.scale(map_math.resize(maps, size), len(size), how)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """`PooledAxes` and `PooledTokens` of the one layer that is explained, by its layout."""
+
+    layout: Callable[[Shape], Layout | None]
+
+    def __call__(self, sample: Shape) -> tuple[int, ...]:
+        layout = self.layout(sample)
+        return () if layout is None or layout.of_tokens else layout.spatial_axes
+
+    def tokens(self, sample: Shape) -> tuple[int, slice] | None:
+        layout = self.layout(sample)
+        if layout is None or not layout.of_tokens:
+            return None
+        first = layout.prefix
+        return layout.spatial_axes[0], slice(first, first + math.prod(layout.grid))
 
 
 def _compared(method: ChosenMethod) -> ChosenMethod:

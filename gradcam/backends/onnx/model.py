@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from gradcam._types import Array, Inputs, Outputs
+from gradcam._types import Array, Inputs, Outputs, Shape
 from gradcam.backends.differences import slopes
 from gradcam.backends.errors import unknown_layer
 from gradcam.backends.onnx.graph import FLOATS, Graph
@@ -18,7 +18,7 @@ from gradcam.backends.onnx.sessions import Sessions
 from gradcam.backends.proof import Together
 from gradcam.inputs import arguments, with_first_array
 from gradcam.layouts import ChannelOrder
-from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, PooledTokens, merged_scores
 from gradcam.targets import Target
 
 __all__ = ["OnnxModel"]
@@ -76,9 +76,9 @@ class OnnxModel:
         scores = np.asarray(target(outputs))
         gradients = []
         for path, array in zip(layers, activations, strict=True):
-            axes = pooled(array.shape[1:]) if pooled is not None else ()
+            axes = _axes_of(pooled, array.shape[1:])
             # behind a mean all its positions have the same derivative
-            means = self._graph.means(path, array.ndim)
+            means = () if axes else self._graph.means(path, array.ndim)
             score = self._score((path,), values, target)
             found = slopes(score, array, axes or means, self._graph.grid(path))
             _LOG.debug(
@@ -87,7 +87,7 @@ class OnnxModel:
                 path, found.evaluations, max(1, AT_ONCE // len(array)), found.doubt,
             )  # fmt: skip
             gradient = found.values
-            if means and not axes:
+            if means:
                 lead = gradient.ndim - array.ndim
                 shape = (*gradient.shape[: 1 + lead], *array.shape[1:])
                 gradient = np.broadcast_to(gradient, shape).copy()
@@ -278,6 +278,17 @@ class OnnxModel:
         if len(args) > len(takes) or set(given) != set(takes):
             raise TypeError(f"the model takes {listed}, but was given {sorted(given) or 'nothing'}")
         return {name: _fed(takes[name], given[name], listed) for name in takes}
+
+
+def _axes_of(pooled: PooledAxes | None, sample: Shape) -> Mapping[int, slice]:
+    """The axes over which the mean gradient is enough, and the part of each that counts."""
+    if pooled is None:
+        return {}
+    if isinstance(pooled, PooledTokens):
+        tokens = pooled.tokens(sample)
+        if tokens is not None:
+            return {tokens[0]: tokens[1]}
+    return dict.fromkeys(pooled(sample), slice(None))
 
 
 class _Watched(dict[str, Any]):
