@@ -12,8 +12,9 @@ rounding, and agree with the small one within its own:
 A kink between, as of a ReLU, moves an average of its two sides into all larger steps. These then
 agree with each other, and not with the small one. Where nothing agrees the small one is taken.
 
-A head of integers rounds far more than its floats show. There the steps are multiples of its own
-grid, and the derivative is the slope of the line through all of them.
+A head of integers rounds far more than its floats show: one entry's lift may move no integer at
+all. There all entries are lifted at once, by multiples of the head's own grid, in patterns of
+signs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Slopes", "slopes"]
+__all__ = ["Grid", "Slopes", "slopes"]
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Variants (M, N, ...) of the activations -> scores (M, N) or (M, N, K)."""
@@ -57,6 +58,20 @@ MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The numbers that a head rounds activations to: multiples of `unit` from `low` to `high`."""
+
+    unit: float
+    low: float
+    high: float
+
+    def rounded(self, array: np.ndarray) -> np.ndarray:
+        """The activations as the head takes them."""
+        steps = np.round(array.astype(np.float64) / self.unit) * self.unit
+        return np.clip(steps, self.low, self.high)
+
+
+@dataclass(frozen=True)
 class Slopes:
     """The derivative of the scores, averaged over some axes, and how sure it is.
 
@@ -74,13 +89,13 @@ def slopes(
     score: Score,
     activations: np.ndarray,
     axes: Mapping[int, slice] | tuple[int, ...] = (),
-    grid: float | None = None,
+    grid: Grid | None = None,
 ) -> Slopes:
     """The derivative of the scores in activations (N, *sample), averaged over `axes`.
 
     axes: from the end, lifted by one amount at once, so that they cost one derivative; as a
         mapping, the part of each that is lifted.
-    grid: the unit of the integers that the head rounds these activations to, where it does.
+    grid: the numbers that the head rounds these activations to, where it does.
     """
     lifts = _Lifts(score, activations, axes)
     return lifts.along_grid(grid) if grid else lifts.from_large_to_small()
@@ -120,13 +135,16 @@ class _Lifts:
         self.evaluations += len(variants)
         return np.asarray(self.score(variants), np.float64)
 
+    def _together(self) -> int:
+        """How many variants of the batch are evaluated at a time."""
+        return min(LIFTED // len(self.activations), MOST_BYTES // self.activations.nbytes)
+
     # ---------------------------------------------------------------------------- one difference
 
     def differences(self, entries: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Central differences: for entries (E,) and steps (N,), (E, N, [K])."""
-        together = min(LIFTED // len(self.activations), MOST_BYTES // self.activations.nbytes)
         found = []
-        for part in _parts(entries, max(1, together // 2)):
+        for part in _parts(entries, max(1, self._together() // 2)):
             up, down = (np.broadcast_to(self.activations, (2, len(part), *self.activations.shape))
                         .copy())  # fmt: skip
             made = np.empty((len(part), len(steps)))
@@ -193,18 +211,51 @@ class _Lifts:
 
     # ---------------------------------------------------------------------------- quantised heads
 
-    def along_grid(self, grid: float) -> Slopes:
-        """The slope of the line through the differences over several multiples of the grid."""
-        entries = np.arange(self.count)
-        found, weights = [], []
+    def along_grid(self, grid: Grid) -> Slopes:
+        """All entries are lifted at once, by signs that differ between them, so that the rounding
+        of the integers averages out; what belongs to an entry is told by its signs.
+
+        The signs are the columns of a Hadamard matrix, which are orthogonal. An entry's change is
+        divided by the lift that the integers made of it, which ends at the largest and the least.
+        """
+        rows = 1 << self.count.bit_length()  # more than there are entries
+        columns = np.arange(1, self.count + 1)
+        found, lifted = [], []
         for multiple in GRID:
-            steps = np.full(len(self.activations), multiple * grid)
-            found.append(self.differences(entries, steps))
-            weights.append(float(multiple**2))
-        all_steps = np.stack(found)
-        slope = np.average(all_steps, axis=0, weights=weights)
-        spread = np.average(np.square(all_steps - slope), axis=0, weights=weights)
-        return self._result(slope, np.sqrt(spread / len(GRID)))
+            lift = self.activations.dtype.type(multiple * grid.unit)
+            total: np.ndarray | float = 0.0
+            for part in _parts(np.arange(rows), max(1, self._together() // 2)):
+                signs = 1.0 - 2.0 * (np.bitwise_count(part[:, None] & columns) & 1)
+                lifts = self._spread(signs) * lift
+                scores = self._evaluated(
+                    np.concatenate([self.activations + lifts, self.activations - lifts])
+                )
+                change = scores[: len(part)] - scores[len(part) :]
+                total = total + np.tensordot(signs, change, axes=(0, 0))
+            made = self._mean(grid.rounded(self.activations + lift))
+            made -= self._mean(grid.rounded(self.activations - lift))
+            found.append(np.asarray(total) / rows)
+            lifted.append(_like(made, found[-1]))
+        # the line through the changes over all these lifts
+        over = np.maximum(sum(np.square(one) for one in lifted), np.finfo(np.float64).tiny)
+        slope = sum(one * change for one, change in zip(lifted, found, strict=True)) / over
+        left = [np.square(change - one * slope) for one, change in zip(lifted, found, strict=True)]
+        return self._result(slope, np.sqrt(sum(left) / over / (len(GRID) - 1)))
+
+    def _mean(self, array: np.ndarray) -> np.ndarray:
+        """(N, *sample) -> (E, N): the mean over all the places of an entry."""
+        places = [self.parts.get(axis, slice(None)) for axis in range(array.ndim - 1)]
+        axes = tuple(axis + 1 for axis in self.parts)
+        mean = np.mean(array[(slice(None), *places)], axis=axes, dtype=np.float64)
+        return mean.reshape(len(array), -1).T
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        """A number for each entry (M, E) at all the places that it stands for: (M, 1, *sample)."""
+        sample = self.activations.shape[1:]
+        array = np.zeros((len(values), 1, *sample), self.activations.dtype)
+        places = [self.parts.get(axis, slice(None)) for axis in range(len(sample))]
+        array[(slice(None), slice(None), *places)] = values.reshape(len(values), 1, *self.pooled)
+        return array
 
     def _result(self, found: np.ndarray, doubt: np.ndarray) -> Slopes:
         values = np.moveaxis(found, 0, -1) / self.together

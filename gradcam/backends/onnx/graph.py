@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 
+from gradcam.backends.differences import Grid
 from gradcam.layouts import ChannelOrder
 
 __all__ = ["Graph", "Head"]
@@ -36,6 +39,9 @@ ELEMENTWISE = frozenset((
 
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 FLOATS |= {onnx.TensorProto.BFLOAT16}
+SMALL = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4}
+SMALL |= {onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2}
+"""Of quantised values, which carry what floats do."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,12 @@ class Graph:
             return True
         return bool(kind.tensor_type.elem_type in (*FLOATS, 0))
 
+    def carries(self, name: str) -> bool:
+        """Whether a value holds activations: floats, or small numbers that stand for some."""
+        kind = self.types.get(name)
+        small = kind is not None and kind.tensor_type.elem_type in SMALL
+        return name not in self.weights and (small or self.is_float(name))
+
     @cached_property
     def fed(self) -> frozenset[str]:
         """The values that depend on an input."""
@@ -141,9 +153,10 @@ class Graph:
         alive = set(outputs)
         for n in reversed(range(len(self.needs))):
             if any(name in alive for name in self.model.graph.node[n].output):
-                alive.update(name for name in self.needs[n] if self.is_float(name))
-        starts = [one.name for one in self.inputs if one.name in alive and self.is_float(one.name)]
-        order = [*starts, *(name for name in self.values if name in alive)]
+                alive.update(name for name in self.needs[n] if self.carries(name))
+        starts = [one.name for one in self.inputs if one.name in alive and self.carries(one.name)]
+        made = [name for name in self.maker if name in self.fed and self.carries(name)]
+        order = [*starts, *(name for name in made if name in alive)]
         place = {name: n for n, name in enumerate(order)}
         jumped = np.zeros(len(order) + 2, int)
         for name in order[len(starts) :]:
@@ -252,25 +265,37 @@ class Graph:
 
     # -------------------------------------------------------------------------------- quantisation
 
-    def grid(self, name: str) -> float | None:
-        """The unit of the integers that a value is rounded to next to it; None where there is none.
-
-        Of several, as one for each channel, the largest.
-        """
-        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
-        nodes = [node for node in nodes if node.op_type == "QuantizeLinear"]
-        if name in self.maker and self.kind(name) == "DequantizeLinear":
-            nodes.append(self.model.graph.node[self.maker[name]])
-        scales = [self.weights[node.input[1]] for node in nodes if node.input[1] in self.weights]
-        if not scales:
-            return None
-        return max(float(onnx.numpy_helper.to_array(scale).max()) for scale in scales)
-
     @cached_property
     def is_quantised(self) -> bool:
         """Whether any node rounds floats to integers."""
         kinds = {node.op_type for node in self.model.graph.node}
         return bool(kinds & {"QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear"})
+
+    def grid(self, name: str) -> Grid | None:
+        """The numbers that a value is rounded to next to it; None where it is rounded to none.
+
+        Where each channel has its own, or several nodes round, the coarsest unit.
+        """
+        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
+        nodes = [node for node in nodes if node.op_type == "QuantizeLinear"]
+        if name in self.maker and self.kind(name) == "DequantizeLinear":
+            nodes.append(self.model.graph.node[self.maker[name]])
+        grids = []
+        for node in nodes:
+            if all(part in self.weights for part in node.input[1:]):
+                parts = [onnx.numpy_helper.to_array(self.weights[part]) for part in node.input[1:]]
+                zero = parts[1] if len(parts) > 1 else np.zeros((), np.uint8)
+                limits = _limits(zero.dtype)
+                unit = float(parts[0].max())
+                low, high = (unit * (limit - float(zero.flat[0])) for limit in limits)
+                grids.append(Grid(unit, low, high))
+        return max(grids, key=lambda grid: grid.unit, default=None)
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least and the largest number of a quantised type: integers, or floats of eight bits."""
+    info = np.iinfo(dtype) if dtype.kind in "iu" else ml_dtypes.finfo(dtype)
+    return float(info.min), float(info.max)
 
 
 def _outer(node: onnx.NodeProto) -> Iterator[str]:

@@ -29,7 +29,7 @@ AT_ONCE = 256
 """Rows that the head sees in one run, where the batch may have any size."""
 
 SLABS = 4
-"""Places along each axis that are asked whether the score reaches them."""
+"""Places along each axis that are asked whether the score reaches them; of shorter ones, all."""
 
 
 class OnnxModel:
@@ -150,7 +150,9 @@ class OnnxModel:
         found = []
         for path in layers:
             score = self._score((path,), values, target)
-            found.append(_reached(score, np.asarray(values[path]), scores))
+            found.append(
+                _reached(score, np.asarray(values[path]), scores, self._graph.is_quantised)
+            )
         return scores, found
 
     def channel_order_at(self, path: str) -> ChannelOrder | None:
@@ -315,46 +317,54 @@ class _Watched(dict[str, Any]):
         return super().get(key, default)
 
 
-def _reached(score: Together, array: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _reached(
+    score: Together, array: np.ndarray, scores: np.ndarray, is_rounded: bool
+) -> np.ndarray:
     """1 where the score answers to the element, as far as places along each axis tell: of the
     gradient's shape.
 
-    An element is reached where each of its axes' places is. Places between those that are asked are
-    taken for what the nearest one says, but for the first and the last.
+    An element is reached where each of its axes' places is. The first and the last place of an axis
+    are asked, and some between, which stand for those next to them. Where the head rounds to
+    integers one place alone may move none: there all those between are asked at once.
     """
     rng = np.random.default_rng(0)
     flat = array.reshape(len(array), -1)
     size = np.sqrt(np.mean(np.square(flat, dtype=np.float64), axis=1))
     noise = rng.standard_normal(array.shape) * _like(np.where(size > 0, size, 1), array)
     sample = array.shape[1:]
-    asked, variants = [], []
-    for axis, count in enumerate(sample):
-        places = sorted({round(k * (count - 1) / (SLABS - 1)) for k in range(SLABS)})
-        asked.append(places)
-        for place in places:
-            here = [slice(None)] * array.ndim
-            here[axis + 1] = slice(place, place + 1)
+    blocks = [_blocks(count, is_rounded) for count in sample]
+    variants = []
+    for axis, parts in enumerate(blocks):
+        for asked, _ in parts:
+            here = (slice(None),) * (axis + 1) + (asked,)
             variant = array.copy()
-            variant[tuple(here)] += noise[tuple(here)].astype(array.dtype)
+            variant[here] += noise[here].astype(array.dtype) * (4 if is_rounded else 1)
             variants.append(variant)
     change = np.abs(np.asarray(score(np.stack(variants)), np.float64) - scores)
-    seen = change > 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(scores), 1e-30)
+    seen = iter(change > 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(scores), 1e-30))
     reached = np.ones((*scores.shape, *(1,) * len(sample)), bool)
-    start = 0
-    for axis, (count, places) in enumerate(zip(sample, asked, strict=True)):
+    for axis, (count, parts) in enumerate(zip(sample, blocks, strict=True)):
         along = np.zeros((*scores.shape, count), bool)
-        inner = places[1:-1] if len(places) > 2 else places
-        for place in range(count):
-            if place in places:
-                nearest = place
-            else:
-                nearest = min(inner, key=lambda one, place=place: abs(one - place))
-            along[..., place] = seen[start + places.index(nearest)]
-        start += len(places)
-        shape = [1] * len(sample)
-        shape[axis] = count
+        for _, stands_for in parts:
+            along[..., stands_for] = next(seen)[..., None]
+        shape = [count if other == axis else 1 for other in range(len(sample))]
         reached = reached & along.reshape(*scores.shape, *shape)
     return reached.astype(array.dtype)
+
+
+def _blocks(count: int, is_rounded: bool) -> list[tuple[slice, slice]]:
+    """The places along an axis that are asked, each with the places that it stands for."""
+    if count < SLABS:
+        return [(slice(n, n + 1), slice(n, n + 1)) for n in range(count)]
+    first, last = slice(0, 1), slice(count - 1, count)
+    inner = [slice(1, count - 1)]
+    if is_rounded:
+        return [(first, first), (inner[0], inner[0]), (last, last)]
+    middle = count // 2
+    inner = [slice(1, middle), slice(middle, count - 1)]
+    places = [(one.start + one.stop) // 2 for one in inner]
+    asked = [slice(place, place + 1) for place in places]
+    return [(first, first), *zip(asked, inner, strict=True), (last, last)]
 
 
 def _like(values: np.ndarray, array: np.ndarray) -> np.ndarray:
