@@ -49,7 +49,6 @@ __all__ = [
     "MakesArrays",
     "Model",
     "PooledAxes",
-    "PooledTokens",
     "RunsBare",
     "Scorer",
     "channel_order",
@@ -62,15 +61,6 @@ __all__ = [
 
 PooledAxes = Callable[[Shape], tuple[int, ...]]
 """From a layer's sample shape to its axes, from the end, whose mean gradient is enough."""
-
-
-@runtime_checkable
-class PooledTokens(Protocol):
-    """What a `PooledAxes` may offer besides, for backends to which each derivative costs a pass."""
-
-    def tokens(self, sample: Shape) -> tuple[int, slice] | None:
-        """The axis of tokens, from the end, and those over which the mean gradient is enough."""
-        ...
 
 
 @dataclass(frozen=True)

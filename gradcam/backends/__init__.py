@@ -29,6 +29,7 @@ from gradcam.inputs import first_array
 from gradcam.model import Model
 
 __all__ = [
+    "FILES",
     "LIBRARIES",
     "Library",
     "MemoryMeter",
@@ -80,7 +81,7 @@ class Library:
 
 ONNX = "gradcam.backends.onnx"
 
-FILES = {".onnx": ONNX}
+FILES = {".onnx": ONNX, ".pt2": "gradcam.backends.torch.exported"}
 """By its ending, the module that opens a file with a model."""
 
 LIBRARIES = (
@@ -147,6 +148,8 @@ def opened(model: Any) -> Any:
                 f"{' or '.join(FILES)}"
             )
         return _home(FILES[suffix]).adapt(model)
+    if _is(model, "torch.export", "ExportedProgram"):
+        return _home(FILES[".pt2"]).adapt(model)
     for library in LIBRARIES:
         if library.home == ONNX:
             parts = library.parts_of(model)
@@ -191,10 +194,11 @@ def adapt(model: Any, inputs: Inputs, allow_training: bool = False) -> Model:
 
 
 def _unserved(model: Any, inputs: Inputs) -> TypeError:
-    if _is(model, "torch.export", "ExportedProgram"):
+    if _is(model, "jax.export", "Exported"):
         return TypeError(
-            "`model` is an exported program; pass torch.export.unflatten(program).eval(), which "
-            "has its layers"
+            "`model` is an exported function of JAX, which shows none of its values; export the "
+            "part below the layer and the part behind it (with vjp_order=1), and pass "
+            "gradcam.Split(features.call, head.call)"
         )
     if callable(model) and not isinstance(model, type):
         return TypeError(

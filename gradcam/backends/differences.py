@@ -22,11 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Grid", "Slopes", "slopes"]
+from gradcam._types import Shape
+
+__all__ = ["Grid", "PooledTokens", "Slopes", "slopes"]
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Variants (M, N, ...) of the activations -> scores (M, N) or (M, N, K)."""
@@ -55,6 +57,15 @@ LIFTED = 256
 
 MOST_BYTES = 2**26
 """And what they may take."""
+
+
+@runtime_checkable
+class PooledTokens(Protocol):
+    """What a `PooledAxes` may offer besides, for backends to which each derivative costs a pass."""
+
+    def tokens(self, sample: Shape) -> tuple[int, slice] | None:
+        """The axis of tokens, from the end, and those over which the mean gradient is enough."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -111,12 +122,14 @@ class _Lifts:
         self.activations = activations
         sample = activations.shape[1:]
         parts = axes if isinstance(axes, Mapping) else dict.fromkeys(axes, slice(None))
-        self.parts = {axis % len(sample): part for axis, part in parts.items()}
+        self.parts: dict[int, slice] = {}
+        self.together = 1
+        for axis, part in parts.items():
+            self.parts[axis % len(sample)] = part
+            self.together *= len(range(*part.indices(sample[axis])))
+        self.places = [self.parts.get(axis, slice(None)) for axis in range(len(sample))]
         self.pooled = tuple(1 if axis in self.parts else n for axis, n in enumerate(sample))
         self.count = math.prod(self.pooled)
-        self.together = math.prod(
-            len(range(*part.indices(sample[axis]))) for axis, part in self.parts.items()
-        )
         flat = activations.reshape(len(activations), -1).astype(np.float64)
         size = np.sqrt(np.mean(np.square(flat), axis=1))
         self.size = np.where(size > 0, size, 1.0)  # of each sample by itself
@@ -237,24 +250,25 @@ class _Lifts:
             found.append(np.asarray(total) / rows)
             lifted.append(_like(made, found[-1]))
         # the line through the changes over all these lifts
-        over = np.maximum(sum(np.square(one) for one in lifted), np.finfo(np.float64).tiny)
-        slope = sum(one * change for one, change in zip(lifted, found, strict=True)) / over
-        left = [np.square(change - one * slope) for one, change in zip(lifted, found, strict=True)]
-        return self._result(slope, np.sqrt(sum(left) / over / (len(GRID) - 1)))
+        lifts, changes = np.broadcast_arrays(np.stack(lifted), np.stack(found))
+        over = np.maximum(np.sum(lifts**2, axis=0), np.finfo(np.float64).tiny)
+        slope = np.sum(lifts * changes, axis=0) / over
+        left = np.sum((changes - lifts * slope) ** 2, axis=0)
+        return self._result(slope, np.sqrt(left / over / (len(GRID) - 1)))
 
     def _mean(self, array: np.ndarray) -> np.ndarray:
         """(N, *sample) -> (E, N): the mean over all the places of an entry."""
-        places = [self.parts.get(axis, slice(None)) for axis in range(array.ndim - 1)]
-        axes = tuple(axis + 1 for axis in self.parts)
-        mean = np.mean(array[(slice(None), *places)], axis=axes, dtype=np.float64)
+        axes = tuple(np.array([*self.parts], int) + 1)
+        mean = np.mean(array[(slice(None), *self.places)], axis=axes, dtype=np.float64)
         return mean.reshape(len(array), -1).T
 
     def _spread(self, values: np.ndarray) -> np.ndarray:
         """A number for each entry (M, E) at all the places that it stands for: (M, 1, *sample)."""
         sample = self.activations.shape[1:]
         array = np.zeros((len(values), 1, *sample), self.activations.dtype)
-        places = [self.parts.get(axis, slice(None)) for axis in range(len(sample))]
-        array[(slice(None), slice(None), *places)] = values.reshape(len(values), 1, *self.pooled)
+        array[(slice(None), slice(None), *self.places)] = values.reshape(
+            len(values), 1, *self.pooled
+        )
         return array
 
     def _result(self, found: np.ndarray, doubt: np.ndarray) -> Slopes:

@@ -186,6 +186,8 @@ FRAMEWORKS = (
     Framework("equinox", "equinox"),
     Framework("haiku", "dm-haiku"),
     Framework("keras", "keras"),
+    Framework("onnx", "onnx"),
+    Framework("onnxruntime", "onnxruntime"),
 )
 
 

@@ -23,6 +23,7 @@ from gradcam.cli.options import (
     LayerOption,
     MethodOption,
     ModelOption,
+    PreprocessOption,
     ReportOption,
     TargetOption,
     TopOption,
@@ -55,6 +56,7 @@ def explain(
         Path, typer.Option("--out", "-o", help="Where to save; a folder for each photograph.")
     ] = Path("out"),
     page: ReportOption = None,
+    preprocess: PreprocessOption = None,
 ) -> None:
     """Show where a network looked in each photograph.
 
@@ -63,7 +65,7 @@ def explain(
     exit code is 1.
     """
     check_classes(target, top)
-    classifier = load(model, framework)
+    classifier = load(model, framework, preprocess)
     classes: Any = class_indices(classifier, target)
     if top:
         classes = TopClass(top)
@@ -198,9 +200,10 @@ def layers(
     ] = None,
     model: ModelOption = None,
     framework: FrameworkOption = "torch",
+    preprocess: PreprocessOption = None,
 ) -> None:
     """List the layers of a model in the order in which they run, with their outputs' shapes."""
-    classifier = load(model, framework)
+    classifier = load(model, framework, preprocess)
     photograph = np.full((256, 256, 3), 127, np.uint8)
     try:
         if image is not None:
@@ -224,12 +227,13 @@ def verify(
     framework: FrameworkOption = "torch",
     layer: LayerOption = None,
     target: TargetOption = None,
+    preprocess: PreprocessOption = None,
 ) -> None:
     """Check the gradients that an explanation is made of against finite differences.
 
     The exit code is 1 unless they agree.
     """
-    classifier = load(model, framework)
+    classifier = load(model, framework, preprocess)
     classes = class_indices(classifier, target)
     try:
         inputs = batch_of(classifier, view_of(classifier, read(image)))

@@ -42,7 +42,7 @@ def frameworks_table() -> Rows:
     for row in FRAMEWORKS:
         version = installed(row.package)
         if version is None:
-            extra = "haiku" if row.module == "haiku" else row.module
+            extra = "onnx" if row.module == "onnxruntime" else row.module
             rows.append((row.package, "-", "", f'pip install "gradcam[{extra}]"'))
         else:
             rows.append((row.package, version, _devices(row.module), ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -41,10 +42,11 @@ MOST_DIGITS = 9
 """Of a class index."""
 
 
-def load(spec: str | None, framework: Framework) -> Classifier:
-    """`package.module:factory`, called without arguments; None is the demo network.
+def load(spec: str | None, framework: Framework, preprocess: str | None = None) -> Classifier:
+    """`package.module:factory`, called without arguments, or a file; None is the demo network.
 
-    The classifier has a view and a preprocessing, ImageNet's where it has none of its own.
+    The classifier has a view and a preprocessing: that of `preprocess`, or its own, or what the
+    file's metadata say, or ImageNet's.
     """
     if spec is None:
         try:
@@ -53,15 +55,67 @@ def load(spec: str | None, framework: Framework) -> Classifier:
             raise typer.BadParameter(str(error)) from error
     model = _made(spec)
     classifier = model if isinstance(model, Classifier) else Classifier(model)
+    told = dict(getattr(classifier.model, "metadata", {}))
+    steps = _steps(classifier.model, preprocess or told.get("preprocess", ""))
+    own = preprocess is None
     return dataclasses.replace(
         classifier,
-        view=classifier.view or crop,
-        preprocess=classifier.preprocess or _ImageNet(classifier.model),
+        view=(classifier.view if own else None) or steps.view,
+        preprocess=(classifier.preprocess if own else None) or steps,
+        labels=classifier.labels or _labels(told.get("labels")),
     )
 
 
+def _labels(text: str | None) -> list[str] | None:
+    """Class names of a file's metadata, a list in JSON."""
+    try:
+        names = json.loads(text or "null")
+    except ValueError:
+        return None
+    return [str(name) for name in names] if isinstance(names, list) and names else None
+
+
+def _steps(model: Any, text: str) -> _Steps:
+    """How photographs become inputs, as `size=224 mean=0.5,0.5,0.5 order=bgr` says it."""
+    told: dict[str, Any] = {}
+    for part in text.split():
+        name, _, value = part.partition("=")
+        try:
+            if name in ("size", "resize"):
+                told[name] = int(value)
+            elif name in ("mean", "deviation"):
+                numbers = [float(number) for number in value.split(",")]
+                told[name] = tuple(numbers * 3 if len(numbers) == 1 else numbers)
+            elif name == "scale":
+                told[name] = float(value)
+            elif name == "order" and value in ("rgb", "bgr"):
+                told[name] = value
+            else:
+                raise ValueError(part)
+        except ValueError:
+            raise typer.BadParameter(
+                printable(
+                    f"--preprocess {part!r} is not known; write size=224 resize=256 "
+                    "mean=0.5,0.5,0.5 deviation=0.5 order=rgb or bgr scale=255, as far as they "
+                    "differ from ImageNet's"
+                )
+            ) from None
+    if len(told.get("mean", "rgb")) != 3 or len(told.get("deviation", "rgb")) != 3:
+        raise typer.BadParameter("--preprocess: mean and deviation have one number, or three")
+    if told.get("size", 1) < 1 or told.get("resize", 1) < 1:
+        raise typer.BadParameter("--preprocess: size and resize are at least 1")
+    if "size" in told and "resize" not in told:
+        told["resize"] = round(told["size"] * 256 / 224)
+    return _Steps(model, **told)
+
+
 def _made(spec: str) -> Any:
-    """What the factory returns, which is a model or a classifier of one."""
+    """What the factory returns, which is a model or a classifier of one; or a file's model."""
+    if spec.lower().endswith(tuple(backends.FILES)):
+        try:
+            return backends.opened(spec)
+        except (*FAULTS, OSError, ImportError) as error:
+            raise typer.BadParameter(printable(f"--model {error}")) from error
     try:
         model = made(spec, FAULTS)
     except ValueError as error:
@@ -135,20 +189,30 @@ def subject(spec: str | None, framework: Any) -> tuple[Classifier, Inputs]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _ImageNet:
-    """Photographs as most ImageNet networks want them: channels less their mean, over deviation.
+class _Steps:
+    """From a photograph to the input, by default as most ImageNet networks want it: the centre, and
+    channels less their mean, over deviation.
 
     The batch is an array of the model's framework, in the order of axes that the model's layers
-    use.
+    use. Pixels are divided by `scale` first; `order` is that of the colours.
     """
 
     model: Any
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    order: str = "rgb"
+    scale: float = 255.0
+
+    def view(self, photograph: np.ndarray) -> np.ndarray:
+        return crop(photograph, self.resize, self.size)
 
     def __call__(self, photographs: Sequence[np.ndarray]) -> Array:
-        pixels = np.stack(list(photographs)).astype(np.float32) / 255
+        pixels = np.stack(list(photographs)).astype(np.float32) / self.scale
         batch = ((pixels - self.mean) / self.deviation).astype(np.float32)
+        if self.order == "bgr":
+            batch = np.ascontiguousarray(batch[..., ::-1])
         try:
             adapted = backends.adapt(self.model, batch)
         except TypeError:  # a function of JAX arrays is only known by its inputs

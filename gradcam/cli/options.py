@@ -17,6 +17,7 @@ __all__ = [
     "MethodOption",
     "MethodsOption",
     "ModelOption",
+    "PreprocessOption",
     "ReportOption",
     "TargetOption",
     "TopOption",
@@ -41,10 +42,18 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        metavar="PACKAGE.MODULE:FACTORY",
-        help="A function that returns your model or a gradcam.Classifier. A bare model is shown "
-        "the centre, 224 x 224, normalised as most ImageNet networks want it. "
-        "[default: EfficientNet-Lite0]",
+        metavar="PACKAGE.MODULE:FACTORY|FILE",
+        help="A function that returns your model or a gradcam.Classifier; or a file, model.onnx or "
+        "program.pt2. A bare model is shown the centre, 224 x 224, normalised as most ImageNet "
+        "networks want it. [default: EfficientNet-Lite0]",
+    ),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        help='How photographs become inputs: "size=224 resize=256 mean=0.5,0.5,0.5 deviation=0.5 '
+        "order=bgr scale=255\", as far as it differs from ImageNet's; numbers are in the order of "
+        "red, green, blue.",
     ),
 ]
 FrameworkOption = Annotated[

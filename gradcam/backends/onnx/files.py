@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-__all__ = ["checked", "nodes_of", "read"]
+__all__ = ["checked", "names_of", "nodes_of", "read"]
 
 MOST_NODES = 1_000_000
 
@@ -110,10 +110,10 @@ def _check_external(tensor: onnx.TensorProto, folder: Path | None, name: str) ->
 
 def _check_order(graph: onnx.GraphProto, outer: set[str], name: str) -> None:
     """Each value is made once, before it is used: so there are no cycles."""
-    known = outer | {one.name for one in graph.input}
-    known |= {one.name for one in graph.initializer}
-    known |= {one.values.name for one in graph.sparse_initializer}
-    made = {one.name for one in graph.input} | {one.name for one in graph.initializer}
+    made = {*names_of(graph.input), *names_of(graph.initializer)}
+    known = outer | made
+    for sparse in graph.sparse_initializer:
+        known.add(sparse.values.name)
     for node in graph.node:
         for value in node.input:
             if value and value not in known:
@@ -140,6 +140,11 @@ def _bits(kind: int) -> int:
         return 8 * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
     except (KeyError, TypeError, ValueError):
         return 0
+
+
+def names_of(listed: Iterable[Any]) -> list[str]:
+    """The names of what has one: values, tensors, nodes."""
+    return [one.name for one in listed]
 
 
 def _line(error: Any) -> str:

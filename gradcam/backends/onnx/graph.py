@@ -18,9 +18,10 @@ import numpy as np
 import onnx
 
 from gradcam.backends.differences import Grid
+from gradcam.backends.onnx.files import names_of
 from gradcam.layouts import ChannelOrder
 
-__all__ = ["Graph", "Head"]
+__all__ = ["FLOATS", "Graph", "Head"]
 
 CHANNELS_FIRST = frozenset((
     "AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace",
@@ -66,9 +67,9 @@ class Graph:
             model = onnx.inliner.inline_local_functions(model)
         self.model = model
         graph = model.graph
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.weights = dict(zip(names_of(graph.initializer), graph.initializer, strict=True))
         self.inputs = [value for value in graph.input if value.name not in self.weights]
-        self.outputs = [value.name for value in graph.output]
+        self.outputs = names_of(graph.output)
         self.maker: dict[str, int] = {}
         self.needs: list[tuple[str, ...]] = []
         for n, node in enumerate(graph.node):
@@ -86,8 +87,10 @@ class Graph:
         except Exception:  # operators that it does not know; what is missing is found by a run
             model = self.model
         graph = model.graph
-        listed = (*graph.value_info, *graph.input, *graph.output)
-        return {value.name: value.type for value in listed}
+        types = {}
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            types[value.name] = value.type
+        return types
 
     def is_float(self, name: str) -> bool:
         """Whether a value is an array of floats, or may be."""
@@ -107,12 +110,12 @@ class Graph:
     @cached_property
     def fed(self) -> frozenset[str]:
         """The values that depend on an input."""
-        return self._behind(value.name for value in self.inputs)
+        return self._behind(names_of(self.inputs))
 
     @cached_property
     def values(self) -> list[str]:
         """The floats that nodes make of the inputs, in the order in which they run."""
-        return [name for name in self.maker if name in self.fed and self.is_float(name)]
+        return [*filter(self.is_float, filter(self.fed.__contains__, self.maker))]
 
     def kind(self, name: str) -> str:
         """The operator that makes a value."""
@@ -123,11 +126,9 @@ class Graph:
         """The values whose channels are known to come first."""
         known: dict[str, bool] = {}
         for n, node in enumerate(self.model.graph.node):
-            made = [name for name in node.output if name]
-            fed = [name for name in self.needs[n] if name in self.fed]
-            told = node.op_type in ELEMENTWISE and any(known.get(name) for name in fed)
+            told = node.op_type in ELEMENTWISE and not known.keys().isdisjoint(self.needs[n])
             if told or node.op_type in CHANNELS_FIRST:
-                known.update((name, True) for name in made)
+                known.update(dict.fromkeys(filter(None, node.output), True))
         return known
 
     def channel_order(self, name: str) -> ChannelOrder | None:
@@ -140,7 +141,7 @@ class Graph:
         """The values that depend on any of these, and these."""
         found = set(names)
         for n, node in enumerate(self.model.graph.node):
-            if any(name in found for name in self.needs[n]):
+            if not found.isdisjoint(self.needs[n]):
                 found.update(filter(None, node.output))
         return frozenset(found)
 
@@ -150,14 +151,10 @@ class Graph:
         With the values in the order in which they are made, one is a gate where no edge jumps over
         it. Values that are the same, but for their name, have one name.
         """
-        alive = set(outputs)
-        for n in reversed(range(len(self.needs))):
-            if any(name in alive for name in self.model.graph.node[n].output):
-                alive.update(name for name in self.needs[n] if self.carries(name))
-        starts = [one.name for one in self.inputs if one.name in alive and self.carries(one.name)]
-        made = [name for name in self.maker if name in self.fed and self.carries(name)]
-        order = [*starts, *(name for name in made if name in alive)]
-        place = {name: n for n, name in enumerate(order)}
+        alive = self._used_by(outputs)
+        starts = [*filter(alive.__contains__, names_of(self.inputs))]
+        order = [*starts, *filter((alive & self.fed).__contains__, self.maker)]
+        place = dict(zip(order, range(len(order)), strict=True))
         jumped = np.zeros(len(order) + 2, int)
         for name in order[len(starts) :]:
             for need in self.needs[self.maker[name]]:
@@ -173,6 +170,14 @@ class Graph:
                 jumped[len(order)] -= 1
         over = np.cumsum(jumped)
         return {name: self._same(name) for name in order if over[place[name]] == 0}
+
+    def _used_by(self, outputs: Sequence[str]) -> set[str]:
+        """The values that carry something to the outputs, and these."""
+        alive = set(outputs)
+        for n in reversed(range(len(self.needs))):
+            if not alive.isdisjoint(self.model.graph.node[n].output):
+                alive.update(filter(self.carries, self.needs[n]))
+        return {*filter(self.carries, alive)}
 
     def _same(self, name: str) -> str:
         while name in self.maker and self.kind(name) in ("Identity", "Dropout"):
@@ -193,7 +198,7 @@ class Graph:
     def head(self, names: Sequence[str]) -> Head:
         """The part of the graph behind these values."""
         behind = self._behind(names) - set(names)
-        outputs = tuple(name for name in self.outputs if name in behind)
+        outputs = tuple(filter(behind.__contains__, self.outputs))
         nodes: set[int] = set()
         beside: dict[str, None] = {}
         waiting = list(outputs)
@@ -223,9 +228,10 @@ class Graph:
         for n in nodes:
             graph.node.add().CopyFrom(self.model.graph.node[n])
             used.update(self.needs[n])
-        graph.initializer.extend(self.weights[name] for name in self.weights if name in used)
-        graph.input.extend(self._info(name) for name in inputs)
-        graph.output.extend(self._info(name) for name in outputs)
+        for name in filter(used.__contains__, self.weights):
+            graph.initializer.append(self.weights[name])
+        graph.input.extend(map(self._info, inputs))
+        graph.output.extend(map(self._info, outputs))
         return model
 
     def _info(self, name: str) -> onnx.ValueInfoProto:
@@ -238,6 +244,11 @@ class Graph:
         info.type.tensor_type.elem_type = kind
         return info
 
+    def _consumers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that take a value."""
+        nodes = self.model.graph.node
+        return [node for n, node in enumerate(nodes) if name in self.needs[n]]
+
     # -------------------------------------------------------------------------------------- means
 
     def means(self, name: str, ndim: int) -> tuple[int, ...]:
@@ -246,7 +257,7 @@ class Graph:
         """
         if name in self.outputs:
             return ()
-        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
+        nodes = self._consumers(name)
         if len(nodes) != 1:
             return ()
         (node,) = nodes
@@ -254,8 +265,10 @@ class Graph:
             return tuple(range(2 - ndim, 0))
         if node.op_type != "ReduceMean" or node.input[0] != name:
             return ()
-        told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        axes = told.get("axes")
+        axes = None
+        for attribute in node.attribute:
+            if attribute.name == "axes":
+                axes = list(attribute.ints)
         if len(node.input) > 1:
             if node.input[1] not in self.weights:
                 return ()
@@ -268,27 +281,26 @@ class Graph:
     @cached_property
     def is_quantised(self) -> bool:
         """Whether any node rounds floats to integers."""
-        kinds = {node.op_type for node in self.model.graph.node}
-        return bool(kinds & {"QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear"})
+        rounding = ("QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear")
+        return any(node.op_type in rounding for node in self.model.graph.node)
 
     def grid(self, name: str) -> Grid | None:
         """The numbers that a value is rounded to next to it; None where it is rounded to none.
 
         Where each channel has its own, or several nodes round, the coarsest unit.
         """
-        nodes = [node for n, node in enumerate(self.model.graph.node) if name in self.needs[n]]
-        nodes = [node for node in nodes if node.op_type == "QuantizeLinear"]
+        nodes = [node for node in self._consumers(name) if node.op_type == "QuantizeLinear"]
         if name in self.maker and self.kind(name) == "DequantizeLinear":
             nodes.append(self.model.graph.node[self.maker[name]])
         grids = []
         for node in nodes:
-            if all(part in self.weights for part in node.input[1:]):
-                parts = [onnx.numpy_helper.to_array(self.weights[part]) for part in node.input[1:]]
+            if self.weights.keys() >= set(node.input[1:]):
+                tensors = map(self.weights.__getitem__, node.input[1:])
+                parts = [*map(onnx.numpy_helper.to_array, tensors)]
                 zero = parts[1] if len(parts) > 1 else np.zeros((), np.uint8)
-                limits = _limits(zero.dtype)
-                unit = float(parts[0].max())
-                low, high = (unit * (limit - float(zero.flat[0])) for limit in limits)
-                grids.append(Grid(unit, low, high))
+                low, high = _limits(zero.dtype)
+                unit, middle = float(parts[0].max()), float(zero.flat[0])
+                grids.append(Grid(unit, unit * (low - middle), unit * (high - middle)))
         return max(grids, key=lambda grid: grid.unit, default=None)
 
 
@@ -303,7 +315,7 @@ def _outer(node: onnx.NodeProto) -> Iterator[str]:
     for attribute in node.attribute:
         if attribute.type != onnx.AttributeProto.GRAPH:
             continue
-        own = {one.name for one in (*attribute.g.input, *attribute.g.initializer)}
+        own = {*names_of(attribute.g.input), *names_of(attribute.g.initializer)}
         for inner in attribute.g.node:
             for name in (*inner.input, *_outer(inner)):
                 if name and name not in own:

@@ -11,14 +11,16 @@ import numpy as np
 import onnx
 
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.backends.differences import slopes
+from gradcam.backends.differences import PooledTokens, slopes
 from gradcam.backends.errors import unknown_layer
+from gradcam.backends.onnx.feeds import feeds_of, first_size, kind_of
 from gradcam.backends.onnx.graph import FLOATS, Graph
+from gradcam.backends.onnx.reach import reached
 from gradcam.backends.onnx.sessions import Sessions
 from gradcam.backends.proof import Together
-from gradcam.inputs import arguments, with_first_array
+from gradcam.inputs import with_first_array
 from gradcam.layouts import ChannelOrder
-from gradcam.model import INPUT, Capture, Layer, PooledAxes, PooledTokens, merged_scores
+from gradcam.model import INPUT, Capture, Layer, PooledAxes, merged_scores
 from gradcam.targets import Target
 
 __all__ = ["OnnxModel"]
@@ -27,9 +29,6 @@ _LOG = logging.getLogger("gradcam")
 
 AT_ONCE = 256
 """Rows that the head sees in one run, where the batch may have any size."""
-
-SLABS = 4
-"""Places along each axis that are asked whether the score reaches them; of shorter ones, all."""
 
 
 class OnnxModel:
@@ -45,9 +44,14 @@ class OnnxModel:
         self._graph = graph
         self._sessions = sessions
         self.name = name
-        self._float_inputs = [one for one in graph.inputs if _kind(one) in FLOATS]
-        sizes = {_first_size(one) for one in self._float_inputs or graph.inputs} - {None}
+        self._float_inputs = [one for one in graph.inputs if kind_of(one) in FLOATS]
+        sizes = {first_size(one) for one in self._float_inputs or graph.inputs} - {None}
         self._fixed = sizes.pop() if len(sizes) == 1 else None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself, such as "labels" or "preprocess" for the command line."""
+        return {entry.key: entry.value for entry in self._graph.model.metadata_props}
 
     # ------------------------------------------------------------------------------------ the verbs
 
@@ -66,7 +70,7 @@ class OnnxModel:
                 "choose a method that needs gradients alone, such as grad-cam"
             )
         values = self._run(inputs, self._with_beside(layers))
-        activations = tuple(np.asarray(one) for one in at or [values[path] for path in layers])
+        activations = tuple(map(np.asarray, at or map(values.__getitem__, layers)))
         if at is not None:
             values = {**values, **self._behind(layers, activations, values)}
         outputs = self._outputs(values)
@@ -100,7 +104,7 @@ class OnnxModel:
         if not layers:
             return self._outputs(self._run(inputs, ()))
         values = self._run(inputs, self._with_beside(layers))
-        found = self._behind(layers, [np.asarray(one) for one in activations], values)
+        found = self._behind(layers, [*map(np.asarray, activations)], values)
         return self._outputs({**values, **found})
 
     # ------------------------------------------------------------------------------ optional powers
@@ -150,9 +154,7 @@ class OnnxModel:
         found = []
         for path in layers:
             score = self._score((path,), values, target)
-            found.append(
-                _reached(score, np.asarray(values[path]), scores, self._graph.is_quantised)
-            )
+            found.append(reached(score, np.asarray(values[path]), scores, self._graph.is_quantised))
         return scores, found
 
     def channel_order_at(self, path: str) -> ChannelOrder | None:
@@ -170,7 +172,7 @@ class OnnxModel:
         return self._outputs(self._run(inputs, ()))
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        kind = _kind((self._float_inputs or self._graph.inputs)[0])
+        kind = kind_of((self._float_inputs or self._graph.inputs)[0])
         return np.asarray(values, onnx.helper.tensor_dtype_to_np_dtype(kind))
 
     # ------------------------------------------------------------------------------------- running
@@ -190,8 +192,8 @@ class OnnxModel:
 
     def _run(self, inputs: Inputs, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The inputs, the outputs, and these values."""
-        feeds = self._feeds(inputs)
-        made = tuple(sorted(name for name in names if name not in feeds))
+        feeds = feeds_of(self._graph.inputs, inputs)
+        made = tuple(sorted(set(names) - set(feeds)))
         make = partial(self._graph.with_outputs, made)
         return {**feeds, **self._by_rows(("all", made), make, feeds)}
 
@@ -240,7 +242,8 @@ class OnnxModel:
         )
 
     def _outputs(self, values: Mapping[str, np.ndarray]) -> Outputs:
-        outputs = {name: values[name] for name in self._graph.outputs}
+        names = self._graph.outputs
+        outputs = dict(zip(names, map(values.__getitem__, names), strict=True))
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def _by_rows(
@@ -271,25 +274,15 @@ class OnnxModel:
                 joined[name] = np.concatenate([part[name] for part in parts])[:count]
         return joined
 
-    def _feeds(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        """What the session is fed with, by name; errors say what the model takes."""
-        args, named = arguments(inputs)
-        takes = {one.name: one for one in self._graph.inputs}
-        listed = ", ".join(_described(one) for one in self._graph.inputs)
-        given = {**dict(zip(takes, args, strict=False)), **named}
-        if len(args) > len(takes) or set(given) != set(takes):
-            raise TypeError(f"the model takes {listed}, but was given {sorted(given) or 'nothing'}")
-        return {name: _fed(takes[name], given[name], listed) for name in takes}
-
 
 def _axes_of(pooled: PooledAxes | None, sample: Shape) -> Mapping[int, slice]:
     """The axes over which the mean gradient is enough, and the part of each that counts."""
     if pooled is None:
         return {}
-    if isinstance(pooled, PooledTokens):
-        tokens = pooled.tokens(sample)
-        if tokens is not None:
-            return {tokens[0]: tokens[1]}
+    by_tokens: PooledTokens | None = pooled if hasattr(pooled, "tokens") else None  # type: ignore
+    tokens = None if by_tokens is None else by_tokens.tokens(sample)
+    if tokens is not None:
+        return {tokens[0]: tokens[1]}
     return dict.fromkeys(pooled(sample), slice(None))
 
 
@@ -315,102 +308,3 @@ class _Watched(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         self.used.add(key)
         return super().get(key, default)
-
-
-def _reached(
-    score: Together, array: np.ndarray, scores: np.ndarray, is_rounded: bool
-) -> np.ndarray:
-    """1 where the score answers to the element, as far as places along each axis tell: of the
-    gradient's shape.
-
-    An element is reached where each of its axes' places is. The first and the last place of an axis
-    are asked, and some between, which stand for those next to them. Where the head rounds to
-    integers one place alone may move none: there all those between are asked at once.
-    """
-    rng = np.random.default_rng(0)
-    flat = array.reshape(len(array), -1)
-    size = np.sqrt(np.mean(np.square(flat, dtype=np.float64), axis=1))
-    noise = rng.standard_normal(array.shape) * _like(np.where(size > 0, size, 1), array)
-    sample = array.shape[1:]
-    blocks = [_blocks(count, is_rounded) for count in sample]
-    variants = []
-    for axis, parts in enumerate(blocks):
-        for asked, _ in parts:
-            here = (slice(None),) * (axis + 1) + (asked,)
-            variant = array.copy()
-            variant[here] += noise[here].astype(array.dtype) * (4 if is_rounded else 1)
-            variants.append(variant)
-    change = np.abs(np.asarray(score(np.stack(variants)), np.float64) - scores)
-    seen = iter(change > 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(scores), 1e-30))
-    reached = np.ones((*scores.shape, *(1,) * len(sample)), bool)
-    for axis, (count, parts) in enumerate(zip(sample, blocks, strict=True)):
-        along = np.zeros((*scores.shape, count), bool)
-        for _, stands_for in parts:
-            along[..., stands_for] = next(seen)[..., None]
-        shape = [count if other == axis else 1 for other in range(len(sample))]
-        reached = reached & along.reshape(*scores.shape, *shape)
-    return reached.astype(array.dtype)
-
-
-def _blocks(count: int, is_rounded: bool) -> list[tuple[slice, slice]]:
-    """The places along an axis that are asked, each with the places that it stands for."""
-    if count < SLABS:
-        return [(slice(n, n + 1), slice(n, n + 1)) for n in range(count)]
-    first, last = slice(0, 1), slice(count - 1, count)
-    inner = [slice(1, count - 1)]
-    if is_rounded:
-        return [(first, first), (inner[0], inner[0]), (last, last)]
-    middle = count // 2
-    inner = [slice(1, middle), slice(middle, count - 1)]
-    places = [(one.start + one.stop) // 2 for one in inner]
-    asked = [slice(place, place + 1) for place in places]
-    return [(first, first), *zip(asked, inner, strict=True), (last, last)]
-
-
-def _like(values: np.ndarray, array: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, *(1,) * (array.ndim - 1))
-
-
-def _kind(value: onnx.ValueInfoProto) -> int:
-    return int(value.type.tensor_type.elem_type)
-
-
-def _first_size(value: onnx.ValueInfoProto) -> int | None:
-    """The number of samples that an input says it takes, where it says one."""
-    dims = value.type.tensor_type.shape.dim
-    return int(dims[0].dim_value) if len(dims) > 1 and dims[0].dim_value > 0 else None
-
-
-def _described(value: onnx.ValueInfoProto) -> str:
-    dims = [dim.dim_param or dim.dim_value or "?" for dim in value.type.tensor_type.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(_kind(value))
-    return f'"{value.name}" ({", ".join(map(str, dims))}) {dtype}'
-
-
-def _fed(value: onnx.ValueInfoProto, given: Any, listed: str) -> np.ndarray:
-    """An input as the model takes it; floats of another precision are converted."""
-    if not isinstance(given, (np.ndarray, np.generic)):
-        kind = f"{type(given).__module__}.{type(given).__qualname__}"
-        raise TypeError(
-            f'input "{value.name}" is of type {kind}; an ONNX model takes NumPy arrays: pass '
-            "numpy.asarray(inputs)"
-        )
-    array = np.asarray(given)
-    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_kind(value)))
-    dims = value.type.tensor_type.shape.dim
-    known = value.type.tensor_type.HasField("shape")
-    fits = len(dims) == array.ndim and all(
-        n == 0 or dim.dim_value in (0, array.shape[n]) for n, dim in enumerate(dims)
-    )
-    if known and not fits:
-        raise ValueError(
-            f'input "{value.name}" has shape {array.shape}, but the model takes {listed}'
-        )
-    if array.dtype == wanted:
-        return array
-    floats = "fV"  # bfloat16 is of kind V
-    if (array.dtype.kind in floats and wanted.kind in floats) or (
-        array.dtype.kind in "iu" and wanted.kind in "iu"
-    ):
-        return array.astype(wanted)
-    raise TypeError(f'input "{value.name}" is of {array.dtype}, but the model takes {listed}')

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from gradcam.backends.onnx.files import names_of
+
 __all__ = ["Sessions"]
 
 MOST = 8
@@ -34,7 +36,7 @@ class Sessions:
     ) -> dict[str, np.ndarray]:
         """The outputs of a part, by name."""
         session = self._session(key, make)
-        names = [output.name for output in session.get_outputs()]
+        names = names_of(session.get_outputs())
         try:
             values = session.run(names, dict(feeds))
         except Exception as error:  # onnxruntime's own kinds have no common base

@@ -21,6 +21,7 @@ from gradcam.backends.torch.biases import collected_biases
 from gradcam.backends.torch.captures import activations_alone, in_place_of, scored
 from gradcam.backends.torch.conventions import PYTORCH, Conventions
 from gradcam.backends.torch.double import double_copy, in_double, widened
+from gradcam.backends.torch.exported import Exported
 from gradcam.backends.torch.flow import Graph
 from gradcam.backends.torch.gradients import (
     Gradients,
@@ -256,6 +257,12 @@ class TorchModel:
 
     @undisturbed
     def biases(self, inputs: Inputs) -> list[tuple[str, torch.Tensor]]:
+        if isinstance(self.module, Exported):
+            raise ValueError(
+                "full-grad needs the biases of layers, but an exported program has operators "
+                "alone; pass the model that it was exported from"
+            )
+
         def run() -> list[tuple[str, torch.Tensor]]:
             layers = self.conventions.affine(self.module)
             with self._session() as session:
