@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +21,7 @@ from gradcam.backends.differences import Grid
 from gradcam.backends.onnx.files import names_of
 from gradcam.layouts import ChannelOrder
 
-__all__ = ["FLOATS", "Graph", "Head"]
+__all__ = ["FLOATS", "Graph", "Head", "Mean"]
 
 CHANNELS_FIRST = frozenset((
     "AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace",
@@ -57,6 +57,14 @@ class Head:
     model: onnx.ModelProto | None
     beside: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+class Mean(NamedTuple):
+    """A mean that is taken of a value: its name, the axes from the end, and whether they stay."""
+
+    name: str
+    axes: tuple[int, ...]
+    keeps: bool
 
 
 class Graph:
@@ -251,30 +259,29 @@ class Graph:
 
     # -------------------------------------------------------------------------------------- means
 
-    def means(self, name: str, ndim: int) -> tuple[int, ...]:
-        """The axes, from the end, of which the graph takes the mean, where it takes nothing else of
-        a value of `ndim` axes.
-        """
-        if name in self.outputs:
-            return ()
+    def mean_of(self, name: str, ndim: int) -> Mean | None:
+        """The mean that the graph takes of a value of `ndim` axes, where it takes nothing else."""
         nodes = self._consumers(name)
-        if len(nodes) != 1:
-            return ()
+        if name in self.outputs or len(nodes) != 1:
+            return None
         (node,) = nodes
         if node.op_type == "GlobalAveragePool":
-            return tuple(range(2 - ndim, 0))
+            return Mean(node.output[0], tuple(range(2 - ndim, 0)), True)
         if node.op_type != "ReduceMean" or node.input[0] != name:
-            return ()
-        axes = None
+            return None
+        axes: list[int] = []
+        keeps = True
         for attribute in node.attribute:
             if attribute.name == "axes":
                 axes = list(attribute.ints)
+            elif attribute.name == "keepdims":
+                keeps = bool(attribute.i)
         if len(node.input) > 1:
             if node.input[1] not in self.weights:
-                return ()
+                return None
             axes = onnx.numpy_helper.to_array(self.weights[node.input[1]]).tolist()
-        axes = sorted(axis - ndim if axis >= 0 else axis for axis in axes or ())
-        return tuple(axes) if axes and axes[0] > -ndim else ()
+        axes = sorted(axis - ndim if axis >= 0 else axis for axis in axes)
+        return Mean(node.output[0], tuple(axes), keeps) if axes and axes[0] > -ndim else None
 
     # -------------------------------------------------------------------------------- quantisation
 

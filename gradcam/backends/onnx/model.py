@@ -81,22 +81,49 @@ class OnnxModel:
         gradients = []
         for path, array in zip(layers, activations, strict=True):
             axes = _axes_of(pooled, array.shape[1:])
-            # behind a mean all its positions have the same derivative
-            means = () if axes else self._graph.means(path, array.ndim)
-            score = self._score((path,), values, target)
-            found = slopes(score, array, axes or means, self._graph.grid(path))
-            _LOG.debug(
-                'gradients at "%s": %d evaluations of the head, of which %d together; what is left '
-                "open is %.0e of the largest",
-                path, found.evaluations, max(1, AT_ONCE // len(array)), found.doubt,
-            )  # fmt: skip
-            gradient = found.values
-            if means:
-                lead = gradient.ndim - array.ndim
-                shape = (*gradient.shape[: 1 + lead], *array.shape[1:])
-                gradient = np.broadcast_to(gradient, shape).copy()
-            gradients.append(gradient)
+            gradients.append(self._gradient(path, array, values, target, axes))
         return Capture(outputs, scores, activations, tuple(gradients))
+
+    def _gradient(
+        self,
+        path: str,
+        array: np.ndarray,
+        values: Mapping[str, np.ndarray],
+        target: Callable[[Outputs], Array],
+        axes: Mapping[int, slice],
+    ) -> np.ndarray:
+        """The scores' gradient at one layer, averaged over `axes`.
+
+        Where the head takes the mean alone, it is asked behind it: of that, all positions have the
+        same share, and there are as many times fewer numbers to hand over.
+        """
+        mean = self._graph.mean_of(path, array.ndim)
+        if mean is None or (axes and axes != dict.fromkeys(mean.axes, slice(None))):
+            return self._slopes(path, array, values, target, axes)
+        kept = array.mean(axis=mean.axes, keepdims=True, dtype=np.float64).astype(array.dtype)
+        handed = kept if mean.keeps else kept.squeeze(mean.axes)
+        found = self._slopes(mean.name, handed, values, target, {})
+        lead = found.shape[: 1 + found.ndim - handed.ndim]
+        share = found.reshape(*lead, *kept.shape[1:]) / (array.size // kept.size)
+        return share if axes else np.broadcast_to(share, (*lead, *array.shape[1:])).copy()
+
+    def _slopes(
+        self,
+        path: str,
+        array: np.ndarray,
+        values: Mapping[str, np.ndarray],
+        target: Callable[[Outputs], Array],
+        axes: Mapping[int, slice],
+    ) -> np.ndarray:
+        # what passes a mean by has passed the layer in front of it
+        values = {**values, path: array}
+        found = slopes(self._score((path,), values, target), array, axes, self._graph.grid(path))
+        _LOG.debug(
+            'gradients at "%s": %d evaluations of the head, of which %d together; what is left '
+            "open is %.0e of the largest",
+            path, found.evaluations, max(1, AT_ONCE // len(array)), found.doubt,
+        )  # fmt: skip
+        return found.values
 
     def replay(
         self, inputs: Inputs, layers: Sequence[str], activations: Sequence[Array]
