@@ -137,8 +137,8 @@ class OnnxModel:
     # ------------------------------------------------------------------------------ optional powers
 
     def layers(self, inputs: Inputs) -> list[Layer]:
-        """The values that have as many samples as the inputs, or more axes than one."""
-        names = self._graph.values
+        """The values of more axes than one, but for the model's outputs."""
+        names = [name for name in self._graph.values if name not in self._graph.outputs]
         values = self._run(inputs, names)
         listed = []
         for name in names:
