@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradcam import layouts, maps, methods, metrics, model, targets
     from gradcam.backends import Split
+    from gradcam.backends.differences import RoughGradientsWarning
     from gradcam.benchmark import Benchmark, Price, bench
     from gradcam.classifier import Classifier
     from gradcam.diagnosis import BlankMapWarning, Diagnosis, Finding
@@ -76,6 +77,7 @@ __all__ = [
     "Price",
     "Result",
     "Results",
+    "RoughGradientsWarning",
     "Row",
     "SanityCheck",
     "Smoothing",
@@ -135,6 +137,7 @@ _HOME = {
     "Price": "benchmark",
     "Result": "metrics",
     "Results": "runs",
+    "RoughGradientsWarning": "backends.differences",
     "Row": "runs",
     "SanityCheck": "evaluation",
     "Smoothing": "explaining.smoothing",

@@ -28,7 +28,7 @@ import numpy as np
 
 from gradcam._types import Shape
 
-__all__ = ["Grid", "PooledTokens", "Slopes", "slopes"]
+__all__ = ["Grid", "PooledTokens", "RoughGradientsWarning", "Slopes", "slopes"]
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Variants (M, N, ...) of the activations -> scores (M, N) or (M, N, K)."""
@@ -59,6 +59,15 @@ MOST_BYTES = 2**26
 """And what they may take."""
 
 
+class RoughGradientsWarning(UserWarning):
+    """Where a model has no autograd, and its scores are rounded so much that finite differences
+    leave more than a twentieth of the gradient open, as in a network of integers.
+
+    A map sums over many channels, and so is nearer than its gradients. To be silent,
+    `warnings.simplefilter("ignore", gradcam.RoughGradientsWarning)`.
+    """
+
+
 @runtime_checkable
 class PooledTokens(Protocol):
     """What a `PooledAxes` may offer besides, for backends to which each derivative costs a pass."""
@@ -87,7 +96,7 @@ class Slopes:
     """The derivative of the scores, averaged over some axes, and how sure it is.
 
     values: (N, [K,] *sample), with those axes of size 1.
-    doubt: the largest error that the steps leave open, over the largest magnitude.
+    doubt: the error that the steps leave open, over the derivative: root mean squares of both.
     evaluations: how many times the head saw the batch.
     """
 
@@ -274,10 +283,11 @@ class _Lifts:
     def _result(self, found: np.ndarray, doubt: np.ndarray) -> Slopes:
         values = np.moveaxis(found, 0, -1) / self.together
         shape = (*values.shape[:-1], *self.pooled)
-        largest = float(np.abs(found).max(initial=0.0))
+        size = float(np.sqrt(np.mean(np.square(found))))
+        left = float(np.sqrt(np.mean(np.square(doubt))))
         return Slopes(
             values.reshape(shape).astype(self.activations.dtype),
-            float(doubt.max(initial=0.0)) / largest if largest > 0 else 0.0,
+            left / size if size > 0 else 0.0,
             self.evaluations,
         )
 

@@ -38,6 +38,9 @@ ELEMENTWISE = frozenset((
 ))  # fmt: skip
 """Operators that leave each element where it is."""
 
+SAME_NUMBERS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that leave all numbers as they are, in another shape."""
+
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 FLOATS |= {onnx.TensorProto.BFLOAT16}
 SMALL = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4}
@@ -296,7 +299,14 @@ class Graph:
 
         Where each channel has its own, or several nodes round, the coarsest unit.
         """
-        nodes = [node for node in self._consumers(name) if node.op_type == "QuantizeLinear"]
+        nodes = []
+        waiting = self._consumers(name)
+        while waiting:
+            node = waiting.pop()
+            if node.op_type == "QuantizeLinear":
+                nodes.append(node)
+            elif node.op_type in SAME_NUMBERS:
+                waiting += self._consumers(node.output[0])
         if name in self.maker and self.kind(name) == "DequantizeLinear":
             nodes.append(self.model.graph.node[self.maker[name]])
         grids = []

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from gradcam._types import Array, Inputs, Outputs, Shape
-from gradcam.backends.differences import PooledTokens, slopes
+from gradcam._warnings import warn
+from gradcam.backends.differences import Grid, PooledTokens, RoughGradientsWarning, slopes
 from gradcam.backends.errors import unknown_layer
 from gradcam.backends.onnx.feeds import feeds_of, first_size, kind_of
 from gradcam.backends.onnx.graph import FLOATS, Graph
@@ -26,6 +27,9 @@ from gradcam.targets import Target
 __all__ = ["OnnxModel"]
 
 _LOG = logging.getLogger("gradcam")
+
+ROUGH = 0.05
+"""The share of gradients that may be open without a warning."""
 
 AT_ONCE = 256
 """Rows that the head sees in one run, where the batch may have any size."""
@@ -98,6 +102,8 @@ class OnnxModel:
         same share, and there are as many times fewer numbers to hand over.
         """
         mean = self._graph.mean_of(path, array.ndim)
+        if mean is not None and self._graph.is_quantised and not self._graph.grid(mean.name):
+            mean = None  # of the layer's own integers more is known
         if mean is None or (axes and axes != dict.fromkeys(mean.axes, slice(None))):
             return self._slopes(path, array, values, target, axes)
         kept = array.mean(axis=mean.axes, keepdims=True, dtype=np.float64).astype(array.dtype)
@@ -117,12 +123,22 @@ class OnnxModel:
     ) -> np.ndarray:
         # what passes a mean by has passed the layer in front of it
         values = {**values, path: array}
-        found = slopes(self._score((path,), values, target), array, axes, self._graph.grid(path))
+        grid = self._graph.grid(path)
+        if grid is None and self._graph.is_quantised:  # rounded further on: steps that surely show
+            unit = float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) / 16
+            grid = Grid(unit, -np.inf, np.inf) if unit > 0 else None
+        found = slopes(self._score((path,), values, target), array, axes, grid)
         _LOG.debug(
             'gradients at "%s": %d evaluations of the head, of which %d together; what is left '
-            "open is %.0e of the largest",
+            "open is %.0e of them",
             path, found.evaluations, max(1, AT_ONCE // len(array)), found.doubt,
         )  # fmt: skip
+        if found.doubt > ROUGH:
+            warn(
+                f'the gradients at "{path}" are known to about {found.doubt:.0%}: the model rounds '
+                "its scores; compare with a method that needs none, such as ablation-cam",
+                RoughGradientsWarning,
+            )
         return found.values
 
     def replay(

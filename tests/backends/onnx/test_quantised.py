@@ -89,3 +89,69 @@ def test_lifts_in_patterns_of_signs_see_what_single_lifts_do_not():
     assert np.abs(single.reshape(2, 24) - truth).max() > 0.9 * size  # they see hardly anything
     assert np.abs(found.values.reshape(2, 24) - truth).max() < 0.6 * size
     assert found.doubt > 0.01
+
+
+def rounded(name, unit, number):
+    """Nodes that round a value to bytes, and what they need."""
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", [name, f"s{number}", f"z{number}"], [f"{name}_q"]),
+        onnx.helper.make_node(
+            "DequantizeLinear", [f"{name}_q", f"s{number}", f"z{number}"], [f"{name}_dq"]
+        ),
+    ]
+    zero = np.uint8(0 if number < 2 else 128)
+    values = {f"s{number}": np.float32(unit), f"z{number}": zero}
+    return nodes, [onnx.numpy_helper.from_array(np.array(v), n) for n, v in values.items()]
+
+
+@pytest.mark.parametrize("between", ["Reshape", None])
+def test_the_grid_is_found_behind_a_change_of_shape(between):
+    rng = np.random.default_rng(0)
+    head = rng.normal(size=(24, 3)).astype(np.float32)
+    pixels, means, scores = rounded("x", 0.02, 0), rounded("m", 0.015, 1), rounded("y", 0.05, 2)
+    shape = onnx.numpy_helper.from_array(np.array([-1, 24], np.int64), "shape")
+    middle = [onnx.helper.make_node("GlobalAveragePool", ["x_dq"], ["p"])]
+    if between:
+        middle.append(onnx.helper.make_node("Reshape", ["p", "shape"], ["m"]))
+    else:
+        middle[0] = onnx.helper.make_node("ReduceMean", ["x_dq"], ["m"], axes=[2, 3], keepdims=0)
+    last = [onnx.helper.make_node("MatMul", ["m_dq", "w"], ["y"])]
+    graph = onnx.helper.make_graph(
+        [*pixels[0], *middle, *means[0], *last, *scores[0]],
+        "net",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 24, 4, 4])],
+        [onnx.helper.make_tensor_value_info("y_dq", 1, None)],
+        [*pixels[1], *means[1], *scores[1], shape, onnx.numpy_helper.from_array(head, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    x = np.abs(rng.normal(size=(1, 24, 4, 4))).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gradcam.RoughGradientsWarning)
+        e = gradcam.explain(model, x, "x_dq", 1, relu=False, layout="channels_first")
+    expected = np.einsum("k,nkij->nij", head[:, 1] / 16, x)
+    assert np.corrcoef(e.maps.ravel(), expected.ravel())[0, 1] > 0.97
+
+
+def test_gradients_that_rounding_leaves_open_are_called_rough():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(6, 3)).astype(np.float32) / 50
+    scores = rounded("y", 0.05, 2)
+    pixels = rounded("x", 0.02, 0)
+    graph = onnx.helper.make_graph(
+        [
+            *pixels[0],
+            onnx.helper.make_node("ReduceMean", ["x_dq"], ["m"], axes=[2, 3], keepdims=0),
+            onnx.helper.make_node("MatMul", ["m", "w"], ["y"]),
+            *scores[0],
+        ],
+        "net",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 6, 4, 4])],
+        [onnx.helper.make_tensor_value_info("y_dq", 1, None)],
+        [*pixels[1], *scores[1], onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    x = np.abs(rng.normal(size=(1, 6, 4, 4))).astype(np.float32)
+    with pytest.warns(gradcam.RoughGradientsWarning, match="are known to about"):
+        gradcam.explain(model, x, "x_dq", 1, relu=False, layout="channels_first")
