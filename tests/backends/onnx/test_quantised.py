@@ -91,6 +91,23 @@ def test_lifts_in_patterns_of_signs_see_what_single_lifts_do_not():
     assert found.doubt > 0.01
 
 
+def features():
+    """From an image to activations, named x."""
+    return [
+        onnx.helper.make_node("Conv", ["image", "kernel"], ["c"]),
+        onnx.helper.make_node("Relu", ["c"], ["x"]),
+    ]
+
+
+def kernel(channels):
+    values = np.random.default_rng(3).normal(size=(channels, 3, 1, 1)) / 2
+    return onnx.numpy_helper.from_array(values.astype(np.float32), "kernel")
+
+
+def arrays(**values):
+    return [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+
+
 def rounded(name, unit, number):
     """Nodes that round a value to bytes, and what they need."""
     nodes = [
@@ -117,18 +134,20 @@ def test_the_grid_is_found_behind_a_change_of_shape(between):
         middle[0] = onnx.helper.make_node("ReduceMean", ["x_dq"], ["m"], axes=[2, 3], keepdims=0)
     last = [onnx.helper.make_node("MatMul", ["m_dq", "w"], ["y"])]
     graph = onnx.helper.make_graph(
-        [*pixels[0], *middle, *means[0], *last, *scores[0]],
+        [*features(), *pixels[0], *middle, *means[0], *last, *scores[0]],
         "net",
-        [onnx.helper.make_tensor_value_info("x", 1, ["n", 24, 4, 4])],
+        [onnx.helper.make_tensor_value_info("image", 1, ["n", 3, 4, 4])],
         [onnx.helper.make_tensor_value_info("y_dq", 1, None)],
-        [*pixels[1], *means[1], *scores[1], shape, onnx.numpy_helper.from_array(head, "w")],
+        [*pixels[1], *means[1], *scores[1], shape, kernel(24), *arrays(w=head)],
     )
     opset = [onnx.helper.make_opsetid("", 13)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    x = np.abs(rng.normal(size=(1, 24, 4, 4))).astype(np.float32)
+    image = rng.normal(size=(1, 3, 4, 4)).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gradcam.RoughGradientsWarning)
-        e = gradcam.explain(model, x, "x_dq", 1, relu=False, layout="channels_first")
+        e = gradcam.explain(model, image, "x_dq", 1, relu=False)
+    x = onnx.numpy_helper.to_array(kernel(24))[:, :, 0, 0]
+    x = np.maximum(np.einsum("kc,ncij->nkij", x, image), 0)
     expected = np.einsum("k,nkij->nij", head[:, 1] / 16, x)
     assert np.corrcoef(e.maps.ravel(), expected.ravel())[0, 1] > 0.97
 
@@ -140,18 +159,19 @@ def test_gradients_that_rounding_leaves_open_are_called_rough():
     pixels = rounded("x", 0.02, 0)
     graph = onnx.helper.make_graph(
         [
+            *features(),
             *pixels[0],
             onnx.helper.make_node("ReduceMean", ["x_dq"], ["m"], axes=[2, 3], keepdims=0),
             onnx.helper.make_node("MatMul", ["m", "w"], ["y"]),
             *scores[0],
         ],
         "net",
-        [onnx.helper.make_tensor_value_info("x", 1, ["n", 6, 4, 4])],
+        [onnx.helper.make_tensor_value_info("image", 1, ["n", 3, 4, 4])],
         [onnx.helper.make_tensor_value_info("y_dq", 1, None)],
-        [*pixels[1], *scores[1], onnx.numpy_helper.from_array(weights, "w")],
+        [*pixels[1], *scores[1], kernel(6), *arrays(w=weights)],
     )
     opset = [onnx.helper.make_opsetid("", 13)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    x = np.abs(rng.normal(size=(1, 6, 4, 4))).astype(np.float32)
+    image = rng.normal(size=(1, 3, 4, 4)).astype(np.float32)
     with pytest.warns(gradcam.RoughGradientsWarning, match="are known to about"):
-        gradcam.explain(model, x, "x_dq", 1, relu=False, layout="channels_first")
+        gradcam.explain(model, image, "x_dq", 1, relu=False)
