@@ -154,7 +154,7 @@ def test_the_grid_is_found_behind_a_change_of_shape(between):
 
 def test_gradients_that_rounding_leaves_open_are_called_rough():
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=(6, 3)).astype(np.float32) / 50
+    weights = rng.normal(size=(6, 3)).astype(np.float32) / 8
     scores = rounded("y", 0.05, 2)
     pixels = rounded("x", 0.02, 0)
     graph = onnx.helper.make_graph(
